@@ -1,0 +1,55 @@
+# Everything a developer, CI and a git hook do goes through here, one line each.
+# `make demo` and `make test` need CPython 3.11 or later, pip and nothing else: they set up .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := src tests examples benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help install format lint types test test-all docs gallery bench demo clean
+
+help: ## what each command does
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --editable '.[examples]' && touch $@
+
+.venv/dev.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --editable '.[dev]' && touch $@ .venv/demo.stamp
+
+.venv/docs.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --editable '.[docs]' && touch $@
+
+install: .venv/dev.stamp ## set up .venv with all that developers need
+
+format: .venv/dev.stamp ## rewrite the code in the house's format
+	$(BIN)/ruff format $(SOURCES) && $(BIN)/ruff check --fix-only --quiet $(SOURCES)
+
+lint: .venv/dev.stamp ## format, style, direction of imports, spelling
+	$(BIN)/ruff format --check $(SOURCES) && $(BIN)/ruff check $(SOURCES) && $(BIN)/lint-imports && $(BIN)/codespell
+
+types: .venv/dev.stamp ## mypy --strict
+	$(BIN)/mypy
+
+test: .venv/dev.stamp ## all tests, two at a time (fewer: ARGS='-k name', ARGS='-m "not slow"')
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 $(ARGS)
+
+test-all: ## as test, but a missing browser is a failure and not a skip
+	VIS_CALLBACKS_REQUIRE_BROWSER=1 $(MAKE) test
+
+docs: .venv/docs.stamp ## build the documentation into site/, warnings are errors
+	$(BIN)/mkdocs build --strict
+
+gallery: .venv/dev.stamp ## train once and renew the pictures of the documentation
+	$(BIN)/python examples/gallery.py
+
+bench: .venv/dev.stamp ## what the monitors cost: a table (about ten minutes)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+demo: .venv/demo.stamp ## a healthy and a sick training, to look at in TensorBoard (under 4 minutes)
+	rm -rf demo_runs && $(BIN)/python examples/photo_patches.py $(ARGS)
+
+clean: ## remove what the other commands made, but .venv
+	rm -rf demo_runs lightning_logs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

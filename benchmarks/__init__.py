@@ -1,0 +1,1 @@
+"""What the monitors cost, as ratios on this machine: ``python -m benchmarks``."""

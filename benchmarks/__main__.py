@@ -1,0 +1,170 @@
+"""Prints what the monitors cost on this machine.
+
+    python -m benchmarks                        everything, about ten minutes
+    python -m benchmarks --nets cnn --pairs 30  a quick look
+
+Times are of one thread. A step with a snapshot is compared with the step before it in the
+same run, a step without one with steps of runs without callbacks that take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pytorch_lightning import Callback
+
+from benchmarks.imports import added_import_seconds
+from benchmarks.nets import BENCHMARKS, Benchmark
+from benchmarks.ratio import paired_ratio
+from benchmarks.steps import idle_pairs, idle_python, one_thread, snapshot_pairs, train
+from vis_callbacks import ActivationMonitor
+from vis_callbacks.engine.schedule import RunFacts
+
+SNAPSHOT_EVERY = 3
+SHARE_STEPS = 2000
+FILE_EPOCHS = 10
+TOO_FAST = 2e-3  # a plain step below this is reported without a limit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; ``is_kept`` is None where there is no limit."""
+
+    net: str
+    what: str
+    value: str
+    limit: str = "-"
+    is_kept: bool | None = None
+
+    def __str__(self) -> str:
+        verdict = {True: "kept", False: "EXCEEDED", None: ""}[self.is_kept]
+        return f"{self.net:<12} {self.what:<44} {self.value:<24} {self.limit:<10} {verdict}"
+
+
+def snapshots() -> list[Callback]:
+    """Returns the monitor at a fixed, dense schedule."""
+    return [ActivationMonitor(every_n_train_steps=SNAPSHOT_EVERY)]
+
+
+def resting() -> list[Callback]:
+    """Returns the monitor, with nothing to do after step 0."""
+    return [ActivationMonitor(every_n_train_steps=10**9)]
+
+
+def at_defaults() -> list[Callback]:
+    """Returns the monitor as a user adds it."""
+    return [ActivationMonitor()]
+
+
+def step_rows(benchmark: Benchmark, num_pairs: int) -> Iterator[Row]:
+    """Yields what single steps of one network cost."""
+    watched, plain = snapshot_pairs(benchmark, snapshots, num_pairs=num_pairs, every=SNAPSHOT_EVERY)
+    plain_seconds = statistics.median(plain)
+    yield Row(benchmark.name, "a plain step", f"{plain_seconds * 1e3:.2f} ms")
+    ratio = paired_ratio(watched, plain)
+    limit = None if plain_seconds < TOO_FAST else benchmark.max_ratio
+    yield _row(benchmark, "step with a snapshot / plain", str(ratio), ratio.median, limit, "x")
+    idle = paired_ratio(*idle_pairs(benchmark, resting, num_pairs=num_pairs))
+    yield Row(benchmark.name, "step without a snapshot / plain", str(idle))
+    python = idle_python(benchmark, resting)
+    yield _row(
+        benchmark, "our Python, no snapshot", f"{python * 1e6:.1f} us", python * 1e6, 30, " us"
+    )
+    extra = statistics.median(a - b for a, b in zip(watched, plain, strict=True))
+    share = default_share(benchmark, extra, python, plain_seconds)
+    yield _row(
+        benchmark,
+        f"share of {SHARE_STEPS} steps at defaults (computed)",
+        f"{share:.2%}",
+        share * 100,
+        0.5 if limit else None,
+        " %",
+    )
+
+
+def default_share(benchmark: Benchmark, extra: float, idle: float, plain: float) -> float:
+    """Returns (snapshots x extra + steps x idle) / training time, from the schedule itself.
+
+    Two whole runs would scatter by more than the difference that is looked for.
+    """
+    facts = RunFacts(planned_steps=SHARE_STEPS, batch_size=benchmark.batch_size)
+    schedule = ActivationMonitor().schedule
+    num_snapshots = sum(schedule.due(step, facts) for step in range(SHARE_STEPS))
+    return (num_snapshots * extra + SHARE_STEPS * idle) / (SHARE_STEPS * plain)
+
+
+def file_row(benchmark: Benchmark, steps_an_epoch: int) -> Row:
+    """Returns the growth of the event file in a training at the default schedules."""
+    sizes = []
+    for make in (at_defaults, list):
+        with TemporaryDirectory() as folder:
+            train(
+                benchmark,
+                make(),
+                num_steps=steps_an_epoch,
+                num_epochs=FILE_EPOCHS,
+                folder=Path(folder),
+            )
+            sizes.append(sum(path.stat().st_size for path in Path(folder).glob("events*")))
+    megabytes = (sizes[0] - sizes[1]) / FILE_EPOCHS / 1e6
+    what = f"event file, an epoch of {steps_an_epoch} steps"
+    return _row(benchmark, what, f"{megabytes:.2f} MB", megabytes, 1, " MB")
+
+
+def import_row() -> Row:
+    """Returns what the import adds."""
+    seconds = added_import_seconds()
+    return Row("", "import, beyond Lightning's", f"{seconds:.2f} s", "<= 0.3 s", seconds <= 0.3)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Yields the table, line by line as it is measured."""
+    for benchmark in BENCHMARKS:
+        if benchmark.name in options.nets:
+            yield from step_rows(benchmark, options.pairs)
+    by_name = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+    yield file_row(by_name["cnn"], options.steps_an_epoch)
+    yield import_row()
+
+
+def _row(
+    benchmark: Benchmark, what: str, shown: str, value: float, limit: float | None, unit: str
+) -> Row:
+    if limit is None:
+        return Row(benchmark.name, what, shown)
+    return Row(benchmark.name, what, shown, f"<= {limit:g}{unit}", value <= limit)
+
+
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+    """Returns the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    names = [benchmark.name for benchmark in BENCHMARKS]
+    parser.add_argument("--nets", nargs="+", choices=names, default=names)
+    parser.add_argument("--pairs", type=int, default=120)
+    parser.add_argument("--steps-an-epoch", type=int, default=500)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the table; returns 1 where a limit is exceeded."""
+    options = parse_options(arguments)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    for package in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(package).setLevel(logging.ERROR)
+    all_kept = True
+    with one_thread():
+        for row in rows(options):
+            print(row, flush=True)
+            all_kept = all_kept and row.is_kept is not False
+    return 0 if all_kept else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,61 @@
+"""Lightning callbacks that show what a network is learning, and raise an alert when it goes wrong.
+
+Names are loaded when they are first used: the package can be imported without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vis_callbacks.alerts.alert import Alert as Alert
+    from vis_callbacks.alerts.alert import Finding as Finding
+    from vis_callbacks.alerts.alert import Rule as Rule
+    from vis_callbacks.callbacks.activations import ActivationMonitor as ActivationMonitor
+    from vis_callbacks.callbacks.monitor import Monitor as Monitor
+    from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
+    from vis_callbacks.engine.probe import Activation as Activation
+    from vis_callbacks.engine.probe import Batch as Batch
+    from vis_callbacks.engine.probe import Probe as Probe
+    from vis_callbacks.engine.snapshot import Snapshot as Snapshot
+    from vis_callbacks.report import Image as Image
+    from vis_callbacks.report import Readings as Readings
+    from vis_callbacks.report import Report as Report
+    from vis_callbacks.report import Scalar as Scalar
+    from vis_callbacks.report import Text as Text
+    from vis_callbacks.summary import summary as summary
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ActivationMonitor": "callbacks.activations",
+    "Activation": "engine.probe",
+    "Alert": "alerts.alert",
+    "AlertRaisedError": "callbacks.reactions",
+    "Batch": "engine.probe",
+    "Finding": "alerts.alert",
+    "History": "alerts.history",
+    "Image": "report",
+    "Monitor": "callbacks.monitor",
+    "Probe": "engine.probe",
+    "Readings": "report",
+    "Report": "report",
+    "Rule": "alerts.alert",
+    "Scalar": "report",
+    "Snapshot": "engine.snapshot",
+    "Text": "report",
+    "summary": "summary",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 - the table above is the list
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

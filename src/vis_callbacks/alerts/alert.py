@@ -1,0 +1,151 @@
+"""The words of alerting: finding, verdict, rule, alert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, ClassVar, Literal, Protocol, SupportsIndex
+
+from vis_callbacks.alerts.history import History
+
+Severity = Literal["info", "warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")  # mild to grave
+
+Evidence = Mapping[str, float | int | str]
+
+
+class Verdict(Enum):
+    """What a rule says besides a finding, and besides None for "nothing is wrong"."""
+
+    UNDECIDED = "undecided"  # cannot be judged now: whatever was firing goes on firing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a rule sees in the history at this moment: sick, where, and on what evidence.
+
+    Attributes:
+        message: One sentence in plain words.
+        layers: In forward order, the worst ones or all.
+        since_step: First step at which the evidence points to it.
+        evidence: Named numbers; a sample size belongs to every share.
+        sample_size: Number of samples the finding rests on.
+        could_be: What else would look like this.
+        remedy: What to do, with a number where one is known to work.
+        severity: None takes the rule's own.
+        cause: Tells findings of one rule apart that are separate alerts; mostly empty.
+        min_snapshots: The finding must come at so many snapshots running before it is an alert.
+    """
+
+    message: str
+    layers: tuple[str, ...] = ()
+    since_step: int | None = None
+    evidence: Evidence = field(default_factory=dict)
+    sample_size: int | None = None
+    could_be: tuple[str, ...] = ()
+    remedy: str = ""
+    severity: Severity | None = None
+    cause: str = ""
+    min_snapshots: int = 1
+
+
+Outcome = Finding | Literal[Verdict.UNDECIDED] | None
+
+
+class Rule(Protocol):
+    """Pure: history -> finding. A rule keeps no state; persistence is the ledger's."""
+
+    kind: ClassVar[str]
+    severity: ClassVar[Severity]
+
+    def check(self, history: History) -> Outcome:
+        """Returns what is wrong now, None if nothing is, or that it cannot be judged now."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """One cause, from the step it was raised until it is resolved.
+
+    Attributes:
+        state: ``"pending"`` only inside a ledger: found, but not yet at enough snapshots.
+        step, epoch, stage: When the alert came into this state or severity.
+        monitor: Class name of the monitor whose rule it was.
+        time: Seconds since 1970 at which it was written down; None before that.
+    """
+
+    kind: str
+    severity: Severity
+    state: Literal["pending", "firing", "resolved"]
+    step: int
+    epoch: int
+    stage: str
+    message: str
+    layers: tuple[str, ...] = ()
+    since_step: int | None = None
+    evidence: Evidence = field(default_factory=dict)
+    sample_size: int | None = None
+    could_be: tuple[str, ...] = ()
+    remedy: str = ""
+    monitor: str = ""
+    cause: str = ""
+    time: float | None = None
+
+    def as_plain(self) -> dict[str, Any]:
+        """Returns the alert as strings, numbers, lists and dictionaries."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {
+            "layers": list(self.layers),
+            "could_be": list(self.could_be),
+            "evidence": {name: _plain(value) for name, value in self.evidence.items()},
+        }
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Alert:
+        """Returns the alert that `as_plain` gave; what a later version added is passed over.
+
+        Raises:
+            ValueError: A field is missing or holds what no alert holds.
+        """
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        try:
+            alert = cls(
+                **known
+                | {
+                    "layers": _strings(known.get("layers", ())),
+                    "could_be": _strings(known.get("could_be", ())),
+                    "evidence": dict(known.get("evidence", {})),
+                }
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not an alert: {error}") from error
+        _check(alert)
+        return alert
+
+
+_STATES = ("pending", "firing", "resolved")
+_TEXTS = ("kind", "stage", "message", "remedy", "monitor", "cause")
+
+
+def _check(alert: Alert) -> None:
+    wrong = [name for name in _TEXTS if not isinstance(getattr(alert, name), str)]
+    wrong += [name for name in ("step", "epoch") if type(getattr(alert, name)) is not int]
+    wrong += [] if alert.severity in SEVERITIES else ["severity"]
+    wrong += [] if alert.state in _STATES else ["state"]
+    if wrong:
+        got = {name: getattr(alert, name) for name in wrong}
+        raise ValueError(f"not an alert: {got}")
+
+
+def _strings(values: Any) -> tuple[str, ...]:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r} is no list of strings")
+    return tuple(values)
+
+
+def _plain(value: float | int | str) -> float | int | str:
+    """Returns a number or text without NumPy's types, which a safe loader refuses."""
+    if isinstance(value, str):
+        return str(value)
+    return int(value) if isinstance(value, SupportsIndex) else float(value)

@@ -1,0 +1,192 @@
+"""Numbers per layer over the snapshots: all that a rule may look at."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vis_callbacks.alerts.readings import LANDMARKS
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """The first snapshot at which a metric was above 0, and the layers where it was."""
+
+    step: int
+    layers: tuple[str, ...]
+
+
+class History:
+    """Keeps the first entry, and the latest ``max_entries``, of named numbers per layer.
+
+    An entry is one snapshot: ``step`` and, for each metric, a number per layer. A number of
+    the whole run has the one layer ``""``. NaN means "not known": a metric or a layer that a
+    snapshot does not mention is NaN there.
+
+    Args:
+        max_entries: The latest snapshots to keep, beside the first. The longest look back of
+            the rules here is 10 snapshots; the rest is for drawing.
+        landmarks: Metrics whose first value above 0 is remembered for the whole run, however
+            long ago it was.
+    """
+
+    def __init__(self, max_entries: int = 256, *, landmarks: Sequence[str] = LANDMARKS) -> None:
+        if max_entries < 1:
+            raise ValueError(f"max_entries={max_entries} keeps nothing; give 1 or more")
+        self.max_entries = max_entries
+        self.landmarks = tuple(landmarks)
+        self._steps: list[int] = []
+        self._columns: dict[str, dict[str, array[float]]] = {}
+        self._landmarks: dict[str, Landmark] = {}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps of the entries, the first and then the latest."""
+        return tuple(self._steps)
+
+    def append(self, step: int, readings: Mapping[str, Mapping[str, float]]) -> None:
+        """Adds one snapshot. NaN means "not known".
+
+        Raises:
+            ValueError: The step lies before the latest one.
+        """
+        if self._steps and step < self._steps[-1]:
+            raise ValueError(
+                f"step {step} lies before the latest, {self._steps[-1]}; start a new History for"
+                " a new run"
+            )
+        num_before = len(self._steps)
+        self._steps.append(int(step))
+        for metric, by_layer in readings.items():
+            columns = self._columns.setdefault(metric, {})
+            for layer, value in by_layer.items():
+                if layer not in columns:
+                    columns[layer] = array("d", [math.nan]) * num_before
+                columns[layer].append(float(value))
+        self._fill_and_trim()
+        for metric in self.landmarks:
+            self._mark(metric, step, readings.get(metric, {}))
+
+    def layers(self, metric: str) -> tuple[str, ...]:
+        """Returns the layers that have a known number in the latest entry."""
+        columns = self._columns.get(metric, {})
+        return tuple(layer for layer, column in columns.items() if not math.isnan(column[-1]))
+
+    def latest(self, metric: str, layer: str = "") -> float:
+        """Returns the number in the latest entry, NaN if it is not known."""
+        return self._at(-1, metric, layer)
+
+    def first(self, metric: str, layer: str = "") -> float:
+        """Returns the number in the first entry of all, NaN if it is not known."""
+        return self._at(0, metric, layer)
+
+    def series(self, metric: str, layer: str = "") -> tuple[float, ...]:
+        """Returns the number in each entry, one for each of `steps`."""
+        column = self._columns.get(metric, {}).get(layer)
+        return (math.nan,) * len(self) if column is None else tuple(column)
+
+    def smoothed(self, metric: str, layer: str = "", *, keep: float = 0.7) -> float:
+        """Returns the exponential average over the entries: ``keep`` old + the rest new.
+
+        0.7 is what the thresholds on the loss were measured with: noise of single batches is
+        gone after some four snapshots.
+        """
+        average = math.nan
+        for value in self.series(metric, layer):
+            if math.isnan(average):
+                average = value
+            elif not math.isnan(value):
+                average = keep * average + (1 - keep) * value
+        return average
+
+    def landmark(self, metric: str) -> Landmark | None:
+        """Returns when this one of ``landmarks`` was first above 0, or None."""
+        return self._landmarks.get(metric)
+
+    def state(self) -> dict[str, Any]:
+        """Returns plain values for a checkpoint (loads with ``weights_only=True``)."""
+        return {
+            "version": _VERSION,
+            "steps": list(self._steps),
+            "columns": [
+                [metric, layer, list(column)]
+                for metric, columns in self._columns.items()
+                for layer, column in columns.items()
+            ],
+            "landmarks": {
+                metric: [mark.step, list(mark.layers)] for metric, mark in self._landmarks.items()
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes a state back; what a larger ``max_entries`` had kept is trimmed.
+
+        Raises:
+            ValueError: The state is not ours; this history is left as it was.
+        """
+        try:
+            steps, columns, landmarks = _parsed(state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"not the state of a History of version {_VERSION}: {error!r}; start afresh"
+            ) from error
+        self._steps, self._columns, self._landmarks = steps, columns, landmarks
+        self._fill_and_trim()
+
+    def _at(self, index: int, metric: str, layer: str) -> float:
+        column = self._columns.get(metric, {}).get(layer)
+        return column[index] if column else math.nan
+
+    def _fill_and_trim(self) -> None:
+        """Gives every column one number for each step, and drops the second-oldest entries."""
+        num_entries = len(self._steps)
+        surplus = max(0, num_entries - 1 - self.max_entries)
+        for columns in self._columns.values():
+            for column in columns.values():
+                if len(column) < num_entries:
+                    column.append(math.nan)
+                del column[1 : 1 + surplus]
+        del self._steps[1 : 1 + surplus]
+
+    def _mark(self, metric: str, step: int, by_layer: Mapping[str, float]) -> None:
+        above = tuple(layer for layer, value in by_layer.items() if value > 0)
+        if above and metric not in self._landmarks:
+            self._landmarks[metric] = Landmark(int(step), above)
+
+
+def _parsed(
+    state: Mapping[str, Any],
+) -> tuple[list[int], dict[str, dict[str, array[float]]], dict[str, Landmark]]:
+    """Returns the parts of a state, or raises one of several errors."""
+    if state["version"] != _VERSION:
+        raise ValueError(f"version {state['version']!r}")
+    steps = [_whole(step) for step in state["steps"]]
+    if sorted(steps) != steps:
+        raise ValueError("steps go back")
+    columns: dict[str, dict[str, array[float]]] = {}
+    for metric, layer, values in state["columns"]:
+        if not (isinstance(metric, str) and isinstance(layer, str)):
+            raise TypeError(f"name {metric!r}, {layer!r}")
+        column = array("d", values)
+        if len(column) != len(steps):
+            raise ValueError(f"{metric}/{layer}: {len(column)} numbers for {len(steps)} steps")
+        columns.setdefault(metric, {})[layer] = column
+    landmarks = {
+        str(metric): Landmark(_whole(step), tuple(map(str, layers)))
+        for metric, (step, layers) in state["landmarks"].items()
+    }
+    return steps, columns, landmarks
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"step {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""Rules by family; each is pure: history -> finding."""

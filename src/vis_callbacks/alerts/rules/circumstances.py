@@ -1,0 +1,106 @@
+"""What the rules ask about the whole run: the loss, the inputs, the learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vis_callbacks.alerts.history import History
+from vis_callbacks.alerts.readings import (
+    CONSTANT_INPUTS,
+    INPUT_MEAN,
+    INPUT_STD,
+    LANDMARKS,
+    LEARNING_RATE,
+    LOSS,
+)
+
+# A rate three times that of the snapshot before is a jump: a linear warm-up grows by less from
+# its third snapshot on, and no usual schedule does it later.
+_JUMP = 3.0
+_WARM_UP_SNAPSHOTS = 3
+
+
+def has_broken_down(history: History) -> bool:
+    """Whether there ever was a NaN or an infinity: no other verdict means anything after it."""
+    return any(history.landmark(metric) is not None for metric in LANDMARKS)
+
+
+def constant_share(history: History) -> float:
+    """Returns the share of constant inputs in the latest snapshot, 0 where it is not known."""
+    share = history.latest(CONSTANT_INPUTS)
+    return 0.0 if math.isnan(share) else share
+
+
+def loss_level(history: History) -> float:
+    """Returns the smoothed loss / the first loss; NaN where there is none or it is not positive."""
+    first = history.first(LOSS)
+    return history.smoothed(LOSS) / first if first > 0 else math.nan
+
+
+def input_scale(history: History, largest: float) -> str:
+    """Returns "mean 90, standard deviation 80" if either is beyond ``largest``, else ""."""
+    mean, std = history.latest(INPUT_MEAN), history.latest(INPUT_STD)
+    if abs(mean) > largest or std > largest:
+        return f"mean {mean:.3g}, standard deviation {std:.3g}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate up to now; NaN where the history does not know it.
+
+    Attributes:
+        latest: At the latest snapshot.
+        highest: At any snapshot the history still has.
+        jump: Step, rate before and rate after the steepest rise that no warm-up explains.
+    """
+
+    latest: float
+    highest: float
+    jump: tuple[int, float, float] | None = None
+
+    @property
+    def is_falling(self) -> bool:
+        """Whether a schedule has lowered it already."""
+        return self.latest < 0.999 * self.highest
+
+
+def learning_rate(history: History) -> Rate:
+    """Returns what the history tells of the learning rate."""
+    series = history.series(LEARNING_RATE)
+    known = [
+        (step, rate)
+        for step, rate in zip(history.steps, series, strict=True)
+        if not math.isnan(rate)
+    ]
+    if not known:
+        return Rate(math.nan, math.nan)
+    jumps = [
+        (after / before, (step, before, after))
+        for (_, before), (step, after) in zip(
+            known[_WARM_UP_SNAPSHOTS - 1 :], known[_WARM_UP_SNAPSHOTS:], strict=False
+        )
+        if before > 0 and after >= _JUMP * before
+    ]
+    return Rate(
+        latest=known[-1][1],
+        highest=max(rate for _, rate in known),
+        jump=max(jumps)[1] if jumps else None,
+    )
+
+
+def whole(value: float) -> int | None:
+    """Returns a number that counts something, None where it is not known."""
+    return int(value) if math.isfinite(value) else None
+
+
+def share(value: float) -> str:
+    """Returns a share in words: ``"37 %"``."""
+    return f"{100 * value:.0f} %"
+
+
+def quoted(layers: tuple[str, ...], most: int = 3) -> str:
+    """Returns the names of some layers in words: ``"'a', 'b' and 2 more"``."""
+    names = ", ".join(repr(layer) for layer in layers[:most])
+    return f"{names} and {len(layers) - most} more" if len(layers) > most else names

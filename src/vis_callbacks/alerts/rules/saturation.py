@@ -1,0 +1,83 @@
+"""Nonlinearities that are driven into their flat parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar
+
+from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
+from vis_callbacks.alerts.history import History
+from vis_callbacks.alerts.readings import NUM_SAMPLES, flat_share_of
+from vis_callbacks.alerts.rules.circumstances import (
+    has_broken_down,
+    learning_rate,
+    quoted,
+    share,
+)
+
+_MOST = MappingProxyType(
+    {"gelu": 0.85, "silu": 0.85, "tanh": 0.75, "elu": 0.60, "leaky_relu": 0.95}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saturation:
+    """A remark: most of a layer's values lie where there is hardly any gradient.
+
+    A remark only: the thresholds come from few trainings (8-21 with too high a rate for each
+    nonlinearity) and were not tested on fresh ones. For the sigmoid no threshold works.
+
+    Attributes:
+        max_share: By nonlinearity, mean share of flat values over the window.
+        min_snapshots: Of the window.
+        min_samples: Of the window.
+    """
+
+    kind: ClassVar[str] = "saturation"
+    severity: ClassVar[Severity] = "info"
+
+    max_share: Mapping[str, float] = field(default_factory=lambda: _MOST)
+    min_snapshots: int = 3
+    min_samples: int = 160
+
+    def check(self, history: History) -> Outcome:
+        """Returns the layers whose values are mostly flat over the window."""
+        if has_broken_down(history):
+            return Verdict.UNDECIDED
+        window, num_samples = self._window(history)
+        if not window:
+            return None
+        flat: dict[str, float] = {}
+        for kind, most in self.max_share.items():
+            metric = flat_share_of(kind)
+            for layer in history.layers(metric):
+                mean = math.fsum(history.series(metric, layer)[-window:]) / window
+                if mean >= most:
+                    flat[layer] = mean
+        if not flat:
+            return None
+        worst = max(flat, key=lambda layer: flat[layer])
+        rate = learning_rate(history).highest
+        tenth = "" if math.isnan(rate) else f", {rate / 10:.3g} instead of {rate:.3g}"
+        return Finding(
+            message=f"Saturating: {share(flat[worst])} of the values of {quoted((worst,))} lie"
+            f" where the nonlinearity is flat; the learning rate is probably too high.",
+            layers=tuple(flat),
+            evidence={"layer": worst, "flat_share": flat[worst]},
+            sample_size=num_samples,
+            could_be=("inputs of the layer that are too large", "a gate that is meant to close"),
+            remedy=f"Try a tenth of the learning rate{tenth}.",
+        )
+
+    def _window(self, history: History) -> tuple[int, int]:
+        """Returns how many of the latest snapshots to average, and their samples; 0 for none."""
+        num_samples = 0
+        counts = history.series(NUM_SAMPLES)
+        for num_snapshots, count in enumerate(reversed(counts), start=1):
+            num_samples += 0 if math.isnan(count) else int(count)
+            if num_snapshots >= self.min_snapshots and num_samples >= self.min_samples:
+                return num_snapshots, num_samples
+        return 0, 0

@@ -1,0 +1,362 @@
+"""What is measured of an activation while it passes by, and the statistics made of it.
+
+`measure` runs inside the forward pass, so it never waits for the device and reads the values
+as few times as it can. All it returns are sums, which merge over micro-batches and ranks by
+adding; the statistics are made from the merged sums of all layers at once (`UnitTable`).
+
+A *unit* is a channel or a feature; spatial places and tokens are its *positions*. Positions of
+one sample are never counted as samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vis_callbacks.analysis.nonlinearities import Nonlinearity
+
+MERGE: Mapping[str, Literal["sum", "max", "min"]] = dict.fromkeys(
+    (
+        "num_samples",
+        "num_values",
+        "num_counted",
+        "magnitude",
+        "nonzeros",
+        "flat",
+        "area",
+        "num_maps",
+    ),
+    "sum",
+)
+
+Measures = Mapping[str, Mapping[str, Tensor]]  # layer -> name -> tensor
+
+
+@torch.no_grad()
+def measure(
+    values: Tensor,
+    nonlinearity: Nonlinearity | None,
+    inputs: Tensor | None = None,
+    *,
+    max_counted: int | None = 16,
+) -> dict[str, Tensor]:
+    """Returns sums over samples and positions, reduced without a host synchronisation.
+
+    Of all samples, since a verdict rests on them:
+
+    - ``num_samples``, ``num_values`` = samples x positions: one number each.
+    - ``magnitude``: sum of abs(h) of each unit. Above 0 means that the unit fired, and a NaN or
+      an infinity that it held one: such a unit neither fired nor was 0, and its other numbers
+      mean nothing. So does a sum that overflows float32 (float64 for such activations): a mean
+      above 1e32.
+
+    Of at most ``max_counted`` samples, evenly strided over the batch, for they are averages over
+    many values and cost more than all the rest:
+
+    - ``num_counted``: number of values of each unit that were looked at.
+    - ``nonzeros``: how many of them are not exactly 0, of each unit.
+    - ``flat``: how many of them lie where the nonlinearity is flat. Missing where its table does
+      not say where that is, or where it is told from the input and ``inputs`` are missing.
+    - ``area`` and ``num_maps``: sum over the maps that are not all zero of their effective area
+      (sum abs(h))^2 / (positions x sum h^2), and how many maps these are. Missing where units
+      have only one position. A map whose squares leave the range of the type is left out.
+
+    All merge as `MERGE` says.
+
+    Args:
+        values: (samples, units, positions).
+        nonlinearity: None for a layer that is none.
+        inputs: What went into the nonlinearity, same shape.
+        max_counted: None counts all samples.
+    """
+    values = _as_real(values.detach())
+    samples, _, positions = values.shape
+    is_nonnegative = nonlinearity is not None and nonlinearity.is_nonnegative
+    sums = (values if is_nonnegative else values.abs()).sum((0, 2) if positions > 1 else 0)
+    sums = sums.reshape(-1)
+    stride = 1 if max_counted is None else max(1, -(-samples // max_counted))
+    part = values[::stride]
+    scratch = torch.empty_like(part)  # one allocation for all passes that need to write
+    num_counted = part.shape[0] * positions
+    measured = {
+        "num_samples": sums.new_full((), samples),
+        "num_values": sums.new_full((), samples * positions),
+        "num_counted": sums.new_full((), num_counted),
+        "magnitude": sums,
+        "nonzeros": torch.ne(part, 0, out=scratch).sum((0, 2)),
+    }
+    flat = _num_flat(part, nonlinearity, None if inputs is None else inputs[::stride], scratch)
+    if flat is not None:
+        measured["flat"] = flat
+    if positions > 1:
+        measured |= _areas(part, scratch, is_nonnegative=is_nonnegative)
+    return measured
+
+
+def _areas(values: Tensor, scratch: Tensor, *, is_nonnegative: bool) -> dict[str, Tensor]:
+    """Returns per unit the sum of its maps' effective areas and the number of maps not all 0."""
+    sums = (values if is_nonnegative else torch.abs(values, out=scratch)).sum(2)
+    # vector_norm would not write, but over a strided dimension (tokens, channels last) it was
+    # measured 7-10 times slower than this.
+    squares = torch.mul(values, values, out=scratch).sum(2)
+    areas = (sums.square_() / squares.mul_(values.shape[2])).nan_to_num_(0.0, 0.0, 0.0)
+    return {"area": areas.sum(0), "num_maps": areas.sign_().sum(0)}
+
+
+def _as_real(values: Tensor) -> Tensor:
+    """Returns the values in the type they are summed in: half precision would overflow."""
+    if values.is_complex():
+        values = values.abs()
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def _num_flat(
+    values: Tensor, nonlinearity: Nonlinearity | None, inputs: Tensor | None, scratch: Tensor
+) -> Tensor | None:
+    """Returns per unit how many values lie in a flat part, None where that cannot be told."""
+    if nonlinearity is None or not nonlinearity.saturates:
+        return None
+    counts: list[Tensor] = []
+    if (below := nonlinearity.flat_output_below) is not None:
+        counts.append(torch.lt(values, below, out=scratch).sum((0, 2)))
+    if (above := nonlinearity.flat_output_above) is not None:
+        counts.append(torch.gt(values, above, out=scratch).sum((0, 2)))
+    if (low := nonlinearity.flat_input_below) is not None:
+        if inputs is None:
+            return None
+        counts.append(torch.lt(inputs.detach(), low, out=scratch).sum((0, 2)))
+    return torch.stack(counts).sum(0)
+
+
+class UnitTable:
+    """Lays the units of several layers out as one (layers, units) table.
+
+    A statistic of all layers is then a handful of operations on one small tensor instead of a
+    handful a layer. Rows are as long as the widest layer has units. The table lies on one
+    device, whatever the layers lie on. Building one waits for the device: keep it from snapshot
+    to snapshot (`joined`).
+
+    Args:
+        num_units: Layers and their widths, in forward order.
+        device: Where the tables lie.
+
+    Attributes:
+        mask: (layers, units), False where a row is longer than its layer.
+        widths: (layers,).
+    """
+
+    def __init__(self, num_units: Mapping[str, int], device: torch.device) -> None:
+        self.num_units = dict(num_units)
+        self.device = device
+        self.layers = tuple(num_units)
+        widths = torch.tensor(list(num_units.values()), dtype=torch.long)
+        column = torch.arange(max(num_units.values(), default=0))
+        mask = column < widths[:, None]
+        starts = widths.cumsum(0) - widths
+        self._index = torch.where(mask, starts[:, None] + column, 0).flatten().to(device)
+        self._places = mask.flatten().nonzero().flatten().to(device)
+        self.mask = mask.to(device)
+        self.widths = widths.to(device, torch.float32)
+
+    def fill(self, *columns: Sequence[Tensor | float]) -> Tensor:
+        """Returns (columns, layers, units), made in one concatenation and one gathering.
+
+        What stands where `mask` is False has no meaning.
+
+        Args:
+            columns: Each holds for each layer a tensor (units,), or a number for all its units.
+        """
+        shape = (len(columns), *self.mask.shape)
+        if not self.layers:
+            return torch.zeros(shape, device=self.device)
+        flat = torch.cat(
+            [
+                row.to(self.device)
+                if isinstance(row, Tensor)
+                else torch.full((width,), row, device=self.device)
+                for column in columns
+                for row, width in zip(column, self.num_units.values(), strict=True)
+            ]
+        )
+        return flat.reshape(len(columns), -1).index_select(1, self._index).reshape(shape)
+
+    def row(self, table: Tensor, layer: str) -> Tensor:
+        """Returns one layer's units out of a table."""
+        return table[self.layers.index(layer), : self.num_units[layer]]
+
+    def flat(self, table: Tensor) -> Tensor:
+        """Returns the units of all layers one after the other, (units of all layers,)."""
+        return table.flatten().index_select(0, self._places)
+
+
+def joined(table: UnitTable | None, measures: Measures) -> UnitTable:
+    """Returns the table itself if it holds the layers of these measures, else one that does.
+
+    Layers that the table has and the measures lack keep their rows: a layer that is not used at
+    every step must not forget. A layer whose number of units has changed gets a new row.
+    """
+    totals = {layer: measured["magnitude"] for layer, measured in measures.items()}
+    widths = {layer: total.shape[0] for layer, total in totals.items()}
+    if table is None:
+        device = next((total.device for total in totals.values()), torch.device("cpu"))
+        return UnitTable(widths, device)
+    device = next((total.device for total in totals.values()), table.device)
+    num_units = {**table.num_units, **widths}
+    if num_units == table.num_units and device == table.device:
+        return table
+    return UnitTable(num_units, device)
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """The merged measures of one snapshot, magnitudes laid out as a table.
+
+    Attributes:
+        table: Holds at least the layers of the measures (`joined`).
+        magnitude: (layers, units); 0 for a unit that is not finite.
+        is_finite: (layers, units), False for units that held a NaN or an infinity, for layers
+            that were not measured, and where there is no unit.
+        num_samples: (layers,); 0 for a layer that was not measured.
+    """
+
+    table: UnitTable
+    measures: Measures
+    magnitude: Tensor
+    is_finite: Tensor
+    num_samples: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, table: UnitTable, measures: Measures) -> UnitRows:
+        """Returns the measures laid out."""
+        (magnitude,) = table.fill(_column(table, measures, "magnitude", math.nan))
+        is_finite = (magnitude < math.inf) & table.mask
+        return cls(
+            table=table,
+            measures=measures,
+            magnitude=torch.where(is_finite, magnitude, 0.0),
+            is_finite=is_finite,
+            num_samples=_per_layer(table, measures, "num_samples"),
+        )
+
+    def non_finite(self) -> Tensor:
+        """Returns each layer's share of units that held a NaN or an infinity, (layers,)."""
+        share = 1 - self.is_finite.sum(1) / self.table.widths
+        return torch.where(self.num_samples > 0, share, math.nan)
+
+
+def _column(
+    table: UnitTable, measures: Measures, name: str, missing: float
+) -> list[Tensor | float]:
+    nothing: Mapping[str, Tensor] = {}
+    return [measures.get(layer, nothing).get(name, missing) for layer in table.layers]
+
+
+def _per_layer(table: UnitTable, measures: Measures, name: str) -> Tensor:
+    """Returns a number that a layer has once, (layers,); 0 where it was not measured."""
+    zero = torch.zeros((), device=table.device)
+    column = [measures[layer][name] if layer in measures else zero for layer in table.layers]
+    return torch.stack([number.to(table.device) for number in column]) if column else zero[None][:0]
+
+
+@torch.no_grad()
+def statistics(rows: UnitRows, *, tau: float = 0.1) -> dict[str, Tensor]:
+    """Returns the statistics of all layers, one tensor (layers,) each, without a host sync.
+
+    - ``sparsity``: share of values that are exactly 0.
+    - ``dormant_fraction``: share of units whose E abs(h) is at most ``tau`` of the layer's mean
+      over its units (all are dormant where the layer is 0). Works for every nonlinearity; for
+      the tanh it is blind to saturation.
+    - ``effective_area``: share of a map's positions that carries its activation, mean over the
+      maps that are not all zero: 1 for a constant map, 1 / positions for a single spike. NaN
+      where units have one position or no map is lit.
+    - ``flat_share``: share of flat values; NaN where that is not known.
+    Units that held a NaN or an infinity are left out; a layer is NaN where no unit is left or
+    it was not measured. For what is shown, not for verdicts: once in a while is enough.
+
+    Args:
+        rows: Of one snapshot, merged.
+        tau: 0.1 is what dormant units were compared at with other signs of dying.
+
+    References:
+        Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning",
+        definition 3.1. Treves and Rolls 1991, "What determines the capacity of autoassociative
+        memories in the brain?", for the measure of sparseness behind the effective area.
+    """
+    table = rows.table
+    columns = table.fill(
+        _column(table, rows.measures, "nonzeros", 0.0),
+        _column(table, rows.measures, "flat", math.nan),
+        _column(table, rows.measures, "area", 0.0),
+        _column(table, rows.measures, "num_maps", 0.0),
+    )
+    nonzeros, flat, area, num_maps = torch.where(rows.is_finite, columns, 0.0).sum(2)
+    num_finite = rows.is_finite.sum(1, dtype=torch.float32)
+    num_values = _per_layer(table, rows.measures, "num_counted") * num_finite
+    # Every unit of a layer has as many values, so a unit's mean compares as its sum does.
+    level = tau * rows.magnitude.sum(1) / num_finite
+    num_dormant = ((rows.magnitude <= level[:, None]) & rows.is_finite).sum(1)
+    return {
+        "sparsity": 1 - nonzeros / num_values,
+        "dormant_fraction": num_dormant / num_finite,
+        "effective_area": area / num_maps,
+        "flat_share": flat / num_values,
+    }
+
+
+def log_edges(*, smallest: float = 1e-6, largest: float = 1e6, per_decade: int = 5) -> Tensor:
+    """Returns edges of bins that grow by a constant factor on both sides of 0.
+
+    Fixed, because edges taken from the values would have to be waited for, and snapshots with
+    equal edges can be compared and added. What lies between -smallest and smallest shares one
+    bin; the outermost bins take in what lies beyond ``largest``.
+    """
+    low, high = torch.tensor([smallest, largest], dtype=torch.float64).log10().tolist()
+    num_edges = round((high - low) * per_decade) + 1
+    positive = torch.logspace(low, high, num_edges, dtype=torch.float64)
+    return torch.cat([-positive.flip(0), positive])
+
+
+@torch.no_grad()
+def histogram(values: Tensor, edges: Tensor, *, max_values: int = 65_536) -> dict[str, Tensor]:
+    """Returns ``counts`` between the edges, ``total`` and ``total_of_squares``, merged by sum.
+
+    Counted on the device without a host synchronisation. NaN and the infinities are left out.
+
+    Args:
+        values: Of any shape.
+        edges: Increasing, on the device of the values (`log_edges`).
+        max_values: Of a larger tensor an evenly strided selection of at most so many values is
+            counted: shares are then off by less than 0.4 points (two standard errors).
+    """
+    flat = _as_real(values.detach()).reshape(-1)
+    flat = flat[:: stride_for(flat.shape[0], max_values)]
+    is_finite = flat.isfinite()
+    finite = torch.where(is_finite, flat, 0.0)
+    bins = torch.bucketize(finite, edges[1:-1].to(flat.dtype), right=True)
+    # index_add_ and not bincount, histc or scatter: it neither waits for the device nor is it
+    # refused under torch.use_deterministic_algorithms.
+    counts = flat.new_zeros(edges.shape[0] - 1).index_add_(0, bins, is_finite.to(flat.dtype))
+    return {"counts": counts, "total": finite.sum(), "total_of_squares": finite.square().sum()}
+
+
+HISTOGRAM_MERGE: Mapping[str, Literal["sum"]] = dict.fromkeys(
+    ("counts", "total", "total_of_squares"), "sum"
+)
+
+
+def stride_for(num_values: int, max_values: int) -> int:
+    """Returns the least stride that leaves at most ``max_values``, coprime to 2, 3, 5 and 7.
+
+    Widths of layers are products of small primes: a stride that shares them would always hit
+    the same few columns.
+    """
+    stride = max(1, -(-num_values // max_values))
+    while stride > 1 and any(stride % prime == 0 for prime in (2, 3, 5, 7)):
+        stride += 1
+    return stride

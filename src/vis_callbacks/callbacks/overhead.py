@@ -1,0 +1,62 @@
+"""What a monitor costs, measured by itself, and how it keeps within a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+# A share of a run that has hardly begun says nothing: the first snapshots come at the first steps.
+_MIN_SECONDS = 5.0
+
+
+@dataclass
+class Overhead:
+    """Seconds spent for one monitor, as a share of the run's.
+
+    Host time: kernels that a GPU runs behind the training's own are not waited for.
+
+    Attributes:
+        limit: The share that is allowed; None: none.
+        thinning: Bursts are that many times rarer than scheduled (a power of two).
+        gives_up_pictures: Whether pictures have been given up to keep within the limit.
+    """
+
+    limit: float | None = None
+    seconds: float = 0.0
+    thinning: int = 1
+    gives_up_pictures: bool = False
+    _started: float = field(default_factory=perf_counter)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Counts the time of the block."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += perf_counter() - began
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds since the run began."""
+        return perf_counter() - self._started
+
+    @property
+    def percent(self) -> float:
+        """The monitor's share of the run so far, in percent."""
+        return 100.0 * self.seconds / max(self.run_seconds, 1e-9)
+
+    def keep_within_limit(self, percent: float) -> str | None:
+        """Thins what follows where the share is above the limit; returns what it gave up.
+
+        Pictures go before statistics. All ranks must be given the same share.
+        """
+        if self.limit is None or percent <= 100 * self.limit or self.run_seconds < _MIN_SECONDS:
+            return None
+        if not self.gives_up_pictures:
+            self.gives_up_pictures = True
+            return "pictures"
+        self.thinning *= 2
+        return f"every second burst of snapshots (now {self.thinning} times rarer)"

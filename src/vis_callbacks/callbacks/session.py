@@ -1,0 +1,558 @@
+"""One session a Trainer: takes all its monitors through a snapshot, in a straight line.
+
+Due? -> one capture (or an extra pass) -> merged over ranks -> each monitor's ``observe`` ->
+one transfer to the host -> rules and ledger -> drawing and writing -> reactions.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vis_callbacks._lightning import RunView
+from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.alerts.ledger import judge
+from vis_callbacks.callbacks.overhead import Overhead
+from vis_callbacks.callbacks.reactions import react
+from vis_callbacks.callbacks.steps import (
+    UpdateWatch,
+    groups_of,
+    input_stats,
+    input_sums,
+    loss_of,
+)
+from vis_callbacks.engine.engine import Engine, Subscription
+from vis_callbacks.engine.isolation import call_resolved
+from vis_callbacks.engine.probe import Batch
+from vis_callbacks.engine.references import take_references
+from vis_callbacks.engine.schedule import RunFacts, Schedule
+from vis_callbacks.engine.snapshot import Snapshot, Weights
+from vis_callbacks.guard import Guard, say
+from vis_callbacks.report import Readings, Report, Scalar, transfer
+from vis_callbacks.writers.writer import Writer, alert_folder
+
+if TYPE_CHECKING:
+    from vis_callbacks.callbacks.monitor import Monitor
+
+
+# What is shared by the monitors of one Trainer hangs on the Trainer, weakly.
+_SESSIONS: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+
+
+def session_of(trainer: Any) -> Session:
+    """Returns the session that all monitors of a Trainer share."""
+    if trainer not in _SESSIONS:
+        _SESSIONS[trainer] = Session()
+    return _SESSIONS[trainer]
+
+
+@dataclass(eq=False)
+class Seat:
+    """What the session keeps for one monitor during a run."""
+
+    monitor: Monitor
+    subscriptions: tuple[Subscription, ...]
+    batch_of: Callable[[Any], Batch]
+    forward: Callable[[nn.Module, Any], Any]
+    overhead: Overhead
+    next_picture: int = 0
+    last_evaluation: int = -1
+
+    @property
+    def guard(self) -> Guard:
+        """The guard that contains this monitor's failures."""
+        return self.monitor.guard
+
+    @property
+    def collects(self) -> bool:
+        """Whether it reads an evaluation's batches as they pass by."""
+        return any(s.probe.occasion == "evaluation" for s in self.subscriptions)
+
+
+@dataclass
+class Step:
+    """The training step that a snapshot is being taken of."""
+
+    step: int
+    due: list[Seat]
+    live: bool
+    updates: UpdateWatch | None = None
+    was_read: bool = False
+    loss: Tensor | None = None
+    num_batches: int = 0
+    sums: dict[str, Tensor] | None = None
+
+    def shared(self) -> dict[str, Tensor]:
+        """Returns what belongs to no monitor: sums over the step's micro-batches."""
+        values = dict(self.sums or {})
+        if self.loss is not None:
+            values["loss_sum"] = self.loss.double()
+            values["loss_batches"] = torch.full_like(values["loss_sum"], self.num_batches)
+        return values
+
+
+class Session:
+    """Takes the monitors of one Trainer through their snapshots.
+
+    The first monitor in the Trainer's list is the lead: its hooks drive the session for all.
+    """
+
+    def __init__(self) -> None:
+        self._monitors: list[Monitor] = []
+        self._seats: list[Seat] = []
+        self._engine: Engine | None = None
+        self._writer: Writer | None = None
+        self._facts = RunFacts()
+        self._step: Step | None = None
+        self._last_step = -1
+        self._is_first = True
+        self._collecting: list[Seat] = []
+
+    # -- who takes part
+
+    @property
+    def lead(self) -> Monitor | None:
+        """The monitor whose hooks drive the session."""
+        return self._monitors[0] if self._monitors else None
+
+    def join(self, monitor: Monitor) -> None:
+        """Takes a monitor in. Joining twice is harmless."""
+        if monitor not in self._monitors:
+            self._monitors.append(monitor)
+
+    def leave(self, monitor: Monitor) -> None:
+        """Lets a monitor go and takes everything off the model."""
+        self.close()
+        if monitor in self._monitors:
+            self._monitors.remove(monitor)
+
+    def close(self) -> None:
+        """Takes everything off the model and lets go of it. Harmless when done twice."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+        self._writer = None
+        self._step = None
+        self._seats = []
+        self._collecting = []
+
+    # -- the beginning and the end
+
+    def start(self, trainer: Any) -> None:
+        """Opens engine and writer for a run."""
+        run = RunView(trainer)
+        self.close()
+        self._last_step, self._is_first = -1, True
+        self._engine = Engine(
+            run.model,
+            forward_context=run.forward_context,
+            devices=(run.device,) if run.device.type != "cpu" else (),
+            wrapped_root=run.is_wrapped,
+        )
+        loggers = () if run.is_silent else run.loggers
+        self._writer = Writer(
+            loggers=loggers,
+            alert_folder=None if run.is_silent else alert_folder(loggers, run.default_root_dir),
+            is_global_zero=run.is_global_zero,
+            save_images=any(m.options.save_images for m in self._monitors),
+            warn=say,
+        )
+        self._facts = RunFacts(
+            planned_steps=run.planned_steps if run.stage == "fit" else None,
+            steps_per_epoch=run.steps_per_epoch if run.stage == "fit" else None,
+        )
+        for monitor in self._monitors:
+            with monitor.guard.contain("starting"):
+                self._seats.append(self._seat(monitor, self._engine))
+
+    def finish(self) -> None:
+        """Flushes what was written."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _seat(self, monitor: Monitor, engine: Engine) -> Seat:
+        options = monitor.options
+        of_inputs, of_labels = options.of_inputs, options.of_labels
+
+        def batch_of(batch: Any) -> Batch:
+            inputs = of_inputs(batch)
+            return Batch(inputs=inputs, labels=of_labels(batch), num_samples=len(inputs))
+
+        twin = self._twin_of(monitor)
+        seat = Seat(
+            monitor=monitor,
+            subscriptions=(),
+            batch_of=twin.batch_of if twin else batch_of,
+            forward=options.forward_fn or call_resolved,
+            overhead=Overhead(limit=options.max_overhead),
+        )
+        seat.subscriptions = tuple(
+            engine.subscribe(
+                probe, guard=monitor.guard, batch_of=seat.batch_of, forward=seat.forward
+            )
+            for probe in monitor.probes()
+        )
+        return seat
+
+    def _twin_of(self, monitor: Monitor) -> Seat | None:
+        """Returns a seat that reads batches alike: one extra pass then serves both."""
+        mine = monitor.options
+        for seat in self._seats:
+            theirs = seat.monitor.options
+            if (mine.input_fn, mine.label_fn, mine.forward_fn) == (
+                theirs.input_fn,
+                theirs.label_fn,
+                theirs.forward_fn,
+            ):
+                return seat
+        return None
+
+    # -- a training step
+
+    def train_batch_start(self, trainer: Any, batch: Any) -> None:
+        """Opens a capture over the user's step where a snapshot is due."""
+        if self._engine is None:
+            return
+        run = RunView(trainer)
+        if run.step != self._last_step:
+            self._last_step = run.step
+            self._begin_step(run, batch)
+        if self._step is not None:
+            self._step.was_read = self._step.live
+            self._engine.start_batch(batch)
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Reads by an extra pass, before the update, where the user's pass must be let alone."""
+        if self._step is not None and not self._step.was_read and self._engine is not None:
+            self._step.was_read = True
+            self._engine.read_isolated(training=True)
+
+    def train_batch_end(self, trainer: Any, outputs: Any) -> None:
+        """Takes the snapshot once the step's last micro-batch has passed."""
+        if self._engine is None:
+            return
+        if self._step is None:
+            self._engine.plain_step_passed()
+            return
+        step, run = self._step, RunView(trainer)
+        try:
+            if not step.was_read:  # a manual loop may have no backward that we are told of
+                self._engine.read_isolated(training=True)
+            self._count(step, run, outputs)
+        except BaseException:
+            self._drop_step()
+            raise
+        if not run.is_last_micro_batch:
+            return
+        try:
+            self._engine.end_capture()
+            self._take(step.due, run, step=step.step, training=step)
+        finally:
+            self._drop_step()
+            if self._engine is not None and not step.live:
+                self._engine.plain_step_passed()
+
+    def train_epoch_end(self, trainer: Any) -> None:
+        """Takes the snapshot of the epoch's last validation."""
+        self._drop_step()  # a step that the user's hook skipped has no end
+        if self._collecting:
+            run = RunView(trainer)
+            due, self._collecting = self._collecting, []
+            self._take(due, run, step=max(run.step - 1, 0))
+
+    def _begin_step(self, run: RunView, batch: Any) -> None:
+        self._drop_step()
+        if self._facts.batch_size is None:
+            self._learn_batch_size(run, batch)
+        due = [seat for seat in self._seats if self._is_due(seat, run.step)]
+        if not due or self._engine is None:
+            return
+        for seat in due:
+            seat.guard.begin_snapshot()
+            _keep_references(seat.monitor, batch, "the first training batch")
+        self._step = step = Step(
+            step=run.step, due=due, live=not self._is_first and self._engine.can_read_live
+        )
+        self._is_first = False
+        subscriptions = [
+            s
+            for seat in due
+            for s in seat.subscriptions
+            if s.probe.occasion == "train_step" and self._probe_due(seat, s, run.step)
+        ]
+        self._engine.begin(subscriptions, live=step.live)
+        if any(self._schedule(seat).ends_burst(run.step, self._facts) for seat in due):
+            step.updates = UpdateWatch(run.optimizers)
+
+    def _count(self, step: Step, run: RunView, outputs: Any) -> None:
+        """Adds one micro-batch: its samples, its loss, what its inputs are like."""
+        if self._engine is None:
+            return
+        batch = self._engine.count_batch()
+        loss = loss_of(outputs, run.accumulated_batches if run.is_automatic else 1)
+        if loss is not None:
+            step.loss = loss if step.loss is None else step.loss + loss
+            step.num_batches += 1
+        if batch is not None and batch.inputs is not None:
+            sums = input_sums(batch.inputs)
+            known = step.sums or {}
+            step.sums = {name: value + known.get(name, 0) for name, value in sums.items()}
+
+    def _drop_step(self) -> None:
+        self._step = None
+        if self._engine is not None:
+            self._engine.end()
+
+    # -- an evaluation
+
+    def evaluation_start(self, trainer: Any) -> None:
+        """Begins to collect where an evaluation is due."""
+        run = RunView(trainer)
+        if run.is_sanity_checking:
+            return
+        if run.stage != "fit":
+            self.start(trainer)
+        self._collecting = [
+            seat
+            for seat in self._seats
+            if seat.collects and not seat.guard.is_resting and self._evaluation_due(seat, run)
+        ]
+        if self._engine is not None and self._collecting:
+            self._engine.begin([s for seat in self._collecting for s in seat.subscriptions], live=False)
+
+    def evaluation_batch_start(self, trainer: Any, batch: Any, dataloader_idx: int) -> None:
+        """Opens a capture over one batch; the sanity check's first one gives the references."""
+        if RunView(trainer).is_sanity_checking:
+            for monitor in self._monitors:
+                _keep_references(monitor, batch, "the first validation batch")
+        elif self._collecting and dataloader_idx == 0 and self._engine is not None:
+            if RunView(trainer).stage != "fit":
+                for seat in self._collecting:
+                    _keep_references(seat.monitor, batch, "the first batch")
+            self._engine.start_batch(batch)
+            self._engine.open_over_evaluation()
+
+    def evaluation_batch_end(self, dataloader_idx: int) -> None:
+        """Closes the capture over one batch, or reads the batch by an extra pass."""
+        if self._collecting and dataloader_idx == 0 and self._engine is not None:
+            if not self._engine.reads_live:
+                self._engine.read_isolated(training=False)
+            self._engine.end_capture()
+            self._engine.count_batch()
+
+    def evaluation_end(self, trainer: Any) -> None:
+        """Takes the snapshot of a ``validate`` or ``test``; in ``fit`` the epoch's end does."""
+        run = RunView(trainer)
+        if run.is_sanity_checking or self._engine is None:
+            return
+        self._engine.end()
+        if run.stage != "fit":
+            others = [s for s in self._seats if not s.collects and "forward" in s.monitor.needs]
+            due, self._collecting = [*self._collecting, *others], []
+            self._take(due, run, step=run.step)
+
+    # -- what is due
+
+    def _schedule(self, seat: Seat) -> Schedule:
+        return seat.monitor.schedule.thinned(seat.overhead.thinning)
+
+    def _is_due(self, seat: Seat, step: int) -> bool:
+        if seat.guard.is_resting or seat.collects:
+            return False
+        if not seat.subscriptions:
+            return self._schedule(seat).due(step, self._facts)
+        return any(self._probe_due(seat, s, step) for s in seat.subscriptions)
+
+    def _probe_due(self, seat: Seat, subscription: Subscription, step: int) -> bool:
+        schedule = subscription.probe.schedule
+        own = schedule.thinned(seat.overhead.thinning) if schedule else self._schedule(seat)
+        return own.due(step, self._facts)
+
+    def _evaluation_due(self, seat: Seat, run: RunView) -> bool:
+        """Whether this validation's epoch is due: one of the steps since the last one is."""
+        if run.stage != "fit":
+            return True
+        next_due = self._schedule(seat).next_due(seat.last_evaluation, self._facts)
+        return next_due is not None and next_due <= self._epoch_end(run)
+
+    def _epoch_end(self, run: RunView) -> int:
+        per_epoch = self._facts.steps_per_epoch
+        return run.step if per_epoch is None else (run.epoch + 1) * per_epoch - 1
+
+    def _learn_batch_size(self, run: RunView, batch: Any) -> None:
+        for seat in self._seats[:1]:
+            with seat.guard.contain("reading the batch"):
+                size = seat.batch_of(batch).num_samples
+                size *= run.accumulated_batches * run.world_size
+                self._facts = replace(self._facts, batch_size=size)
+
+    # -- the straight line
+
+    def _take(
+        self, due: Sequence[Seat], run: RunView, *, step: int, training: Step | None = None
+    ) -> None:
+        """Merges what was read over the ranks and takes it through all that follows."""
+        engine, writer = self._engine, self._writer
+        if engine is None or writer is None:
+            return
+        engine.check_names()
+        percents = {
+            f"percent/{i}": torch.tensor([seat.overhead.percent, 1.0], dtype=torch.float64)
+            for i, seat in enumerate(self._seats)
+            if seat.overhead.limit is not None
+        }
+        shared = engine.collect({**(training.shared() if training else {}), **percents})
+        looks = _Look(run=run, step=step, engine=engine, training=training, shared=shared)
+        reports: list[tuple[Seat, Report]] = []
+        for seat in due:
+            report = self._observe(seat, looks)
+            if report is not None:
+                reports.append((seat, report))
+        moved = transfer([report for _, report in reports])
+        fired: list[tuple[Seat, list[Alert]]] = []
+        for (seat, _), report in zip(reports, moved, strict=True):
+            fired.append((seat, self._conclude(seat, report, looks, writer)))
+        for seat, alerts in fired:
+            react(alerts, seat.monitor.options.on_alert, run, seat.guard)
+
+    def _observe(self, seat: Seat, look: _Look) -> Report | None:
+        """Lets a monitor look at what was read for it; None where it cannot."""
+        if any(s.failure for s in seat.subscriptions if s in look.engine.due):
+            return None
+        report: Report | None = None
+        with seat.overhead.measured(), seat.guard.contain("observe"), ExitStack() as stack:
+            snapshot = self._snapshot(seat, look, stack)
+            report = seat.monitor.observe(snapshot)
+            if snapshot.wants_pictures:
+                seat.next_picture = look.step + max(_FIRST_PICTURES, look.step // 4)
+        return report
+
+    def _snapshot(self, seat: Seat, look: _Look, stack: ExitStack) -> Snapshot:
+        engine, run, step, monitor = look.engine, look.run, look.step, seat.monitor
+        read = {s.probe.name: s for s in seat.subscriptions if s in engine.due}
+        forward = None
+        if "forward" in monitor.needs:
+            forward = stack.enter_context(engine.isolated_forward(seat.forward))
+        return Snapshot(
+            step=step,
+            planned_steps=self._facts.planned_steps,
+            epoch=run.epoch,
+            stage=run.stage,
+            trace=engine.trace,
+            values={name: subscription.values for name, subscription in read.items()},
+            num_samples={name: s.num_samples for name, s in read.items()},
+            weights=Weights(engine.model),
+            loss=_mean_loss(look.shared),
+            metrics=run.metrics,
+            input_stats=input_stats(look.shared) if "samples" in look.shared else {},
+            optimizer=groups_of(
+                engine.model,
+                run.optimizers if run.stage == "fit" else (),
+                look.training.updates.norms()
+                if look.training and look.training.updates
+                else None,
+            ),
+            references=monitor.references,
+            forward=forward,
+            read_layers=partial(engine.read_layers, forward=seat.forward),
+            wants_pictures=step >= seat.next_picture and not seat.overhead.gives_up_pictures,
+            ends_burst=self._schedule(seat).ends_burst(step, self._facts),
+            is_reference=step == 0 and run.stage == "fit",
+        )
+
+    def _conclude(self, seat: Seat, report: Report, look: _Look, writer: Writer) -> list[Alert]:
+        """Rules, ledger, drawing and writing of one monitor's report; returns what changed."""
+        monitor, run = seat.monitor, look.run
+        monitor.last_report = report
+        changes: list[Alert] = []
+        with seat.overhead.measured():
+            with seat.guard.contain("rules"):
+                changes = self._judge(seat, report, run)
+            with seat.guard.contain("writing"):
+                spent = Scalar(tag=f"overhead/{monitor.name}_percent", value=seat.overhead.percent)
+                writer.write(
+                    replace(report, items=(*report.items, spent)),
+                    log_step=look.step,
+                    epoch=run.epoch,
+                    prefix=_prefix(monitor, run),
+                )
+            with seat.guard.contain("writing alerts"):
+                active = sum(len(other.monitor.ledger.active) for other in self._seats)
+                writer.write_alerts(changes, active=active, log_step=look.step, epoch=run.epoch)
+        self._keep_within_limit(seat, look)
+        return changes
+
+    def _judge(self, seat: Seat, report: Report, run: RunView) -> list[Alert]:
+        monitor = seat.monitor
+        readings = {
+            item.metric: dict(zip(item.layers, map(float, item.values), strict=True))
+            for item in report.of(Readings)
+        }
+        monitor.history.append(report.step, readings)
+        judged = judge(monitor.active_rules, monitor.history)
+        changes = monitor.ledger.update(
+            judged, step=report.step, epoch=run.epoch, stage=run.stage
+        )
+        monitor.alerts.extend(alert for alert in changes if alert.state == "firing")
+        return list(changes)
+
+    def _keep_within_limit(self, seat: Seat, look: _Look) -> None:
+        share = look.shared.get(f"percent/{self._seats.index(seat)}")
+        if share is None:
+            return
+        # The mean of all ranks, so that all of them thin at the same step.
+        gave_up = seat.overhead.keep_within_limit(float(share[0] / share[1]))
+        if gave_up:
+            say(
+                f"{seat.monitor.name} took {seat.overhead.percent:.1f} % of the training time, "
+                f"more than max_overhead={seat.overhead.limit}: it gives up {gave_up}."
+            )
+
+
+# Pictures at the steps 0, 20, 40, ..., 100, then each a quarter later than the one before:
+# what must be compared over time is a film strip, and its frames are log-spaced anyway.
+_FIRST_PICTURES = 20
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What all monitors of one snapshot look at."""
+
+    run: RunView
+    step: int
+    engine: Engine
+    training: Step | None
+    shared: Mapping[str, Tensor]
+
+
+def _keep_references(monitor: Monitor, batch: Any, source: str) -> None:
+    """Copies a monitor's reference samples once; they are never exchanged afterwards."""
+    if "references" not in monitor.needs or monitor.references is not None:
+        return
+    with monitor.guard.contain("keeping reference samples"):
+        options = monitor.options
+        monitor.references = take_references(
+            batch,
+            options.num_samples,
+            source=source,
+            input_fn=options.input_fn,
+            label_fn=options.label_fn,
+        )
+
+
+def _mean_loss(shared: Mapping[str, Tensor]) -> Tensor | None:
+    if "loss_sum" not in shared:
+        return None
+    return shared["loss_sum"] / shared["loss_batches"]
+
+
+def _prefix(monitor: Monitor, run: RunView) -> str:
+    stage = "" if run.stage == "fit" else f"{run.stage}/"
+    return f"{stage}{monitor.options.tag_prefix}"

@@ -1,0 +1,412 @@
+"""Seeing every activation of a forward pass: modules, functional calls, reused, in-place.
+
+Module hooks alone miss functional calls and confuse reused modules. So a function mode sees
+the nonlinearities where they are called, and hooks keep the stack of running modules that
+tells who called.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,  # no public way to see whose mode is on top
+)
+from torch.utils.hooks import RemovableHandle
+
+from vis_callbacks.analysis.nonlinearities import (
+    MODULE_TYPES,
+    Nonlinearity,
+    classify,
+)
+from vis_callbacks.engine.layers import module_names, nth_call
+
+Site = Literal["output", "input"]
+
+
+@dataclass(frozen=True)
+class WeightedCall:
+    """A call that multiplied with a weight, as the search for an activation's weight needs it."""
+
+    block: str  # the name of the module whose ``forward`` it belongs to
+    weight_name: str | None
+    num_outputs: int
+    unit_axis: int  # of its output: 1 for convolutions, -1 for linear layers
+    touches_input: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One activation at the moment it exists. An in-place successor may overwrite it later."""
+
+    name: str
+    site: Site
+    values: Tensor
+    inputs: Tensor | None
+    nonlinearity: Nonlinearity | None
+    module: nn.Module
+    weighted: WeightedCall | None
+
+    @property
+    def kind(self) -> str:
+        """What it is, in one word: ``"relu"``, or the class name of a module that is none."""
+        return self.nonlinearity.kind if self.nonlinearity else type(self.module).__name__
+
+    @property
+    def unit_axis(self) -> int:
+        """The axis of the units: channels of convolutions, else the last of tokens.
+
+        Where the layer before was a linear one the last axis holds the units even of a
+        4-D tensor (transformers of images keep their channels last).
+        """
+        if self.weighted is not None:
+            return self.weighted.unit_axis
+        return 1 if self.values.dim() in (2, 4, 5) else -1
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it is a sigmoid-like scaling of channels (squeeze-and-excite)."""
+        return (
+            self.nonlinearity is not None
+            and self.nonlinearity.is_gate_like
+            and self.values.dim() == 4
+            and self.values.shape[2:] == (1, 1)
+        )
+
+
+Sink = Callable[[Seen], None]
+
+_LINEAR: frozenset[Callable[..., Any]] = frozenset({F.linear})
+_CONVOLUTIONS: frozenset[Callable[..., Any]] = frozenset(
+    {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
+)
+_TRANSPOSED: frozenset[Callable[..., Any]] = frozenset(
+    {
+        F.conv_transpose1d,
+        F.conv_transpose2d,
+        F.conv_transpose3d,
+        torch.conv_transpose1d,
+        torch.conv_transpose2d,
+        torch.conv_transpose3d,
+    }
+)
+# The weight that feeds a unit is a few calls back; the longest way is through a block's
+# parallel branches (57 convolutions lie in all of an Inception network).
+_REMEMBERED_CALLS = 64
+_WEIGHTED = _LINEAR | _CONVOLUTIONS | _TRANSPOSED
+
+
+class Capture:
+    """Sees every activation of the forward passes that run while it is open.
+
+    It may be opened in one hook of a Trainer and closed in another. Entering twice or leaving
+    twice is harmless.
+
+    Args:
+        model: The module whose forward passes are watched.
+        sink: Called with each activation, inside the hook. It must not keep the tensor.
+        watched: Names of modules that are no nonlinearity and are read all the same, by site.
+        wrapped_root: True where a wrapper's ``forward`` reaches the model's ``training_step``
+            by the model's own ``__call__`` (DDP): that outermost call is no forward pass.
+        contain: Context in which the sink runs, so that its failure is not the user's.
+        follow: Tensors whose way is followed to the first weights they meet.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sink: Sink,
+        *,
+        watched: Mapping[Site, Iterable[str]] | None = None,
+        wrapped_root: bool = False,
+        contain: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        follow: Iterable[Tensor] = (),
+    ) -> None:
+        self._model = model
+        self._sink = sink
+        self._watched = {site: frozenset(names) for site, names in (watched or {}).items()}
+        self._wrapped_root = wrapped_root
+        self._contain = contain
+        self._names = module_names(model)
+        self._parameter_names = {id(p): name for name, p in model.named_parameters()}
+        self._handles: list[RemovableHandle] = []
+        self._mode: _FunctionMode | None = None
+        self._stack: list[nn.Module] = []
+        self._calls_in_forward: Counter[str] = Counter()
+        self._calls_in_step: Counter[str] = Counter()
+        self._weighted: deque[WeightedCall] = deque(maxlen=_REMEMBERED_CALLS)
+        # The tensors themselves are kept: an id alone could be given to another tensor.
+        self._raw: dict[int, Tensor] = {id(tensor): tensor for tensor in follow}
+
+    def __enter__(self) -> Self:
+        if self.is_open:
+            return self
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is attached."""
+        return bool(self._handles) or self._mode is not None
+
+    def start_batch(self) -> None:
+        """Begins the count of calls anew, for the next micro-batch of the step."""
+        self._calls_in_step.clear()
+        self._calls_in_forward.clear()
+        self._stack.clear()
+        self._weighted.clear()
+
+    def close(self) -> None:
+        """Takes everything off again, in whatever state it is."""
+        while self._handles:
+            self._handles.pop().remove()
+        if self._mode is not None:
+            self._mode.leave()
+            self._mode = None
+        self.start_batch()
+        self._raw.clear()
+
+    def _attach(self) -> None:
+        for module in self._names:
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            self._handles.append(module.register_forward_pre_hook(self._before))
+            # always_call: a forward that raises must leave the stack as well.
+            self._handles.append(module.register_forward_hook(self._after, always_call=True))
+        self._mode = _FunctionMode(self)
+        self._mode.__enter__()
+
+    # -- the stack of running modules
+
+    @property
+    def _depth(self) -> int:
+        """How many modules run, without a wrapper's call of ``training_step``."""
+        outer = self._wrapped_root and bool(self._stack) and self._stack[0] is self._model
+        return len(self._stack) - outer
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if _in_backward():
+            return
+        if self._depth == 0:
+            self._calls_in_forward.clear()
+        self._stack.append(module)
+        name = self._names[module]
+        if name in self._watched.get("input", ()) and args and isinstance(args[0], Tensor):
+            self._tell(module, name, "input", args[0], None, None)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if _in_backward():
+            return
+        if module in self._stack:  # a forward that raised may have left inner ones behind
+            while self._stack.pop() is not module:
+                pass
+        name = self._names[module]
+        # The function mode has told of a module that is a nonlinearity.
+        if name in self._watched.get("output", ()) and not isinstance(module, MODULE_TYPES):
+            values = _first_tensor(output)
+            if values is not None:
+                self._tell(module, name, "output", values, None, None)
+
+    # -- functional calls
+
+    def call(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        if _in_backward():
+            return function(*args, **kwargs)
+        found = classify(function, args, kwargs)
+        is_weighted = function in _WEIGHTED
+        result = function(*args, **kwargs)
+        if is_weighted:
+            with self._contain():
+                self._note_weight(function, args, kwargs)
+        elif self._raw:
+            self._spread_raw(args, kwargs, result)
+        if found is not None:
+            owner = self._stack[-1] if self._stack else self._model
+            name = self._names[owner]
+            if not isinstance(owner, MODULE_TYPES):
+                name = f"{name}/{found.kind}"
+            values = _first_tensor(result)
+            given = args[0] if args else kwargs.get("input")
+            if values is not None:
+                kept = None if given is values or _overwrites(function, kwargs) else given
+                self._tell(owner, name, "output", values, kept, found)
+        return result
+
+    def _tell(
+        self,
+        module: nn.Module,
+        name: str,
+        site: Site,
+        values: Tensor,
+        inputs: Any,
+        nonlinearity: Nonlinearity | None,
+    ) -> None:
+        """Hands one activation to the sink, with no gradient and with its name."""
+        with self._contain(), torch.no_grad():
+            if values.dim() < 2 or not values.is_floating_point():
+                return
+            runs_itself = bool(self._stack) and self._stack[-1] is module
+            # ``training_step`` may call a reused nonlinearity itself: no forward begins then.
+            is_inside = self._depth > (runs_itself and isinstance(module, MODULE_TYPES))
+            calls = self._calls_in_forward if is_inside else self._calls_in_step
+            key = f"{site}:{name}"
+            call = calls[key]
+            calls[key] += 1
+            self._sink(
+                Seen(
+                    name=nth_call(name, call),
+                    site=site,
+                    values=values.detach(),
+                    inputs=inputs.detach() if isinstance(inputs, Tensor) else None,
+                    nonlinearity=nonlinearity,
+                    module=module,
+                    weighted=self._weight_before(module, values),
+                )
+            )
+
+    # -- which weights feed a unit, and which touch the input
+
+    def _note_weight(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        given = args[0] if args else kwargs.get("input")
+        if not isinstance(weight, Tensor):
+            return
+        owner = self._stack[-1] if self._stack else self._model
+        groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+        name = self._parameter_names.get(id(weight))
+        if name is None and "weight" in {*dir(type(owner)), *vars(owner)}:
+            name = f"{self._names[owner]}.weight"  # parametrised: computed at each call
+        has_own_weight = getattr(owner, "weight", None) is weight
+        block = self._names[owner]
+        self._weighted.append(
+            WeightedCall(
+                block=block.rpartition(".")[0] if has_own_weight else block,
+                weight_name=name,
+                num_outputs=(
+                    weight.shape[1] * groups if function in _TRANSPOSED else weight.shape[0]
+                ),
+                unit_axis=-1 if function in _LINEAR else 1,
+                touches_input=id(given) in self._raw,
+            )
+        )
+
+    def _weight_before(self, module: nn.Module, values: Tensor) -> WeightedCall | None:
+        """Returns the last weighted call before, in the same or an enclosing block.
+
+        It must have as many outputs as the activation has units; what lies between
+        (normalisation, dropout, an addition) is passed over.
+        """
+        if isinstance(module, nn.RNNBase):
+            return None
+        block = self._names[module]
+        if isinstance(module, MODULE_TYPES):
+            block = block.rpartition(".")[0]
+        root = self._names[self._model]
+        for call in reversed(self._weighted):
+            enclosing = call.block in ("", root) or f"{block}.".startswith(f"{call.block}.")
+            if enclosing and values.shape[call.unit_axis] == call.num_outputs:
+                return call
+        return None
+
+    def _spread_raw(self, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        """Follows the input through calls without weights."""
+        if any(id(item) in self._raw for item in (*_flat(args), *kwargs.values())):
+            for tensor in _flat((result,)):
+                if isinstance(tensor, Tensor):
+                    self._raw[id(tensor)] = tensor
+
+
+class _FunctionMode(TorchFunctionMode):
+    """Passes each call on, and tells the capture about it."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self._capture: Capture | None = capture
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if self._capture is None:
+            return func(*args, **(kwargs or {}))
+        return self._capture.call(func, args, kwargs or {})
+
+    def leave(self) -> None:
+        """Takes the mode off the stack, or makes it inert where another lies above it.
+
+        A mode that the user opened in between and has not closed yet is on top; our exit
+        would pop theirs.
+        """
+        self._capture = None
+        if _top_mode() is self:
+            self.__exit__(None, None, None)
+
+    @property
+    def is_inert(self) -> bool:
+        """Whether it only waits to be taken off."""
+        return self._capture is None
+
+
+def remove_inert_modes() -> None:
+    """Takes off a mode of ours that could not be closed in its turn and has surfaced."""
+    top = _top_mode()
+    while isinstance(top, _FunctionMode) and top.is_inert:
+        top.__exit__(None, None, None)
+        top = _top_mode()
+
+
+def _top_mode() -> Any:
+    modes = _get_current_function_mode_stack()
+    return modes[-1] if modes else None
+
+
+def _in_backward() -> bool:
+    """Whether autograd is at work: gradient checkpointing runs the forward a second time then."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _overwrites(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
+    name = getattr(function, "__name__", "")
+    return bool(kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    return None
+
+
+def _flat(items: Iterable[Any]) -> Iterable[Any]:
+    for item in items:
+        if isinstance(item, tuple | list):
+            yield from item
+        else:
+            yield item

@@ -1,0 +1,480 @@
+"""One engine a Trainer: reads activations once, however many monitors ask for them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vis_callbacks.engine.capture import Capture, Seen, Site, remove_inert_modes
+from vis_callbacks.engine.isolation import IsolatedForward, call_resolved, isolated
+from vis_callbacks.engine.layers import (
+    matches,
+    module_names,
+    no_such_layer,
+    nth_call,
+    strip_compiled,
+)
+from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe
+from vis_callbacks.engine.ranks import gather, merge_two
+from vis_callbacks.guard import Attempt, Guard
+
+_SEPARATOR = "\x1f"
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+@dataclass(eq=False, kw_only=True)
+class Subscription:
+    """A probe, whose it is, and what has been read for it so far.
+
+    Attributes:
+        guard: Of the monitor that asked; a failing reduction is its failure alone.
+        batch_of: The user's batch to the tensors that a reduction may look at.
+        forward: What an isolated pass calls, with the model and the inputs.
+        failure: Why there are no values this time; None while all is well.
+    """
+
+    probe: Probe
+    guard: Guard
+    batch_of: Callable[[Any], Batch]
+    forward: Forward
+    values: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    num_samples: int = 0
+    failure: str | None = None
+    seconds: float = 0.0
+
+    def wants(self, seen: Seen) -> bool:
+        """Whether the probe asks for this activation."""
+        if seen.site != self.probe.site:
+            return False
+        if self.probe.layers is None:
+            return seen.nonlinearity is not None and not seen.is_gate
+        return matches(seen.name, self.probe.layers)
+
+    def fail(self, stage: str, error: Exception) -> None:
+        """Gives up this snapshot's values."""
+        self.failure = f"{stage}: {type(error).__name__}"
+        self.values.clear()
+        self.guard.note(stage, error)
+
+    @contextmanager
+    def containing(self, stage: str) -> Iterator[None]:
+        """Makes a failure of the block the failure of this subscription alone."""
+        with Attempt() as attempt:
+            yield
+        if attempt.error is not None:
+            self.fail(stage, attempt.error)
+
+    def reset(self) -> None:
+        """Forgets what was read."""
+        self.values = {}
+        self.num_samples = 0
+        self.failure = None
+
+
+class Engine:
+    """Opens one capture a step for all that is due, and merges what it reads.
+
+    Args:
+        model: The module whose layers are read (not its DDP wrapper).
+        forward_context: Autocast as in the user's own passes, for isolated ones.
+        devices: Devices whose random streams an isolated pass must not move.
+        wrapped_root: See `Capture`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        devices: Sequence[torch.device] = (),
+        wrapped_root: bool = False,
+    ) -> None:
+        self.model = model
+        self._forward_context = forward_context
+        self._devices = tuple(devices)
+        self._wrapped_root = wrapped_root
+        self._subscriptions: list[Subscription] = []
+        self._capture: Capture | None = None
+        self._due: list[Subscription] = []
+        self._batch: Any = None
+        self._trace: dict[str, LayerInfo] = {}
+        self._names_checked: set[int] = set()
+        self._guard = Guard("the engine")
+        self._batches_of: dict[int, Batch] = {}
+        self._has_plain_step = False
+
+    # -- what is asked for
+
+    def subscribe(
+        self,
+        probe: Probe,
+        *,
+        guard: Guard,
+        batch_of: Callable[[Any], Batch],
+        forward: Forward | None = None,
+    ) -> Subscription:
+        """Registers a probe; nothing is attached before it is due."""
+        subscription = Subscription(
+            probe=probe,
+            guard=guard,
+            batch_of=batch_of,
+            forward=forward or call_resolved,
+        )
+        self._subscriptions.append(subscription)
+        return subscription
+
+    @property
+    def trace(self) -> tuple[LayerInfo, ...]:
+        """The layers met so far, in the order of the forward pass."""
+        return tuple(self._trace.values())
+
+    # -- one occasion
+
+    @property
+    def can_read_live(self) -> bool:
+        """Whether a capture may be opened over the user's own training step.
+
+        Not over the first step, nor where anything was compiled: a compiled function inside
+        ``forward`` cannot be found beforehand, and a function mode over it would compile a
+        second graph. The counter belongs to the process; an unrelated compiled function only
+        costs isolated passes.
+        """
+        return self._has_plain_step and not _was_compiled()
+
+    @property
+    def due(self) -> tuple[Subscription, ...]:
+        """The subscriptions of this occasion."""
+        return tuple(self._due)
+
+    @property
+    def reads_live(self) -> bool:
+        """Whether a capture is open now."""
+        return self._capture is not None and self._capture.is_open
+
+    def plain_step_passed(self) -> None:
+        """Tells the engine that a whole step of the user's has run without it."""
+        self._has_plain_step = True
+
+    def begin(self, due: Sequence[Subscription], *, live: bool) -> None:
+        """Starts an occasion for these subscriptions; ``live`` opens a capture."""
+        self.end()
+        self._due = list(due)
+        for subscription in self._due:
+            subscription.reset()
+        if live and self._due:
+            self._capture = self._new_capture(self._due, self._wrapped_root)
+            self._capture.__enter__()
+
+    def start_batch(self, batch: Any) -> None:
+        """Takes the (micro-)batch that the next forward passes belong to."""
+        self._batch = batch
+        if self._capture is not None:
+            self._capture.start_batch()
+
+    def count_batch(self) -> Batch | None:
+        """Adds the batch's samples, once its forward passes are over; returns the batch."""
+        batch = None
+        for subscription in self._due:
+            if subscription.failure is None:
+                with subscription.containing("reading the batch"):
+                    batch = self._batch_for(subscription)
+                    subscription.num_samples += batch.num_samples
+        self._batches_of = {}
+        return batch
+
+    def read_isolated(self, *, training: bool) -> None:
+        """Reads the current batch by an extra pass that leaves no trace."""
+        for group in _grouped(self._due):
+            lead = group[0]
+            with Attempt() as attempt:
+                inputs = self._batch_for(lead).inputs
+                capture = self._new_capture(group, wrapped_root=False, follow=inputs)
+                with (
+                    isolated(
+                        self.model,
+                        forward=lead.forward,
+                        forward_context=self._forward_context,
+                        devices=self._devices,
+                        training=training,
+                        grad=False,
+                    ) as forward,
+                    capture,
+                ):
+                    forward.run(inputs)
+            if attempt.error is not None:
+                for subscription in group:
+                    subscription.fail("the extra forward pass", attempt.error)
+
+    def open_over_evaluation(self) -> None:
+        """Opens a capture over one of the user's evaluation batches, where that is neutral.
+
+        ``nn.TransformerEncoder`` and ``nn.MultiheadAttention`` leave their fused path as soon
+        as a function mode is active, which moves the user's metrics; then, and in compiled
+        runs, the batch is read by an extra pass instead.
+        """
+        if not _was_compiled() and not _has_fused_path(self.model):
+            self._capture = self._new_capture(self._due, self._wrapped_root)
+            self._capture.__enter__()
+
+    def collect(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Merges what was read over the ranks: the subscriptions' values in place.
+
+        Every rank comes here, whatever failed before. A subscription that failed on one rank
+        has failed on all. Returns ``shared`` summed over the ranks.
+        """
+        return merge_ranks(self._due, shared)
+
+    def isolated_forward(self, forward: Forward) -> AbstractContextManager[IsolatedForward]:
+        """Returns the context in which a monitor may run the model without a trace."""
+        return isolated(
+            self.model,
+            forward=forward,
+            forward_context=self._forward_context,
+            devices=self._devices,
+        )
+
+    def end_capture(self) -> None:
+        """Closes the capture; what was read stays. Harmless where none is open."""
+        remove_inert_modes()
+        if self._capture is not None:
+            self._capture.close()
+            self._capture = None
+
+    def end(self) -> None:
+        """Closes the capture and lets go of the batch."""
+        self.end_capture()
+        self._batch = None
+        self._batches_of = {}
+
+    def check_names(self) -> None:
+        """Reports, once, the globs of the due subscriptions that no layer answered to."""
+        for subscription in self._due:
+            globs = subscription.probe.layers
+            if globs is None or subscription.failure or id(subscription) in self._names_checked:
+                continue
+            self._names_checked.add(id(subscription))
+            for glob in globs:
+                if not any(matches(name, (glob,)) for name in subscription.values):
+                    names = [*self._trace, *module_names(self.model).values()]
+                    error = ValueError(no_such_layer(glob, list(dict.fromkeys(names))))
+                    subscription.guard.note("finding layers", error)
+
+    def close(self) -> None:
+        """Takes off whatever is attached and forgets the model's layers."""
+        self.end()
+        self._due = []
+        self._subscriptions.clear()
+
+    def read_layers(
+        self, names: Sequence[str], inputs: Tensor, forward: Forward
+    ) -> dict[str, Tensor]:
+        """Returns copies of the named layers' activations for some inputs, as the model has them.
+
+        An isolated pass in evaluation mode. Names that are not met are missing.
+        """
+        kept: dict[str, Tensor] = {}
+
+        def keep(seen: Seen) -> None:
+            if seen.name in names and seen.name not in kept:
+                kept[seen.name] = torch.movedim(seen.values, seen.unit_axis, 1).clone()
+
+        with (
+            isolated(
+                self.model,
+                forward=forward,
+                forward_context=self._forward_context,
+                devices=self._devices,
+                grad=False,
+            ) as run,
+            Capture(self.model, keep, watched=self._watched("output", names)),
+        ):
+            run.run(inputs)
+        return kept
+
+    # -- inside the hook
+
+    def _new_capture(
+        self, due: Sequence[Subscription], wrapped_root: bool, follow: Any = None
+    ) -> Capture:
+        globs: dict[Site, list[str]] = {"output": [], "input": []}
+        for subscription in due:
+            globs[subscription.probe.site].extend(subscription.probe.layers or ())
+        return Capture(
+            self.model,
+            lambda seen: self._read(seen, due),
+            watched={
+                site: names
+                for site, wanted in globs.items()
+                for names in self._watched(site, wanted).values()
+            },
+            wrapped_root=wrapped_root,
+            contain=lambda: self._guard.contain("seeing an activation"),
+            follow=[follow] if isinstance(follow, Tensor) else (),
+        )
+
+    def _watched(self, site: Site, globs: Sequence[str]) -> dict[Site, list[str]]:
+        return {site: [n for n in module_names(self.model).values() if matches(n, globs)]}
+
+    def _read(self, seen: Seen, due: Sequence[Subscription]) -> None:
+        wanting = [s for s in due if s.failure is None and s.wants(seen)]
+        if seen.nonlinearity is None and not wanting:
+            return
+        name = self._note(seen)
+        reduced: dict[Any, Mapping[str, Tensor]] = {}
+        for subscription in wanting:
+            started = perf_counter()
+            with subscription.containing("reading activations"):
+                batch = self._batch_for(subscription)
+                make = subscription.probe.reduce
+                if make not in reduced:
+                    reduced[make] = make(self._activation(name, seen, batch), batch)
+                _merge_into(subscription, name, reduced[make])
+            subscription.seconds += perf_counter() - started
+
+    def _activation(self, name: str, seen: Seen, batch: Batch) -> Activation:
+        def units(tensor: Tensor) -> Tensor:
+            return samples_units_positions(tensor, seen.unit_axis, batch.num_samples)
+
+        same_shape = seen.inputs is not None and seen.inputs.shape == seen.values.shape
+        return Activation(
+            layer=name,
+            values=units(seen.values),
+            nonlinearity=seen.nonlinearity,
+            inputs=units(seen.inputs) if seen.inputs is not None and same_shape else None,
+            shape=tuple(seen.values.shape),
+        )
+
+    def _note(self, seen: Seen) -> str:
+        """Puts the layer into the trace and returns its name there.
+
+        Two calls from ``training_step`` may share a name and yet be different layers; the
+        number of units tells.
+        """
+        num_units = seen.values.shape[seen.unit_axis]
+        name = strip_compiled(seen.name)
+        call = 0
+        while (known := self._trace.get(nth_call(name, call))) and known.num_units != num_units:
+            call += 1
+        name = nth_call(name, call)
+        if name not in self._trace:
+            weighted = seen.weighted
+            self._trace[name] = LayerInfo(
+                name=name,
+                kind=seen.kind,
+                shape=tuple(seen.values.shape),
+                num_units=num_units,
+                weight_name=weighted.weight_name if weighted else None,
+                is_gate=seen.is_gate,
+                touches_input=bool(weighted and weighted.touches_input),
+            )
+        return name
+
+    def _batch_for(self, subscription: Subscription) -> Batch:
+        key = id(subscription.batch_of)
+        if key not in self._batches_of:
+            batch = subscription.batch_of(self._batch)
+            self._batches_of[key] = replace(batch, first_index=subscription.num_samples)
+        return self._batches_of[key]
+
+
+def samples_units_positions(values: Tensor, unit_axis: int, num_samples: int) -> Tensor:
+    """Returns a view (samples, units, positions) of an activation, of a copy only if it must.
+
+    Tokens before samples, (tokens, samples, units), are recognised by the batch size. Where
+    a multiple of the batch size comes first (windows, frames) they are positions of their
+    sample; where nothing fits, each row counts as a sample of its own for the sums, while
+    the number of samples is always the batch's.
+    """
+    axis = unit_axis % values.dim()
+    rows = values.shape[0]
+    if values.dim() == 3 and axis == 2 and rows != num_samples == values.shape[1]:
+        values, rows = values.transpose(0, 1), num_samples
+    if rows == 0:
+        return values.movedim(axis, 1).reshape(0, values.shape[axis], 1)
+    units_second = values.movedim(axis, 1).flatten(2) if values.dim() > 2 else values.unsqueeze(2)
+    if num_samples > 0 and rows > num_samples and rows % num_samples == 0:
+        parts = units_second.unflatten(0, (num_samples, rows // num_samples))
+        return parts.transpose(1, 2).flatten(2)
+    return units_second
+
+
+def _merge_into(subscription: Subscription, layer: str, values: Mapping[str, Tensor]) -> None:
+    known = subscription.values.get(layer)
+    if known is None:
+        subscription.values[layer] = dict(values)
+        return
+    for name, value in values.items():
+        known[name] = merge_two(known[name], value, subscription.probe.merge[name])
+
+
+def merge_ranks(
+    subscriptions: Sequence[Subscription], shared: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Merges values over the ranks; see `Engine.collect`.
+
+    What has failed on some rank is left out on every rank before values are exchanged, so a
+    monitor that fails on one of them takes no other monitor down.
+    """
+    failed = torch.tensor([s.failure is not None for s in subscriptions], dtype=torch.int64)
+    states = gather(None, {"failed": failed, "samples": _counts(subscriptions)})
+    if len(states.statuses) == 1:
+        return dict(shared)
+    for i, subscription in enumerate(subscriptions):
+        if any(bool(part["failed"][i]) for part in states.values):
+            subscription.failure = subscription.failure or "it failed on another rank"
+            subscription.values = {}
+        subscription.num_samples = int(sum(part["samples"][i] for part in states.values))
+    flat = {("shared", "", name): value for name, value in shared.items()}
+    for i, subscription in enumerate(subscriptions):
+        for layer, named in subscription.values.items():
+            flat |= {(str(i), layer, name): value for name, value in named.items()}
+    gathered = gather(None, {_SEPARATOR.join(key): value for key, value in flat.items()})
+    if gathered.problem is not None:
+        for subscription in subscriptions:
+            subscription.failure = subscription.failure or gathered.problem
+        return {}
+    total: dict[str, Tensor] = {}
+    for i, layer, name in flat:
+        how = "sum" if i == "shared" else subscriptions[int(i)].probe.merge[name]
+        parts = [part[_SEPARATOR.join((i, layer, name))] for part in gathered.values]
+        merged = reduce(lambda old, new, how=how: merge_two(old, new, how), parts)
+        if i == "shared":
+            total[name] = merged
+        else:
+            subscriptions[int(i)].values[layer][name] = merged
+    return total
+
+
+def _counts(subscriptions: Sequence[Subscription]) -> Tensor:
+    return torch.tensor([s.num_samples for s in subscriptions], dtype=torch.int64)
+
+
+def _grouped(subscriptions: Sequence[Subscription]) -> Iterator[list[Subscription]]:
+    """Yields the subscriptions that one isolated pass can serve together."""
+    groups: dict[tuple[int, int], list[Subscription]] = {}
+    for subscription in subscriptions:
+        if subscription.failure is None:
+            key = (id(subscription.batch_of), id(subscription.forward))
+            groups.setdefault(key, []).append(subscription)
+    yield from groups.values()
+
+
+def _has_fused_path(model: nn.Module) -> bool:
+    return any(
+        isinstance(m, nn.TransformerEncoderLayer | nn.MultiheadAttention) for m in model.modules()
+    )
+
+
+def _was_compiled() -> bool:
+    """Whether torch.compile has made a graph in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and dynamo.counters["frames"]["total"] > 0

@@ -1,0 +1,457 @@
+"""Extra forward passes that leave no trace: bit for bit, the run goes on as without them.
+
+Each context manager here restores one thing. They put back the original *objects*: values
+written back in place would raise version counters and spoil a backward pass of the user's that
+is still to come.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Protocol, cast, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module  # where the hooks on all modules live
+from torch.nn.utils.prune import BasePruningMethod
+
+from vis_callbacks.engine.scores import find_scores
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+class ForwardFn(Protocol):
+    """Inputs (samples, ...) to scores (samples, classes, ...)."""
+
+    def __call__(self, inputs: Tensor, *, chunk: int | None = None) -> Tensor:
+        """Returns the scores; of at most ``chunk`` samples at a time where it is given."""
+        ...
+
+
+@final
+class IsolatedForward:
+    """A forward pass inside `isolated`; outside of it, it only raises."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        forward: Forward,
+        forward_context: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._module: nn.Module | None = module
+        self._forward = forward
+        self._forward_context = forward_context
+
+    def __call__(self, inputs: Tensor, *, chunk: int | None = None) -> Tensor:
+        """Returns the scores, in float32 where the model computes in less.
+
+        Raises:
+            TypeError: The forward pass returned something without scores.
+            ValueError: ``chunk`` is below 1.
+            RuntimeError: The context is over.
+        """
+        if chunk is None:
+            return self._scores(inputs)
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk} is too small. Use at least 1 sample at a time.")
+        return torch.cat([self._scores(part) for part in torch.split(inputs, chunk)])
+
+    def run(self, inputs: Any) -> Any:
+        """Returns whatever the forward pass returns: for reading activations."""
+        if self._module is None:
+            raise RuntimeError(
+                "this forward pass is alive only inside observe (or the `isolated` context it "
+                "came from), which is over. Keep its results, not the function."
+            )
+        with self._forward_context():
+            return self._forward(self._module, _without_inference(inputs))
+
+    def close(self) -> None:
+        """Ends its life, and lets go of the model."""
+        self._module = None
+
+    def _scores(self, inputs: Tensor) -> Tensor:
+        scores = find_scores(self.run(inputs), len(inputs))
+        return scores.float() if scores.element_size() < 4 else scores
+
+
+@contextmanager
+def isolated(
+    model: nn.Module,
+    *,
+    forward: Forward | None = None,
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    devices: Iterable[torch.device] = (),
+    training: bool = False,
+    grad: bool = True,
+) -> Iterator[IsolatedForward]:
+    """Yields a forward pass of the model that leaves no trace in the run.
+
+    Use ``torch.autograd.grad`` inside. What it cannot undo: changes that the model's forward
+    makes to its parameters, to tensors that are no buffers, or outside of the model, and the
+    random generators that the model itself holds.
+
+    Args:
+        model: The module, or its DDP or ``torch.compile`` wrapper, which is not run.
+        forward: ``(module, inputs) -> output``; None takes what `resolve_forward` finds.
+        forward_context: Makes the context of each pass, such as autocast.
+        devices: Devices other than the CPU whose random streams must not move.
+        training: False puts all modules into evaluation mode; True leaves each as it is.
+        grad: Whether gradients are recorded.
+    """
+    module = unwrapped(model)
+    modes = nullcontext() if training else kept_modes(module)
+    with ExitStack() as stack:
+        # Out of inference mode first: tensors cloned inside it could not be differentiated.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
+        for context in (
+            eager_stance(),
+            uncached_autocast(),
+            forked_rng(devices),
+            kept_attributes(module),
+            modes,
+            swapped_buffers(module),
+            kept_requires_grad(module),
+            kept_grads(module),
+            silenced_hooks(module),
+            muted_logging(module),
+        ):
+            stack.enter_context(context)
+        live = IsolatedForward(module, forward or call_resolved, forward_context)
+        stack.callback(live.close)
+        yield live
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Returns the module inside a DDP, DataParallel or ``torch.compile`` wrapper.
+
+    The wrapper's own forward would wait for the other ranks, or compile.
+    """
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = cast(nn.Module, model.module)
+        elif "_orig_mod" in model._modules:
+            model = cast(nn.Module, model._orig_mod)
+        else:
+            return model
+
+
+def resolve_forward(module: nn.Module) -> nn.Module:
+    """Returns the module to call for an extra pass: itself, or the network that it holds.
+
+    Raises:
+        TypeError: It has no ``forward`` of its own and not exactly one child with parameters.
+    """
+    if _has_forward(module):
+        return module
+    children = {n: c for n, c in module.named_children() if any(True for _ in c.parameters())}
+    if len(children) == 1:
+        return next(iter(children.values()))
+    found = ", ".join(children) or "none"
+    raise TypeError(
+        f"{type(module).__name__} has no forward, and its children with parameters are: {found}. "
+        "Write forward_fn=lambda module, inputs: ... that returns the scores."
+    )
+
+
+def call_resolved(module: nn.Module, inputs: Any) -> Any:
+    """Returns the output of what `resolve_forward` finds."""
+    return resolve_forward(module)(inputs)
+
+
+def _has_forward(module: nn.Module) -> bool:
+    if "forward" in vars(module):
+        return True
+    owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    # LightningModule defines a forward that only raises.
+    is_bare = owner.__name__ == "LightningModule" and "lightning" in owner.__module__
+    return owner is not nn.Module and not is_bare
+
+
+# -- each restores one thing
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Puts every module into evaluation mode, and each back into the mode it had.
+
+    It sets the attribute: ``eval()`` and ``train()`` are overridden where a part of the model
+    is to stay frozen, and would then not restore what was.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            if module.training is not mode:
+                module.training = mode
+
+
+@contextmanager
+def forked_rng(devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Keeps the global random streams: torch on the CPU and ``devices``, NumPy, Python."""
+    others = [device for device in devices if device.type != "cpu"]
+    of_python, of_numpy, of_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    of_devices = [_rng_of(device).get_rng_state(*_index(device)) for device in others]
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        torch.set_rng_state(of_cpu)
+        for device, state in zip(others, of_devices, strict=True):
+            _rng_of(device).set_rng_state(state, *_index(device))
+
+
+def _rng_of(device: torch.device) -> Any:
+    return torch.get_device_module(device)
+
+
+def _index(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)
+
+
+@contextmanager
+def swapped_buffers(model: nn.Module) -> Iterator[None]:
+    """Lets the passes work on clones of the buffers; the original objects come back.
+
+    A buffer that several modules hold is one clone in all of them.
+    """
+    saved = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    clones: dict[int, Tensor] = {}
+    try:
+        for live, originals in saved:
+            for name, buffer in originals.items():
+                if buffer is None or nn.parameter.is_lazy(buffer):
+                    continue
+                if id(buffer) not in clones:
+                    clones[id(buffer)] = _clone(buffer)
+                live[name] = clones[id(buffer)]
+        yield
+    finally:
+        for live, originals in saved:
+            _put_back(live, originals)
+
+
+def _clone(buffer: Tensor) -> Tensor:
+    return buffer.detach().clone().requires_grad_(buffer.requires_grad)
+
+
+@contextmanager
+def kept_requires_grad(model: nn.Module) -> Iterator[None]:
+    """Keeps which parameters are frozen."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            if parameter.requires_grad is not flag:
+                parameter.requires_grad_(flag)
+
+
+@contextmanager
+def kept_grads(model: nn.Module) -> Iterator[None]:
+    """Takes the parameters' ``.grad`` out of reach, and puts the same objects back.
+
+    Out of reach, since a ``backward()`` inside would add to them in place.
+    """
+    grads = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in grads:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, grad in grads:
+            if parameter.grad is not grad:
+                parameter.grad = grad
+
+
+@contextmanager
+def kept_attributes(model: nn.Module) -> Iterator[None]:
+    """Keeps each module's attributes, and what its lists, dicts and sets hold.
+
+    A forward pass may count its calls, collect losses, or set the weight that it has computed
+    (weight norm does).
+    """
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    contents = [
+        (value, value.copy())
+        for _, saved in attributes
+        for value in saved.values()
+        if type(value) in (list, dict, set)
+    ]
+    try:
+        yield
+    finally:
+        for live, saved in attributes:
+            _put_back(live, saved)
+        for container, items in contents:
+            _refill(container, items)
+
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_HOOK_COMPANIONS = (
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+_HOOK_STATE = (*_HOOKS, *_HOOK_COMPANIONS, "_is_full_backward_hook")
+_MODEL_PACKAGES = ("torch.nn.", "torch.ao.", "torch.distributed.fsdp", "torch.distributed.tensor")
+
+
+@contextmanager
+def silenced_hooks(model: nn.Module) -> Iterator[None]:
+    """Lets the user's module hooks rest: they must not see passes that are not the user's.
+
+    Hooks that PyTorch itself attaches to make the model (weight norm, spectral norm, pruning,
+    quantisation, sharding) go on. The original dictionaries come back, so that what is
+    attached inside is gone outside.
+    """
+    owners = [vars(module) for module in model.modules()]
+    saved = [
+        (owner, {name: owner[name] for name in _HOOK_STATE if name in owner}) for owner in owners
+    ]
+    everywhere = vars(torch_module)
+    names = [f"_global{name}" for name in _HOOK_STATE]
+    saved.append((everywhere, {name: everywhere[name] for name in names if name in everywhere}))
+    try:
+        for owner, originals in saved:
+            owner.update(_model_hooks(originals))
+        yield
+    finally:
+        for owner, originals in saved:
+            owner.update(originals)
+
+
+def _model_hooks(originals: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+    """Returns copies of hook dictionaries with the hooks that are part of the model."""
+    own = {
+        key
+        for name, hooks in originals.items()
+        if name.endswith(_HOOKS)
+        for key, hook in hooks.items()
+        if _is_of_model(hook)
+    }
+    return {
+        name: OrderedDict((key, hook) for key, hook in hooks.items() if key in own)
+        for name, hooks in originals.items()
+        if isinstance(hooks, Mapping)
+    }
+
+
+def _is_of_model(hook: Any) -> bool:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    hook = getattr(hook, "__self__", hook)
+    if isinstance(hook, BasePruningMethod):
+        return True
+    home = getattr(hook, "__module__", None) or ""
+    return home.startswith(_MODEL_PACKAGES)
+
+
+_LOG_METHODS: tuple[str, ...] = ("log", "log_dict")  # a module with both is a LightningModule
+
+
+@contextmanager
+def muted_logging(model: nn.Module) -> Iterator[None]:
+    """Makes ``self.log`` in a forward do nothing: the user's own pass has logged already."""
+    owners = [
+        vars(module)
+        for module in model.modules()
+        if all(callable(getattr(type(module), name, None)) for name in _LOG_METHODS)
+    ]
+    saved = [(owner, {n: owner[n] for n in _LOG_METHODS if n in owner}) for owner in owners]
+    try:
+        for owner in owners:
+            owner.update(dict.fromkeys(_LOG_METHODS, _log_nothing))
+        yield
+    finally:
+        for owner, originals in saved:
+            for name in _LOG_METHODS:
+                owner.pop(name, None)
+            owner.update(originals)
+
+
+def _log_nothing(*args: Any, **kwargs: Any) -> None:
+    """Stands in for ``self.log``."""
+
+
+@contextmanager
+def uncached_autocast() -> Iterator[None]:
+    """Keeps autocast from sharing its casts of weights between the user's passes and ours.
+
+    A weight that was cast without gradients here would be used in the user's own pass.
+    """
+    was_cached = torch.is_autocast_cache_enabled()
+    try:
+        torch.set_autocast_cache_enabled(False)
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(was_cached)
+
+
+@contextmanager
+def eager_stance() -> Iterator[None]:
+    """Runs compiled parts of the model as they were written; it makes no graph.
+
+    Nothing to do before anything was compiled: the compiler is not even imported then.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _without_inference(inputs: Any) -> Any:
+    """Returns inputs that can be differentiated: clones of tensors made in inference mode."""
+    if isinstance(inputs, Tensor):
+        return inputs.clone() if inputs.is_inference() else inputs
+    if isinstance(inputs, dict):
+        return {key: _without_inference(value) for key, value in inputs.items()}
+    if type(inputs) in (tuple, list):
+        return type(inputs)(_without_inference(value) for value in inputs)
+    return inputs
+
+
+def _put_back(live: Any, saved: Mapping[str, Any]) -> None:
+    """Makes a dictionary hold the same objects in the same order again; writes only changes.
+
+    ``live`` may be the view of a scripted module's buffers, which knows little more than
+    ``items`` and setting what is there.
+    """
+    for name in [name for name, _ in live.items() if name not in saved]:
+        del live[name]
+    for name, value in saved.items():
+        if name not in live or live[name] is not value:
+            live[name] = value
+    if [name for name, _ in live.items()] != list(saved):
+        for name in saved:
+            live[name] = live.pop(name)
+
+
+def _refill(container: Any, items: Any) -> None:
+    """Gives a list, dict or set the contents it had."""
+    if _objects_in(container) == _objects_in(items):
+        return
+    container.clear()
+    if isinstance(container, list):
+        container.extend(items)
+    else:
+        container.update(items)
+
+
+def _objects_in(container: Any) -> list[Any]:
+    """Returns what tells whether a container holds the same objects in the same order."""
+    if isinstance(container, dict):
+        return [(id(key), id(value)) for key, value in container.items()]
+    return [id(item) for item in container]

@@ -1,0 +1,82 @@
+"""What a monitor asks the engine to read, and what a reduction is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vis_callbacks.analysis.nonlinearities import Nonlinearity
+    from vis_callbacks.engine.schedule import Schedule
+
+MergeName = Literal["sum", "max", "min", "concat"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The batch that passes by while an activation is read."""
+
+    inputs: Tensor | None
+    labels: Tensor | None
+    num_samples: int
+    first_index: int = 0  # running index of the batch's first sample within the occasion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """One activation as it is seen, inside the hook: reduce it, never keep it.
+
+    ``values`` is (samples, units, positions): spatial places or tokens are positions.
+    An in-place successor may overwrite it after the reduction has returned.
+    """
+
+    layer: str
+    values: Tensor
+    nonlinearity: Nonlinearity | None  # None: a module that is none (read by name)
+    inputs: Tensor | None  # what went into the nonlinearity, same shape; None if overwritten
+    shape: tuple[int, ...]  # as the model has it, batch first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What to read, reduced inside the hook and merged everywhere alike.
+
+    Attributes:
+        name: Key of the result in ``Snapshot.values``.
+        reduce: Activation and batch to named tensors, on the device, without a host sync.
+        merge: For each of these names how two of them become one: over reused calls,
+            micro-batches, an evaluation's batches and ranks.
+        layers: Globs over the names of modules and functional nonlinearities; None means
+            every nonlinearity.
+        site: ``"input"`` reads what a module is given (features: the last Linear's input).
+        occasion: ``"train_step"``, or ``"evaluation"``: fit's validation, trainer.validate,
+            trainer.test.
+        schedule: None takes the monitor's.
+    """
+
+    name: str
+    reduce: Callable[[Activation, Batch], Mapping[str, Tensor]]
+    merge: Mapping[str, MergeName | Callable[[Tensor, Tensor], Tensor]]
+    layers: Sequence[str] | None = None
+    site: Literal["output", "input"] = "output"
+    occasion: Literal["train_step", "evaluation"] = "train_step"
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInfo:
+    """One layer as the forward pass met it."""
+
+    name: str
+    kind: str  # "relu", "gelu", ... or the class name of a module that is no nonlinearity
+    shape: tuple[int, ...]  # of the activation, batch first
+    num_units: int
+    weight_name: str | None = None  # parameter whose rows feed the units; None: not known
+    is_gate: bool = False
+    touches_input: bool = False
+
+
+Values = Mapping[str, Mapping[str, Any]]  # layer -> name -> tensor

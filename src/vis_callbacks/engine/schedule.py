@@ -1,0 +1,307 @@
+"""When a snapshot is due: pure functions of the step and of a few facts of the run."""
+
+from __future__ import annotations
+
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
+
+# Statistics, as their rules were measured: the first look lies before any update (a first look
+# at step 20 instead costs a quarter of the recall), and 160 samples bound a silent unit's rate.
+_FIRST_STEPS = 20
+_APART = 5
+_SAMPLES_PER_BURST = 160
+_MIN_BURST, _MAX_BURST, _BURST_OF_UNKNOWN_BATCHES = 3, 8, 5
+_INTERVAL, _MAX_INTERVAL = 50, 1000
+_PER_STRETCH = 10  # bursts at one interval before it may grow
+_SHARE_OF_RUN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a schedule may know of a run; None where it is not known."""
+
+    planned_steps: int | None = None
+    steps_per_epoch: int | None = None
+    batch_size: int | None = None
+
+
+class Schedule(ABC):
+    """Says at which steps a snapshot is due. Step 0, before any update, always is.
+
+    Who asks at each step keeps the answer of `next_due` and compares: `due` works it out anew.
+    """
+
+    @abstractmethod
+    def next_due(self, step: int, facts: RunFacts) -> int | None:
+        """Returns the first due step after ``step`` (at least 0), or None where none comes."""
+
+    @final
+    def due(self, step: int, facts: RunFacts) -> bool:
+        """Whether a snapshot is due at this step."""
+        return step == 0 or (step > 0 and self.next_due(step - 1, facts) == step)
+
+    def ends_burst(self, step: int, facts: RunFacts) -> bool:
+        """Whether this due step is the last of those that belong together."""
+        return self.due(step, facts)
+
+    def thinned(self, thinning: int) -> Schedule:
+        """Returns the schedule with ``thinning`` times rarer bursts; without bursts, itself."""
+        return self
+
+
+@final
+@dataclass(frozen=True)
+class EveryNSteps(Schedule):
+    """The steps 0, n, 2n, ..."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        _check_positive("n", self.n)
+
+    def next_due(self, step: int, facts: RunFacts) -> int | None:
+        """Returns the next multiple of n."""
+        return (step // self.n + 1) * self.n
+
+
+@final
+@dataclass(frozen=True)
+class EveryNEpochs(Schedule):
+    """The last step of every n-th epoch; later on, epochs evenly spaced on a log scale.
+
+    Counting epochs from 1: after ``log_spaced_from`` three are due a doubling (10, 13, 16, 20,
+    26, 32, 40, ... for n = 1), each rounded up to a multiple of n, and the last one planned:
+    what changes slowly needs fewer pictures. A run of fewer than two epochs is divided into
+    twenty parts instead, and so is one whose epochs have no known length; where its end is
+    unknown too, the steps are those of `LogSpaced`.
+    """
+
+    n: int
+    log_spaced_from: int | None = 10
+
+    def __post_init__(self) -> None:
+        _check_positive("n", self.n)
+        if self.log_spaced_from is not None:
+            _check_positive("log_spaced_from", self.log_spaced_from)
+
+    def next_due(self, step: int, facts: RunFacts) -> int | None:
+        """Returns the last step of the next due epoch."""
+        length, planned = facts.steps_per_epoch, facts.planned_steps
+        if length is None and planned is None:
+            return LogSpaced().next_due(step, facts)
+        if planned is not None and (length is None or planned < 2 * length):
+            return _next_of_parts(step, planned, _SHARE_OF_RUN)
+        if length is None or length < 1:
+            return None
+        ended = (step + 1) // length  # epochs that are over once this step is
+        last = planned // length if planned is not None else 0
+        return self._next_epoch(ended, last) * length - 1
+
+    def _next_epoch(self, epoch: int, last: int) -> int:
+        following = (epoch // self.n + 1) * self.n
+        start = self.log_spaced_from
+        if start is None or following <= start:
+            return following
+        target = _next_log_spaced(following - self.n, start, per_doubling=3)
+        sparse = -(-target // self.n) * self.n
+        last -= last % self.n
+        return last if epoch < last < sparse else sparse
+
+
+@final
+@dataclass(frozen=True)
+class Bursts(Schedule):
+    """Several snapshots a few steps apart, then a pause: for statistics of single samples.
+
+    The steps 0, 5, 10, 15, 20; then bursts of ceil(160 / batch size) snapshots, 3 to 8 (5 where
+    the size is unknown), 5 steps apart: a burst every 50 steps up to step 500, then every
+    max(50, planned steps // 20). Where the end is unknown that interval doubles after each ten
+    bursts, up to 1,000.
+
+    Attributes:
+        thinning: A power of two: of the bursts after step 20 only each ``thinning``-th is kept.
+            A thinned schedule is part of the full one.
+    """
+
+    thinning: int = 1
+
+    def __post_init__(self) -> None:
+        _check_power_of_two("thinning", self.thinning)
+
+    def next_due(self, step: int, facts: RunFacts) -> int | None:
+        """Returns the next step of the burst, or the start of the next one."""
+        burst = _latest_start(step, facts)
+        if burst % self.thinning == 0:
+            start = _start(burst, facts)
+            following = start + ((step - start) // _APART + 1) * _APART
+            if following <= self._end(burst, facts):
+                return following
+        return _start((burst // self.thinning + 1) * self.thinning, facts)
+
+    def ends_burst(self, step: int, facts: RunFacts) -> bool:
+        """Whether this due step is the last of its burst."""
+        return self.due(step, facts) and step == self._end(_latest_start(step, facts), facts)
+
+    def thinned(self, thinning: int) -> Bursts:
+        """Returns the schedule with ``thinning`` as given."""
+        return replace(self, thinning=thinning)
+
+    def _end(self, burst: int, facts: RunFacts) -> int:
+        if burst == 0:
+            return _FIRST_STEPS
+        return _start(burst, facts) + (_burst_size(facts) - 1) * _APART
+
+
+@final
+@dataclass(frozen=True)
+class Decaying(Schedule):
+    """Every 50 steps up to 500, then every max(50, planned steps // 20): for numbers of weights.
+
+    Where the end is unknown the interval doubles after each ten snapshots, up to 1,000.
+    ``thinning`` as in `Bursts`.
+    """
+
+    thinning: int = 1
+
+    def __post_init__(self) -> None:
+        _check_power_of_two("thinning", self.thinning)
+
+    def next_due(self, step: int, facts: RunFacts) -> int | None:
+        """Returns the next start of a burst."""
+        return _start((_latest_start(step, facts) // self.thinning + 1) * self.thinning, facts)
+
+    def thinned(self, thinning: int) -> Decaying:
+        """Returns the schedule with ``thinning`` as given."""
+        return replace(self, thinning=thinning)
+
+
+@final
+@dataclass(frozen=True)
+class LogSpaced(Schedule):
+    """Steps evenly spaced on a log scale, and the last planned one: for pictures.
+
+    The defaults give 0, 50, 71, 100, 142, 200, ...: two a doubling, 20 up to step 25,000.
+    """
+
+    first: int = 50
+    per_doubling: int = 2
+
+    def __post_init__(self) -> None:
+        _check_positive("first", self.first)
+        _check_positive("per_doubling", self.per_doubling)
+
+    def next_due(self, step: int, facts: RunFacts) -> int | None:
+        """Returns the next step of the series, or the last planned one if that comes first."""
+        following = _next_log_spaced(step, self.first, self.per_doubling)
+        last = facts.planned_steps - 1 if facts.planned_steps is not None else None
+        return last if last is not None and step < last < following else following
+
+
+def schedule_from_options(
+    every_n_train_steps: int | None, every_n_epochs: int | None, default: Schedule
+) -> Schedule:
+    """Returns the schedule that a monitor's options ask for.
+
+    Raises:
+        TypeError: A period is no whole number.
+        ValueError: A period is below 1, or both are given.
+    """
+    if every_n_train_steps is not None:
+        _check_positive("every_n_train_steps", every_n_train_steps)
+    if every_n_epochs is not None:
+        _check_positive("every_n_epochs", every_n_epochs)
+    if every_n_train_steps is not None and every_n_epochs is not None:
+        raise ValueError(
+            f"every_n_train_steps={every_n_train_steps} and every_n_epochs={every_n_epochs} "
+            "exclude each other. Give one of them."
+        )
+    if every_n_train_steps is not None:
+        return EveryNSteps(every_n_train_steps)
+    return EveryNEpochs(every_n_epochs) if every_n_epochs is not None else default
+
+
+def _burst_size(facts: RunFacts) -> int:
+    if not facts.batch_size:
+        return _BURST_OF_UNKNOWN_BATCHES
+    return min(max(-(-_SAMPLES_PER_BURST // facts.batch_size), _MIN_BURST), _MAX_BURST)
+
+
+def _start(index: int, facts: RunFacts) -> int:
+    """Returns the step at which the ``index``-th burst starts; the 0th at step 0."""
+    stretch = next(s for s in _stretches(facts) if index <= s.first + s.num_bursts)
+    return stretch.start + (index - stretch.first) * stretch.interval
+
+
+def _latest_start(step: int, facts: RunFacts) -> int:
+    """Returns the index of the last burst that starts at ``step`` or before."""
+    stretch = next(s for s in _stretches(facts) if step < s.start + s.num_bursts * s.interval)
+    return stretch.first + (step - stretch.start) // stretch.interval
+
+
+class _Stretch(NamedTuple):
+    """Starts of bursts at equal intervals; burst ``first`` starts at step ``start``."""
+
+    first: int
+    start: int
+    interval: int
+    num_bursts: int
+
+
+def _stretches(facts: RunFacts) -> Iterator[_Stretch]:
+    """Yields the stretches of a run in order; the last one has no end."""
+    stretch = _Stretch(0, 0, _INTERVAL, _PER_STRETCH)
+    yield stretch
+    planned = facts.planned_steps
+    while stretch.num_bursts == _PER_STRETCH:
+        interval = (
+            min(2 * stretch.interval, _MAX_INTERVAL)
+            if planned is None
+            else max(_INTERVAL, planned // _SHARE_OF_RUN)
+        )
+        is_last = planned is not None or interval == _MAX_INTERVAL
+        stretch = _Stretch(
+            stretch.first + stretch.num_bursts,
+            stretch.start + stretch.num_bursts * stretch.interval,
+            interval,
+            sys.maxsize if is_last else _PER_STRETCH,
+        )
+        yield stretch
+
+
+def _next_of_parts(step: int, planned: int, parts: int) -> int | None:
+    """Returns the next last step of one of ``parts`` equal parts of the run."""
+    if planned < 1:
+        return None
+    part = (step + 1) * parts // planned + 1
+    following = -(-part * planned // parts) - 1
+    return following if following < planned else None
+
+
+def _next_log_spaced(value: int, first: int, per_doubling: int) -> int:
+    """Returns the least ceil(first * 2 ** (k / per_doubling)), k >= 0, above ``value``."""
+    if value < first:
+        return first
+    # One step back, since rounding may have put the exponent on the wrong side of a whole one.
+    k = max(math.floor(per_doubling * math.log2(value / first)) - 1, 0)
+    while (following := math.ceil(first * 2 ** (k / per_doubling) - 1e-9)) <= value:
+        k += 1
+    return following
+
+
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"{name}={value!r} is a {type(value).__name__}. Use a whole number of at least 1."
+        )
+    if value < 1:
+        raise ValueError(f"{name}={value} is too small. Use a whole number of at least 1.")
+
+
+def _check_power_of_two(name: str, value: int) -> None:
+    _check_positive(name, value)
+    if value & (value - 1):
+        raise ValueError(f"{name}={value} is no power of two. Use 1, 2, 4, ...")

@@ -1,0 +1,267 @@
+"""What is explained: a class of the model's scores, or any unit of any layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from vis_callbacks.engine.layers import nearest
+
+Target = Literal["label", "predicted"] | int
+
+_SCORE_KEYS = ("logits", "scores", "out", "output", "outputs", "pred", "preds", "predictions")
+_TARGET_WORDS = ("label", "predicted", "both")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of one layer: a channel of a convolution, a feature of anything else.
+
+    Attributes:
+        layer: Its name in ``vis_callbacks.summary(model, inputs)``.
+        index: From 0.
+        position: One place of the unit (row and column, or a token): a neuron. None: all.
+
+    Example:
+        >>> Unit.parse("layer4.1.relu-1:17")
+        Unit(layer='layer4.1.relu-1', index=17, position=None)
+    """
+
+    layer: str
+    index: int
+    position: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_index("index", self.index)
+        for place in self.position or ():
+            _check_index("position", place)
+
+    def __str__(self) -> str:
+        place = "" if self.position is None else "@" + ",".join(map(str, self.position))
+        return f"{self.layer}:{self.index}{place}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Returns the unit written as ``layer:index`` or ``layer:index@row,column``.
+
+        Raises:
+            ValueError: It is written otherwise.
+        """
+        layer, _, numbers = text.rpartition(":")
+        index, at, position = numbers.partition("@")
+        try:
+            if not layer:
+                raise ValueError("no layer")
+            places = tuple(int(place) for place in position.split(",")) if at else None
+            return cls(layer, int(index), places)
+        except ValueError as error:
+            raise ValueError(
+                f'unit "{text}" is not written as a layer and an index from 0. '
+                'Use "layer4.1.relu-1:17", or "layer4.1.relu-1:17@3,5" for one position.'
+            ) from error
+
+    def check(self, num_units: Mapping[str, int]) -> None:
+        """Raises unless one of these layers has this unit.
+
+        Raises:
+            ValueError: No such layer (the message lists near names), or no such index.
+        """
+        if self.layer not in num_units:
+            near = nearest(self.layer, num_units)
+            listed = ", ".join(f'"{name}"' for name in near)
+            raise ValueError(
+                f'unit "{self}": none of the model\'s {len(num_units)} layers is called '
+                f'"{self.layer}"'
+                + (f'; nearest: {listed}. Use "{near[0]}:{self.index}".' if near else ".")
+            )
+        if self.index >= num_units[self.layer]:
+            raise ValueError(
+                f'unit "{self}": layer "{self.layer}" has {num_units[self.layer]} units. '
+                f"Use an index from 0 to {num_units[self.layer] - 1}."
+            )
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The class explained for each sample, and what must be said about the choice."""
+
+    indices: Tensor  # (samples,) int64
+    note: str = ""
+
+
+def expand_target(option: object) -> tuple[Target, ...]:
+    """Returns the targets that an option asks for: "both" is the label and the prediction.
+
+    Raises:
+        ValueError: An unknown word, or a negative class.
+        TypeError: Neither a word nor a whole number.
+    """
+    if option == "both":
+        return ("label", "predicted")
+    if option == "label":
+        return ("label",)
+    if option == "predicted":
+        return ("predicted",)
+    if isinstance(option, str):
+        near = difflib.get_close_matches(option, _TARGET_WORDS, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f'target="{option}" is no target. Use "label", "predicted", "both" or the index of '
+            f'a class; nearest: "{near}".'
+        )
+    return (_check_index("target", option),)
+
+
+def find_scores(output: Any, num_samples: int) -> Tensor:
+    """Returns the scores (samples, classes, ...) in whatever a forward pass has returned.
+
+    A tensor is taken as it is; of a mapping, dataclass or named tuple the usual names; of a
+    tuple or list the first tensor that has a row for each sample. Scores (samples,) become
+    (samples, 1).
+
+    Raises:
+        TypeError: No such tensor; the message says what there was.
+    """
+    for candidate in _candidates(output):
+        if (
+            isinstance(candidate, Tensor)
+            and candidate.is_floating_point()
+            and candidate.dim() > 0
+            and len(candidate) == num_samples
+        ):
+            return candidate.unsqueeze(1) if candidate.dim() == 1 else candidate
+    raise TypeError(
+        f"the forward pass of {num_samples} samples returned {describe(output)}, where no "
+        "scores (samples, classes) were found. Write forward_fn=lambda model, inputs: ... that "
+        "returns them."
+    )
+
+
+def resolve_targets(scores: Tensor, target: Target, labels: Tensor | None = None) -> Targets:
+    """Returns the class to explain for each sample.
+
+    Where a label is missing or is no class of these scores, the predicted class stands in for
+    it, and ``note`` says for how many. Scores at several positions are compared by their mean.
+
+    Raises:
+        ValueError: ``target`` is a class that the scores do not have.
+    """
+    num_classes = scores.shape[1]
+    predicted = _per_class(scores.detach()).argmax(1)
+    if target == "predicted":
+        return Targets(predicted)
+    if target == "label":
+        if labels is None:
+            return Targets(predicted, "no usable labels: the predicted class instead")
+        labels = labels.to(device=scores.device, dtype=torch.int64)
+        is_class = (labels >= 0) & (labels < num_classes)
+        num_odd = int((~is_class).sum())
+        note = (
+            f"{num_odd} of {len(labels)} labels are none of the {num_classes} classes: "
+            "the predicted class instead"
+        )
+        return Targets(torch.where(is_class, labels, predicted), note if num_odd else "")
+    if target >= num_classes:
+        raise ValueError(
+            f"target={target} is no class of these scores, which have {num_classes}. "
+            f"Use 0 to {num_classes - 1}."
+        )
+    return Targets(torch.full_like(predicted, target))
+
+
+def select_scores(scores: Tensor, indices: Tensor) -> Tensor:
+    """Returns each sample's score of its class, (samples,); of several positions the mean."""
+    return _per_class(scores).gather(1, indices.unsqueeze(1)).squeeze(1)
+
+
+def unit_scores(activation: Tensor, unit: Unit) -> Tensor:
+    """Returns how strongly the unit answers to each sample, (samples,).
+
+    Without a position it is the strongest one: what made the unit fire, not the mean of where
+    it did and where it did not.
+
+    Args:
+        activation: (samples, units, ...), its layer's.
+        unit: Its ``position`` has an index for each axis after the units.
+
+    Raises:
+        ValueError: The position does not fit.
+    """
+    values = activation.select(1, unit.index)
+    if unit.position is None:
+        return values.flatten(1).amax(1) if values.dim() > 1 else values
+    sizes = tuple(values.shape[1:])
+    fits = len(unit.position) == len(sizes) and all(
+        place < size for place, size in zip(unit.position, sizes, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f'unit "{unit}": its layer has positions of size {sizes}. Use one index below each.'
+        )
+    return values.flatten(1)[:, _flat_index(unit.position, sizes)]
+
+
+def describe(value: Any, depth: int = 2) -> str:
+    """Returns in a few words what a batch or an output looks like: types, names, shapes."""
+    if isinstance(value, Tensor):
+        return f"Tensor{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    named = named_fields(value)
+    if named is None and not isinstance(value, tuple | list):
+        return type(value).__name__
+    if depth == 0:
+        return f"{type(value).__name__}(...)"
+    if named is not None:
+        parts = [f"{key}: {describe(item, depth - 1)}" for key, item in named.items()]
+    else:
+        parts = [describe(item, depth - 1) for item in value]
+    shown = ", ".join(parts[:8]) + (", ..." if len(parts) > 8 else "")
+    return f"{type(value).__name__}({shown})"
+
+
+def named_fields(value: Any) -> Mapping[str, Any] | None:
+    """Returns the parts of a mapping, dataclass or named tuple by name; None for all else."""
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(value._fields, value, strict=True))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return None
+
+
+def _candidates(output: Any) -> Iterator[Any]:
+    """Yields what may be the scores, the most likely first."""
+    named = named_fields(output)
+    if named is not None:
+        yield from (named[key] for key in _SCORE_KEYS if key in named)
+        tensors = [item for item in named.values() if isinstance(item, Tensor)]
+        if len(tensors) == 1 or isinstance(output, tuple):
+            yield from tensors
+    elif isinstance(output, tuple | list):
+        yield from output
+    else:
+        yield output
+
+
+def _flat_index(position: tuple[int, ...], sizes: tuple[int, ...]) -> int:
+    index = 0
+    for place, size in zip(position, sizes, strict=True):
+        index = index * size + place
+    return index
+
+
+def _per_class(scores: Tensor) -> Tensor:
+    return scores.flatten(2).mean(2) if scores.dim() > 2 else scores
+
+
+def _check_index(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use a whole number from 0.")
+    if value < 0:
+        raise ValueError(f"{name}={value} is negative. Use a whole number from 0.")
+    return value

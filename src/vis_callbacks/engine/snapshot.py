@@ -1,0 +1,120 @@
+"""One occasion of measuring, as the values a monitor's ``observe`` is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from vis_callbacks.engine.probe import LayerInfo, Values
+
+if TYPE_CHECKING:
+    from vis_callbacks.engine.isolation import ForwardFn
+    from vis_callbacks.engine.references import References
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One parameter group of one optimizer.
+
+    Attributes:
+        name: ``"Adam"``, or ``"Adam/1"`` where there are several groups.
+        kind: Class name of the optimizer.
+        weight_norm, update_norm: L2 norms over a fixed strided selection of the group's values
+            (at most 65,536), of the weights before and of this step's change; None where the
+            update was not measured at this snapshot.
+    """
+
+    name: str
+    kind: str
+    parameter_names: tuple[str, ...]
+    lr: float
+    momentum: float | None = None
+    weight_decay: float = 0.0
+    weight_norm: Tensor | None = None
+    update_norm: Tensor | None = None
+
+
+class Weights(Mapping[str, Tensor]):
+    """The model's weights by name, read only, as the forward pass would use them.
+
+    A parametrised weight (weight norm, pruning, quantisation-aware) is found under its own
+    name and read as its effective value.
+    """
+
+    def __init__(self, model: nn.Module, names: Mapping[str, str] | None = None) -> None:
+        """Reads from ``model``; ``names`` maps our names to the model's where they differ."""
+        self._model = model
+        self._names = {_plain(name): name for name, _ in model.named_parameters()} | dict(
+            names or {}
+        )
+
+    def __getitem__(self, name: str) -> Tensor:
+        path, _, attribute = self._names.get(name, name).rpartition(".")
+        try:
+            value = getattr(self._model.get_submodule(path), attribute)
+        except AttributeError as error:
+            raise KeyError(name) from error
+        if not isinstance(value, Tensor):
+            raise KeyError(name)
+        return value.detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What was read at one step. A test builds one from plain values.
+
+    Attributes:
+        step: The x-axis of the user's own ``self.log``.
+        planned_steps: None where the loop has no end that is known.
+        trace: The layers in the order of the forward pass.
+        values: By probe, layer and name: merged over calls, micro-batches and ranks; on the
+            device. A probe that was not due is missing.
+        num_samples: By probe, the number of samples its values rest on (all ranks).
+        weights: The weights after the step's update, read only.
+        loss: The step's loss, or None where the loop returns none.
+        metrics: A copy of ``trainer.callback_metrics`` as floats.
+        input_stats: Numbers of the batch's inputs, on the device: "share_constant",
+            "mean", "std".
+        forward: An isolated forward pass, alive only inside ``observe``; None unless needed.
+        wants_pictures: False where this snapshot is for numbers only.
+        is_reference: This snapshot lies before the first update of the run.
+    """
+
+    step: int
+    planned_steps: int | None = None
+    epoch: int = 0
+    stage: str = "fit"
+    trace: tuple[LayerInfo, ...] = ()
+    values: Mapping[str, Values] = field(default_factory=dict)
+    num_samples: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    loss: float | Tensor | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    input_stats: Mapping[str, Tensor] = field(default_factory=dict)
+    optimizer: tuple[Group, ...] = ()
+    references: References | None = None
+    forward: ForwardFn | None = None
+    read_layers: Callable[..., Mapping[str, Tensor]] | None = None
+    wants_pictures: bool = True
+    ends_burst: bool = True
+    is_reference: bool = False
+
+    def layer(self, name: str) -> LayerInfo:
+        """Returns what is known of one layer. Raises KeyError for one that was not met."""
+        for info in self.trace:
+            if info.name == name:
+                return info
+        raise KeyError(name)

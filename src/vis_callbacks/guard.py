@@ -1,0 +1,145 @@
+"""Containing failures: a monitor's error never reaches the user's run.
+
+`Attempt` is the only place of the training side that stops an `Exception`. ``KeyboardInterrupt`` and
+``SystemExit`` are no `Exception` and pass through unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+log = logging.getLogger("vis_callbacks")
+
+
+class IntendedError(Exception):
+    """An error that is meant to reach the user's run, such as that of ``on_alert="raise"``."""
+
+
+class Attempt:
+    """Runs a block and keeps its exception as ``error`` instead of letting it out."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, IntendedError):
+            return False
+        self.error = error
+        return True
+
+
+@dataclass
+class Guard:
+    """Contains, counts and reports the failures of one monitor, once per cause.
+
+    Messages go through logging, not ``warnings``: under ``-W error`` a warning would become
+    the very exception that must not reach the run.
+
+    Args:
+        owner: Who failed, in the words of the report.
+        max_failures: After so many failing snapshots in a row the owner rests: a monitor
+            that fails three times running fails for a reason that the next will not cure.
+    """
+
+    owner: str
+    max_failures: int = 3
+    counts: Counter[str] = field(default_factory=Counter)
+    in_a_row: int = 0
+    _count_before: int = 0
+    _has_said_it_rests: bool = False
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the owner has failed too often in a row to be asked again."""
+        return self.in_a_row >= self.max_failures
+
+    @contextlib.contextmanager
+    def contain(
+        self, stage: str, then: Callable[[], object] | None = None
+    ) -> Iterator[None]:
+        """Lets no failure of the block out: it is counted, and reported once per cause.
+
+        ``then`` is called after a failure, to give up what the block had begun.
+        """
+        with Attempt() as attempt:
+            yield
+        if attempt.error is not None:
+            self.note(stage, attempt.error)
+            if then is not None:
+                then()
+
+    def note(self, stage: str, error: Exception) -> None:
+        """Counts a failure and reports its cause when it is new."""
+        cause = f"{stage}: {type(error).__name__}: {_words_of(error)}"
+        is_new = cause not in self.counts
+        # Several failures at one snapshot are one in the row.
+        self.in_a_row += self.counts.total() == self._count_before
+        self.counts[cause] += 1
+        where = _place_of(error)
+        # A caught exception holds its frames, and these the model and the batch.
+        error.__traceback__ = None
+        say(
+            f"{self.owner} failed in {cause}{where}. Training goes on; this snapshot of "
+            f"{self.owner} is skipped, and the same failure is not reported again.",
+            level=logging.WARNING if is_new else logging.DEBUG,
+            contained=error,
+        )
+        if self.in_a_row == self.max_failures and not self._has_said_it_rests:
+            self._has_said_it_rests = True
+            say(
+                f"{self.owner} rests: it failed {self.max_failures} times in a row. "
+                "Training goes on without it."
+            )
+
+    def begin_snapshot(self) -> None:
+        """Ends a row of failures where the snapshot before had none."""
+        if self._count_before == self.counts.total() and not self.is_resting:
+            self.in_a_row = 0
+        self._count_before = self.counts.total()
+
+    def summarise(self) -> None:
+        """Says once, at the end of a run, how often what was contained."""
+        if self.counts:
+            causes = "; ".join(f"{count} x {cause}" for cause, count in self.counts.items())
+            say(f"{self.owner}: {self.counts.total()} contained failures ({causes}).")
+
+
+def say(
+    message: str, *, level: int = logging.WARNING, contained: Exception | None = None
+) -> None:
+    """Logs a message; a log handler that fails itself changes nothing."""
+    # The stored error lets a test's handler fail on failures that nobody asked for.
+    with contextlib.suppress(Exception):
+        log.log(level, message, extra={"contained": contained} if contained else None)
+
+
+def _words_of(error: Exception) -> str:
+    """Returns the error's message, whatever its ``__str__`` does."""
+    text = "(its message cannot be shown)"
+    with Attempt():
+        text = str(error)
+    return text if len(text) <= 500 else f"{text[:500]}..."
+
+
+def _place_of(error: Exception) -> str:
+    """Returns the innermost place of the failure as `` (module.py:12)``."""
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    if not frames:
+        return ""
+    frame = frames[-1]
+    return f" ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"

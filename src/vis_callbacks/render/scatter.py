@@ -1,0 +1,145 @@
+"""Scatter plots of two-dimensional maps: which samples lie together, and which go astray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from vis_callbacks.render.captions import with_caption
+from vis_callbacks.render.images import MAX_FRAME_WIDTH, blank, stacked
+from vis_callbacks.render.markers import OVERSAMPLING, draw_marker, marker_legend
+from vis_callbacks.render.text import (
+    FAINT_INK,
+    Picture,
+    line_height,
+    shortened_names,
+    write,
+)
+
+_MARGIN = 12  # pixels between the outermost points and the frame
+_TRAIL = (190, 190, 190)
+_MAX_LEGEND_ENTRIES = 100  # as many as colours times shapes
+_MAX_NAME_WIDTH = 180
+
+
+def scatter(
+    points: NDArray[Any],
+    labels: NDArray[Any] | None = None,
+    class_names: Sequence[object] = (),
+    wrong: NDArray[np.bool_] | None = None,
+    trails: NDArray[Any] | None = None,
+    caption: Sequence[object] = (),
+    *,
+    width: int = MAX_FRAME_WIDTH,
+) -> Picture:
+    """Returns a map of points, each with the colour and the marker of its class.
+
+    Both axes have one scale: distances are what such a map is read by. It has no ticks, since
+    the coordinates of an embedding mean nothing. The legend names the classes that occur.
+
+    Args:
+        points: (samples, 2). What is not finite is left out and counted.
+        labels: (samples,) class numbers; below 0, or None, for "not known".
+        class_names: Name of each class; a class beyond them is called by its number.
+        wrong: (samples,) True where the model errs: a ring around the marker.
+        trails: (samples, 2) where the same samples lay on the last map: a faint line to there.
+        caption: Lines over the picture.
+        width: Of the picture and height of the map, in pixels.
+
+    Raises:
+        ValueError: The points are not (samples, 2), or another array has not as many samples.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points have the shape {points.shape}; give (samples, 2)")
+    num_samples = len(points)
+    kinds = np.full(num_samples, -1) if labels is None else np.asarray(labels).astype(np.int64)
+    is_wrong = np.zeros(num_samples, bool) if wrong is None else np.asarray(wrong, dtype=bool)
+    for name, array in (("labels", kinds), ("wrong", is_wrong), ("trails", trails)):
+        if array is not None and len(array) != num_samples:
+            raise ValueError(f"{name} has {len(array)} entries for {num_samples} points")
+    is_shown = np.isfinite(points).all(axis=1)
+    before = None if trails is None else np.asarray(trails, dtype=np.float64)[is_shown]
+    plot = _plot(points[is_shown], kinds[is_shown], is_wrong[is_shown], before, width)
+    legend = _legend(kinds[is_shown], class_names, width)
+    lines = [*caption, *_notes(is_shown, is_wrong if wrong is not None else None, trails)]
+    return with_caption(stacked([plot, *legend]), lines)
+
+
+def _notes(
+    is_shown: NDArray[np.bool_], is_wrong: NDArray[np.bool_] | None, trails: NDArray[Any] | None
+) -> list[str]:
+    """Returns what the marks mean and how many there are."""
+    notes = []
+    num_samples = len(is_shown)
+    if is_wrong is not None:
+        notes.append(f"ringed: misclassified ({np.count_nonzero(is_wrong):,} of {num_samples:,})")
+    if trails is not None:
+        notes.append("grey lines: from the place on the map before")
+    if num_missing := np.count_nonzero(~is_shown):
+        notes.append(f"left out: {num_missing:,} of {num_samples:,} points that are not finite")
+    return notes
+
+
+def _plot(
+    points: NDArray[np.float64],
+    kinds: NDArray[np.int64],
+    is_wrong: NDArray[np.bool_],
+    before: NDArray[np.float64] | None,
+    width: int,
+) -> Picture:
+    """Returns the map in its frame."""
+    size = width * OVERSAMPLING
+    canvas = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(canvas)
+    num_shown = len(points)
+    known = points if before is None else np.concatenate([points, before])
+    places = _places(known, points, width) * OVERSAMPLING
+    if before is not None:
+        for start, end in zip(places[num_shown:], places[:num_shown], strict=True):
+            if np.isfinite(start).all():
+                draw.line((*start, *end), fill=_TRAIL, width=OVERSAMPLING)
+    radius = OVERSAMPLING * float(np.clip(4.5 - 0.5 * np.log2(max(num_shown, 1) / 125), 2.2, 4.5))
+    for (x, y), kind, marked in zip(
+        places[:num_shown].tolist(), kinds.tolist(), is_wrong.tolist(), strict=True
+    ):
+        draw_marker(draw, x, y, kind, radius, marked)
+    plot = np.array(canvas.reduce(OVERSAMPLING))
+    plot[[0, -1]] = plot[:, [0, -1]] = FAINT_INK
+    return plot
+
+
+def _places(
+    known: NDArray[np.float64], points: NDArray[np.float64], width: int
+) -> NDArray[np.float64]:
+    """Returns the pixels of all known points, so that those of this map fill the picture."""
+    if not len(points):
+        return known
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre = low / 2 + high / 2
+    half_span = float((high / 2 - low / 2).max()) or 1.0  # all points in one place: the centre
+    places = (known - centre) / half_span * (width / 2 - _MARGIN)
+    return np.asarray(width / 2 + places * (1, -1))
+
+
+def _legend(kinds: NDArray[np.int64], class_names: Sequence[object], width: int) -> list[Picture]:
+    """Returns the classes that occur, in as many columns as their names allow; maybe none."""
+    classes = [int(kind) for kind in np.unique(kinds) if kind >= 0]
+    if not classes:
+        return []
+    listed = classes[:_MAX_LEGEND_ENTRIES]
+    names = [class_names[kind] if kind < len(class_names) else kind for kind in listed]
+    texts = shortened_names(names, _MAX_NAME_WIDTH)
+    entries = list(zip(texts, listed, strict=True))
+    if num_unknown := int(np.count_nonzero(kinds < 0)):
+        entries.append((f"class not known: {num_unknown:,}", -1))
+    parts = [marker_legend(entries, width)]
+    if hidden := len(classes) - len(listed):
+        line = blank(line_height(), width)
+        write(line, f"and {hidden:,} classes more; colours and shapes repeat", 2, 0)
+        parts.append(line)
+    return [stacked(parts, gap=0)]

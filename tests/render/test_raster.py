@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vis_callbacks.render.colours import NOT_MEASURED
+from vis_callbacks.render.raster import (
+    _COLOURS,
+    ALIVE,
+    DEAD,
+    NEVER_FIRED,
+    REVIVED,
+    raster,
+    sorted_by_death,
+)
+
+
+def count(picture: np.ndarray, state: int) -> int:
+    return int((picture == np.array(_COLOURS[state], dtype=np.uint8)).all(axis=2).sum())
+
+
+def test_units_are_sorted_alive_revived_dead_never_fired() -> None:
+    states = np.array([[NEVER_FIRED] * 2, [ALIVE, DEAD], [DEAD, REVIVED], [ALIVE, ALIVE]])
+
+    assert sorted_by_death(states).tolist() == [3, 2, 1, 0]
+
+
+def test_the_dead_form_a_stair_the_earliest_lowest() -> None:
+    deaths = np.array([3, 1, 4, 2])
+    states = (np.arange(5) >= deaths[:, None]).astype(int)
+
+    assert deaths[sorted_by_death(states)].tolist() == [4, 3, 2, 1]
+
+
+def test_the_time_of_death_is_the_last_one() -> None:
+    states = np.array([[DEAD, ALIVE, ALIVE, DEAD], [ALIVE, DEAD, DEAD, DEAD]])
+
+    assert sorted_by_death(states).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("units", [1, 8, 64, 512, 2_048])
+@pytest.mark.parametrize("times", [1, 60, 500])
+def test_any_size_gives_a_frame_that_fits_a_card(units: int, times: int) -> None:
+    picture = raster(np.zeros((units, times), dtype=int), range(times))
+
+    assert picture.shape[1] == 400
+    assert picture.shape[0] < 520
+
+
+@pytest.mark.parametrize("state", [ALIVE, DEAD, REVIVED, NEVER_FIRED])
+def test_a_state_fills_the_picture_with_its_colour(state: int) -> None:
+    picture = raster(np.full((100, 10), state), range(10))
+
+    assert count(picture, state) > 0.9 * 100 * 340
+    assert all(count(picture, other) < 200 for other in range(4) if other != state)
+
+
+def test_a_single_dead_unit_among_thousands_is_seen() -> None:
+    states = np.zeros((2_048, 10), dtype=int)
+    legend_only = count(raster(states, range(10)), DEAD)
+    states[5, 5:] = DEAD
+
+    assert count(raster(states, range(10)), DEAD) - legend_only >= 150
+
+
+def test_what_is_no_state_is_grey() -> None:
+    picture = raster(np.array([[-1, 0], [7, 0]]), [0, 1])
+
+    assert (picture == np.array(NOT_MEASURED, dtype=np.uint8)).all(axis=2).sum() > 1_000
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (2, 0), (2,), (2, 3)])
+def test_states_must_fit_the_steps(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="do not fit 2 steps"):
+        raster(np.zeros(shape), [0, 1])
