@@ -48,7 +48,7 @@ _HOME = {
     "summary": "summary",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605 - the table above is the list
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

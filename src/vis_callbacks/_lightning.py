@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback as LightningCallback
+    from pytorch_lightning import Callback
+
+    LightningCallback = Callback
 
 _PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
@@ -41,12 +43,12 @@ if not TYPE_CHECKING:
 _MISCONFIGURATIONS = _of_every_package(".utilities.exceptions", "MisconfigurationException")
 
 
-class _SetUpMixin(ValueError):
+class _SetUpError(ValueError):
     """A Trainer or a model that a monitor cannot work with; raised before training begins."""
 
 
 SetUpError: type[Exception] = type(
-    "SetUpError", (*_MISCONFIGURATIONS, _SetUpMixin), {"__doc__": _SetUpMixin.__doc__}
+    "SetUpError", (*_MISCONFIGURATIONS, _SetUpError), {"__doc__": _SetUpError.__doc__}
 )
 
 
@@ -122,8 +124,8 @@ class RunView:
         if epochs is not None and epochs > 0 and batches != float("inf"):
             per_epoch = -(-int(batches) // self.accumulated_batches)
             total = per_epoch * epochs
-            return min(total, steps) if steps > 0 else total
-        return steps if steps > 0 else None
+            return int(min(total, steps)) if steps > 0 else total
+        return int(steps) if steps > 0 else None
 
     @property
     def steps_per_epoch(self) -> int | None:

@@ -62,6 +62,7 @@ class Guard:
     in_a_row: int = 0
     _count_before: int = 0
     _has_said_it_rests: bool = False
+    _causes: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     @property
     def is_resting(self) -> bool:
@@ -69,9 +70,7 @@ class Guard:
         return self.in_a_row >= self.max_failures
 
     @contextlib.contextmanager
-    def contain(
-        self, stage: str, then: Callable[[], object] | None = None
-    ) -> Iterator[None]:
+    def contain(self, stage: str, then: Callable[[], object] | None = None) -> Iterator[None]:
         """Lets no failure of the block out: it is counted, and reported once per cause.
 
         ``then`` is called after a failure, to give up what the block had begun.
@@ -85,18 +84,22 @@ class Guard:
 
     def note(self, stage: str, error: Exception) -> None:
         """Counts a failure and reports its cause when it is new."""
-        cause = f"{stage}: {type(error).__name__}: {_words_of(error)}"
-        is_new = cause not in self.counts
+        kind, words, where = type(error).__name__, _words_of(error), _place_of(error)
+        cause = f"{stage}: {kind}: {words}"
+        # One function of the user's may fail at several stages, or with a new number each time.
+        keys = ((kind, words or where), (stage, kind, where or words))
+        known = next((self._causes[key] for key in keys if key in self._causes), None)
+        if known is None:
+            self._causes |= dict.fromkeys(keys, cause)
+        cause = known or cause
         # Several failures at one snapshot are one in the row.
         self.in_a_row += self.counts.total() == self._count_before
         self.counts[cause] += 1
-        where = _place_of(error)
-        # A caught exception holds its frames, and these the model and the batch.
-        error.__traceback__ = None
+        _drop_frames(error)
         say(
             f"{self.owner} failed in {cause}{where}. Training goes on; this snapshot of "
             f"{self.owner} is skipped, and the same failure is not reported again.",
-            level=logging.WARNING if is_new else logging.DEBUG,
+            level=logging.WARNING if known is None else logging.DEBUG,
             contained=error,
         )
         if self.in_a_row == self.max_failures and not self._has_said_it_rests:
@@ -119,9 +122,7 @@ class Guard:
             say(f"{self.owner}: {self.counts.total()} contained failures ({causes}).")
 
 
-def say(
-    message: str, *, level: int = logging.WARNING, contained: Exception | None = None
-) -> None:
+def say(message: str, *, level: int = logging.WARNING, contained: Exception | None = None) -> None:
     """Logs a message; a log handler that fails itself changes nothing."""
     # The stored error lets a test's handler fail on failures that nobody asked for.
     with contextlib.suppress(Exception):
@@ -134,6 +135,15 @@ def _words_of(error: Exception) -> str:
     with Attempt():
         text = str(error)
     return text if len(text) <= 500 else f"{text[:500]}..."
+
+
+def _drop_frames(error: Exception) -> None:
+    """Lets go of an exception's frames, and of the exceptions before it: they hold the model.
+
+    Those before it may be the user's and keep their own frames.
+    """
+    for name in ("__traceback__", "__cause__", "__context__"):
+        object.__setattr__(error, name, None)  # a frozen dataclass refuses the plain assignment
 
 
 def _place_of(error: Exception) -> str:

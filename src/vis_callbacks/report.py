@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -249,11 +250,19 @@ def _joined_on_device(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     start = 0
     for index, piece in zip(order, pieces, strict=True):
         tensor = plain[index]
-        dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
-        part = buffer[start : start + piece.numel()].view(dtype).reshape(tuple(tensor.shape))
+        part = (
+            buffer[start : start + piece.numel()]
+            .view(_numpy_type(tensor.dtype))
+            .reshape(tuple(tensor.shape))
+        )
         arrays[index] = part.copy()  # a kept view would keep the whole buffer
         start += piece.numel()
     return [arrays[index] for index in range(len(plain))]
+
+
+@cache
+def _numpy_type(dtype: torch.dtype) -> np.dtype[Any]:
+    return torch.empty(0, dtype=dtype).numpy().dtype
 
 
 def _as_numpy_has_it(tensor: Tensor) -> Tensor:

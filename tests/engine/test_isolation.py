@@ -113,10 +113,6 @@ def disturb_hooks(net):
     net.register_full_backward_hook(lambda *args: None)
 
 
-def disturb_logging(net):
-    net.log("loss", 1.0)
-
-
 def disturb_autocast(net):
     torch.set_autocast_cache_enabled(False)
 
@@ -432,6 +428,18 @@ def test_a_partial_of_a_users_function_is_the_users(net):
     assert seen == []
 
 
+def test_a_partial_of_a_hook_that_shards_the_model_runs(net):
+    def unshard(into, *args):
+        into.append(1)
+
+    unshard.__module__ = "torch.distributed.fsdp._fully_shard"
+    seen = []
+    net.fc.register_forward_pre_hook(functools.partial(unshard, seen))
+    with isolated(net) as forward:
+        forward(X)
+    assert seen == [1]
+
+
 class Logging(nn.Module):
     """Like a LightningModule: it can log."""
 
@@ -454,6 +462,8 @@ class Logging(nn.Module):
 
 def test_a_module_does_not_log_in_an_extra_pass():
     module = Logging()
+    with isolated(module) as forward:
+        forward(torch.ones(1, 3))
     with muted_logging(module):
         module(torch.ones(1, 3))
     assert module.logged == []

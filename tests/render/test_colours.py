@@ -29,6 +29,14 @@ def test_zero_has_the_middle_colour_of_a_signed_map() -> None:
     assert colours[2].tolist() == ends("RdBu_r")[1]
 
 
+def test_a_hair_from_zero_has_its_colour_on_both_sides() -> None:
+    below, zero, above = colour_map(
+        np.array([-1e-9, 0, 1e-9]), scale=Scale(low=-1, high=1, signed=True)
+    )
+
+    assert below.tolist() == zero.tolist() == above.tolist()
+
+
 def test_opposite_values_lie_equally_far_from_the_middle() -> None:
     scale = scale_of(np.array([-1.0, 4.0]), signed=True)
 

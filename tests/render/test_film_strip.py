@@ -37,6 +37,7 @@ def test_thinned_again_and_again_the_frames_stay_log_spaced(every: int, most: in
     # Between the first interval, which cannot be had finer, and the frame that has just come.
     ratios = np.diff(np.log1p(np.array(strip)))[1:-1]
     assert len(strip) == most
+    assert strip[1] <= 10 * every  # from the beginning on, not only the latest ones
     # A gap grows until it is worth two others, so no gap is more than about twice another.
     assert ratios.max() / ratios.min() < 3.5
 

@@ -5,31 +5,40 @@ Each function is one process. It returns what the test is to look at.
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import resource
+import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+# A server that has imported everything once, and forks for each child.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["tests.writers.faults", "tests.writers.stand_ins"])
 
 
 def in_child(function: Callable[..., Any], *arguments: object) -> Any:
     """What the function returns in a process of its own, which must end well."""
-    call = f"{function.__name__}(*{tuple(map(str, arguments))!r})"
-    code = f"import json; from tests.writers.faults import *; print(json.dumps({call}))"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
-    return json.loads(done.stdout.splitlines()[-1])
+    receiver, sender = _SERVER.Pipe(duplex=False)
+    child = _SERVER.Process(target=_send, args=(sender, function, *map(str, arguments)))
+    child.start()
+    sender.close()
+    try:
+        result = receiver.recv()
+    except EOFError:
+        result = None
+    child.join()
+    assert child.exitcode == 0
+    return result
+
+
+def _send(sender: Connection, function: Callable[..., Any], *arguments: str) -> None:
+    sender.send(function(*arguments))
 
 
 def limit_files(size: float) -> None:
@@ -167,8 +176,6 @@ def no_descriptors(folder: str) -> dict[str, Any]:
 
 def folder_removed(replacement: str, folder: str) -> dict[str, Any]:
     """The log folder is removed at step 10; monitors go on, the user logs elsewhere."""
-    import shutil
-
     from tests.writers.stand_ins import alert, full_report
 
     logger, said = _logger("torch", folder), []

@@ -17,8 +17,11 @@ with warnings.catch_warnings():  # html5lib, inside TensorBoard's copy of bleach
 __all__ = ["images", "markdown_to_safe_html", "read", "scalars", "texts"]
 
 
+EVERYTHING = {"scalars": 0, "images": 0, "tensors": 0, "histograms": 0}
+
+
 def read(folder: Path):
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    accumulator = EventAccumulator(str(folder), size_guidance=EVERYTHING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         accumulator.Reload()
@@ -50,3 +53,14 @@ def texts(folder: Path, tag: str) -> dict[int, str]:
     return {
         event.step: event.tensor_proto.string_val[0].decode() for event in accumulator.Tensors(name)
     }
+
+
+def num_torn_bytes(path: Path) -> int:
+    """How many bytes stand behind the last whole record of an event file."""
+    data, position = path.read_bytes(), 0
+    while position < len(data):
+        end = position + 16 + int.from_bytes(data[position : position + 8], "little")
+        if end > len(data):
+            break
+        position = end
+    return len(data) - position

@@ -38,6 +38,13 @@ def test_a_record_of_ours_that_kills_the_thread_costs_the_user_nothing(package, 
     assert "goes on in a new event file" in result["said"][0]
 
 
+def test_a_half_record_gives_its_room_back(tmp_path):
+    in_child(faults.full_disk_unforeseen, "torch", tmp_path)
+    files = sorted((tmp_path / "run").glob("events*"))
+    assert len(files) == 2
+    assert [reading.num_torn_bytes(path) for path in files] == [0, 0]
+
+
 @packages
 def test_an_alert_survives_a_kill_straight_after(package, tmp_path):
     num_killed = in_child(faults.killed_after_an_alert, package, tmp_path)

@@ -75,18 +75,23 @@ class History:
         for metric in self.landmarks:
             self._mark(metric, step, readings.get(metric, {}))
 
-    def layers(self, metric: str) -> tuple[str, ...]:
-        """Returns the layers that have a known number in the latest entry."""
+    def layers(self, metric: str, entry: int = -1) -> tuple[str, ...]:
+        """Returns the layers that have a known number in an entry, the latest one if not said."""
         columns = self._columns.get(metric, {})
-        return tuple(layer for layer, column in columns.items() if not math.isnan(column[-1]))
+        return tuple(layer for layer, column in columns.items() if not math.isnan(column[entry]))
+
+    def at(self, entry: int, metric: str, layer: str = "") -> float:
+        """Returns the number in an entry (0 the first, -1 the latest), NaN if it is not known."""
+        column = self._columns.get(metric, {}).get(layer)
+        return column[entry] if column else math.nan
 
     def latest(self, metric: str, layer: str = "") -> float:
         """Returns the number in the latest entry, NaN if it is not known."""
-        return self._at(-1, metric, layer)
+        return self.at(-1, metric, layer)
 
     def first(self, metric: str, layer: str = "") -> float:
         """Returns the number in the first entry of all, NaN if it is not known."""
-        return self._at(0, metric, layer)
+        return self.at(0, metric, layer)
 
     def series(self, metric: str, layer: str = "") -> tuple[float, ...]:
         """Returns the number in each entry, one for each of `steps`."""
@@ -140,10 +145,6 @@ class History:
             ) from error
         self._steps, self._columns, self._landmarks = steps, columns, landmarks
         self._fill_and_trim()
-
-    def _at(self, index: int, metric: str, layer: str) -> float:
-        column = self._columns.get(metric, {}).get(layer)
-        return column[index] if column else math.nan
 
     def _fill_and_trim(self) -> None:
         """Gives every column one number for each step, and drops the second-oldest entries."""

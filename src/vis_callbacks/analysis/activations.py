@@ -154,12 +154,15 @@ class UnitTable:
         self.num_units = dict(num_units)
         self.device = device
         self.layers = tuple(num_units)
-        widths = torch.tensor(list(num_units.values()), dtype=torch.long)
+        widths_of = list(num_units.values())
+        widths = torch.tensor(widths_of, dtype=torch.long)
         column = torch.arange(max(num_units.values(), default=0))
         mask = column < widths[:, None]
         starts = widths.cumsum(0) - widths
         self._index = torch.where(mask, starts[:, None] + column, 0).flatten().to(device)
-        self._places = mask.flatten().nonzero().flatten().to(device)
+        longest = mask.shape[1]
+        places = [torch.arange(width) + row * longest for row, width in enumerate(widths_of)]
+        self._places = torch.cat([torch.arange(0), *places]).to(device)
         self.mask = mask.to(device)
         self.widths = widths.to(device, torch.float32)
 
@@ -185,13 +188,13 @@ class UnitTable:
         )
         return flat.reshape(len(columns), -1).index_select(1, self._index).reshape(shape)
 
+    def units(self, table: Tensor) -> Tensor:
+        """Returns the units of all layers one after the other: what `fill` was given."""
+        return table.flatten().index_select(0, self._places)
+
     def row(self, table: Tensor, layer: str) -> Tensor:
         """Returns one layer's units out of a table."""
         return table[self.layers.index(layer), : self.num_units[layer]]
-
-    def flat(self, table: Tensor) -> Tensor:
-        """Returns the units of all layers one after the other, (units of all layers,)."""
-        return table.flatten().index_select(0, self._places)
 
 
 def joined(table: UnitTable | None, measures: Measures) -> UnitTable:

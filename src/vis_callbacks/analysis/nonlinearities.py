@@ -152,7 +152,7 @@ _BY_FUNCTION: dict[Function, Nonlinearity] = {
     function: nonlinearity for nonlinearity in NONLINEARITIES for function in nonlinearity.functions
 }
 _BY_FUNCTION.update(dict.fromkeys((F.hardtanh, F.hardtanh_), HARDTANH))
-_BY_FUNCTION.update(dict.fromkeys((F.threshold, torch.threshold, F.threshold_), THRESHOLD))
+_BY_FUNCTION.update(dict.fromkeys((F.threshold, torch.threshold, torch.threshold_), THRESHOLD))
 
 # ``clamp(min=0)`` is a ReLU in disguise; every other clamp is none.
 _CLAMPS: dict[Function, bool] = dict.fromkeys(

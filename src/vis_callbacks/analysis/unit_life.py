@@ -107,6 +107,7 @@ class UnitLife:
         self._layers: dict[str, Tensor] = {}  # each (layers,)
         self._dead = torch.zeros(0, 0, dtype=torch.bool)
         self._unjudged = torch.zeros(0, dtype=torch.bool)  # (layers,)
+        self._judged_without: set[str] = set()  # what `_unjudged` was made from
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -128,6 +129,8 @@ class UnitLife:
         """
         if rows.table is not self.table:
             self._move_to(rows.table)
+        if set(self.immortal) != self._judged_without:
+            self._find_unjudged(rows.table)
         # A dozen microseconds each are lost where a table meets a Python number or another
         # type, so what is yes or no stays boolean.
         units, layers = self._units, self._layers
@@ -187,14 +190,8 @@ class UnitLife:
         return self._known_table().row(self._states(), layer)
 
     def all_states(self) -> Tensor:
-        """Returns the `states` of all layers, one after the other in the order of `layers`."""
-        return self._known_table().flat(self._states())
-
-    def _states(self) -> Tensor:
-        states = self._dead * DEAD + self._revived() * REVIVED
-        states = torch.where(self._units["seen"], states, NEVER_FIRED)
-        was_read = self._layers["num_batches"][:, None].bool()
-        return torch.where(was_read, states, NOT_MEASURED).to(torch.int8)
+        """Returns the `states` of the units of all layers one after the other."""
+        return self._known_table().units(self._states())
 
     def state(self) -> dict[str, Any]:
         """Returns plain values and tensors for a checkpoint (``weights_only=True``)."""
@@ -245,8 +242,17 @@ class UnitLife:
         self._dead = is_long & (self._units["zero_samples"] >= self.min_samples)
 
     def _find_unjudged(self, table: UnitTable) -> None:
+        self._judged_without = set(self.immortal)
         immortal = [layer in self.immortal for layer in table.layers]
         self._unjudged = torch.tensor(immortal, dtype=torch.bool).to(table.device)
+
+    @torch.no_grad()
+    def _states(self) -> Tensor:
+        states = torch.where(self._dead, DEAD, ALIVE)
+        states = torch.where(self._revived(), REVIVED, states)
+        states = torch.where(self._units["seen"], states, NEVER_FIRED)
+        was_read = self._layers["num_batches"][:, None].bool()
+        return torch.where(was_read, states, NOT_MEASURED).to(torch.int8)
 
     def _revived(self) -> Tensor:
         return self._units["was_dead"] & self._units["seen"] & ~self._dead
@@ -365,15 +371,15 @@ class LifeRaster:
 
 
 def masked_median(values: Tensor, mask: Tensor) -> Tensor:
-    """Returns the median of each row's masked values that are not NaN; NaN where there is none.
+    """Returns the median of each row's masked values that are not NaN; infinity if there is none.
 
     Of an even number of values it is the mean of the middle two. Without a host
     synchronisation: everything else is sorted behind the rest as an infinity.
     """
     if values.shape[1] == 0:
-        return values.new_full((values.shape[0],), math.nan)
+        return values.new_full((values.shape[0],), math.inf)
     mask = mask & ~values.isnan()
     ordered = torch.where(mask, values, math.inf).sort(dim=1).values
     count = mask.sum(1, keepdim=True)
     middle = torch.cat([count - 1, count], dim=1).clamp_(min=0) >> 1
-    return torch.where(count[:, 0] > 0, ordered.gather(1, middle).mean(1), math.nan)
+    return ordered.gather(1, middle).sum(1) / 2

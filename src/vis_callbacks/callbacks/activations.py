@@ -46,9 +46,7 @@ if TYPE_CHECKING:
 
 _DEAD = readings.DEAD_FRACTION
 _WITH_FLAT_ZERO = frozenset(n.kind for n in NONLINEARITIES if n.has_flat_zero)
-_FLAT_READING = {
-    n.kind: readings.flat_share_of(n.kind) for n in NONLINEARITIES if n.saturates
-}
+_FLAT_READING = {n.kind: readings.flat_share_of(n.kind) for n in NONLINEARITIES if n.saturates}
 # TensorBoard draws a card for each tag; more than these nobody looks through.
 _MAX_LAYER_SCALARS = 20
 _MAX_GROUPS = 3
@@ -137,7 +135,8 @@ class ActivationMonitor(Monitor):
         self.map_layers = map_layers
         self.max_maps = max_maps
         self.histograms = histograms
-        super().__init__(**{"num_samples": 1, **options})
+        options.setdefault("num_samples", 1)  # one sample is shown
+        super().__init__(**options)
         self._forget_units()
 
     def probes(self) -> Sequence[Probe]:
@@ -263,7 +262,10 @@ class ActivationMonitor(Monitor):
 
 
 def _reduce(activation: Activation, batch: Batch, edges: Tensor | None) -> dict[str, Tensor]:
-    measured = measure(activation.values, activation.nonlinearity, activation.inputs)
+    # All samples are counted, so that the shares of several ranks are those of one process.
+    measured = measure(
+        activation.values, activation.nonlinearity, activation.inputs, max_counted=None
+    )
     # Windows and frames of one sample are rows of the activation, never samples.
     measured["num_samples"] = torch.full_like(measured["num_samples"], batch.num_samples)
     if edges is not None:

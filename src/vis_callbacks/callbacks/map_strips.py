@@ -123,7 +123,7 @@ def as_maps(values: Tensor) -> Tensor:
     if values.dim() == 2:
         num_positions = values.shape[1]
         for extra in (0, 1):
-            side = int(round((num_positions - extra) ** 0.5))
+            side = round((num_positions - extra) ** 0.5)
             if side > 1 and side * side == num_positions - extra:
                 return values[:, extra:].reshape(-1, side, side)
         return values.unsqueeze(1)
@@ -141,8 +141,8 @@ def shown_units(num_units: int, max_maps: int) -> list[int]:
 def _shrunk(maps: Tensor) -> Tensor:
     if maps.dim() == 1 or max(maps.shape[1:]) <= _MAX_SIZE:
         return maps
-    size = [min(length, _MAX_SIZE) for length in maps.shape[1:]]
-    return F.adaptive_avg_pool2d(maps, size)
+    height, width = (min(length, _MAX_SIZE) for length in maps.shape[1:])
+    return F.adaptive_avg_pool2d(maps, (height, width))
 
 
 def _draw(

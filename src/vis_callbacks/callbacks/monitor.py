@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Unpack, final
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Unpack, cast, final
 
 from vis_callbacks._lightning import LightningCallback
 from vis_callbacks.alerts.alert import Alert, Rule
@@ -41,7 +41,7 @@ def _guarded(
         with self.guard.contain(hook.__name__):
             hook(self, *args, **kwargs)
 
-    return contained
+    return cast("Callable[Concatenate[Monitor, P], None]", contained)
 
 
 class Monitor(LightningCallback, ABC):
@@ -134,7 +134,7 @@ class Monitor(LightningCallback, ABC):
         """Returns what must survive a restart: plain values and tensors."""
         return {}
 
-    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most have no state
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state` returned."""
 
     # -- Lightning's hooks
@@ -148,14 +148,14 @@ class Monitor(LightningCallback, ABC):
         )
 
     @final
+    @_guarded
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Joins the monitors of this Trainer."""
-        with self.guard.contain("setup"):
-            if self._model is not None and self._model() is not pl_module:
-                self.forget()
-            self._model = weakref.ref(pl_module)
-            self._session = session_of(trainer)
-            self._session.join(self)
+        if self._model is not None and self._model() is not pl_module:
+            self.forget()
+        self._model = weakref.ref(pl_module)
+        self._session = session_of(trainer)
+        self._session.join(self)
 
     @final
     @_guarded
@@ -249,11 +249,13 @@ class Monitor(LightningCallback, ABC):
         self.guard.summarise()
 
     @final
+    @_guarded
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Takes everything off: on an exception Lightning calls no ``teardown``."""
         self._leave()
 
     @final
+    @_guarded
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Takes everything off, and lets go of the run."""
         self._leave()
@@ -261,15 +263,16 @@ class Monitor(LightningCallback, ABC):
     @final
     def state_dict(self) -> dict[str, Any]:
         """Returns plain values and tensors; loads with ``weights_only=True``."""
+        state: dict[str, Any] = {}
         with self.guard.contain("state_dict"):
-            return {
-                "version": STATE_VERSION,
-                "history": self.history.state(),
-                "ledger": self.ledger.state(),
-                "monitor": dict(self.state()),
-                "references": asdict(self.references) if self.references else None,
-            }
-        return {}
+            state.update(
+                version=STATE_VERSION,
+                history=self.history.state(),
+                ledger=self.ledger.state(),
+                monitor=dict(self.state()),
+                references=asdict(self.references) if self.references else None,
+            )
+        return state
 
     @final
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -350,4 +353,3 @@ _OTHER_HOOKS = frozenset({"setup", "teardown", "state_dict", "load_state_dict", 
 def _snake_case(name: str) -> str:
     words = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+", name)
     return "_".join(word.lower() for word in words if word != "Monitor") or name.lower()
-

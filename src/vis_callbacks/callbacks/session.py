@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vis_callbacks._lightning import RunView
-from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.alerts.alert import Alert, Outcome, Rule
 from vis_callbacks.alerts.ledger import judge
 from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.callbacks.reactions import react
@@ -30,11 +30,11 @@ from vis_callbacks.callbacks.steps import (
 )
 from vis_callbacks.engine.engine import Engine, Subscription
 from vis_callbacks.engine.isolation import call_resolved
-from vis_callbacks.engine.probe import Batch
+from vis_callbacks.engine.probe import Activation, Batch, Probe
 from vis_callbacks.engine.references import take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Snapshot, Weights
-from vis_callbacks.guard import Guard, say
+from vis_callbacks.guard import Attempt, Guard, say
 from vis_callbacks.report import Readings, Report, Scalar, transfer
 from vis_callbacks.writers.writer import Writer, alert_folder
 
@@ -58,10 +58,11 @@ class Seat:
     """What the session keeps for one monitor during a run."""
 
     monitor: Monitor
-    subscriptions: tuple[Subscription, ...]
+    subscriptions: tuple[Subscription, ...]  # of its probes
     batch_of: Callable[[Any], Batch]
     forward: Callable[[nn.Module, Any], Any]
     overhead: Overhead
+    tracer: Subscription | None = None  # where it has no probe: for the layers alone
     next_picture: int = 0
     last_evaluation: int = -1
 
@@ -193,12 +194,12 @@ class Session:
             forward=options.forward_fn or call_resolved,
             overhead=Overhead(limit=options.max_overhead),
         )
-        seat.subscriptions = tuple(
-            engine.subscribe(
-                probe, guard=monitor.guard, batch_of=seat.batch_of, forward=seat.forward
-            )
-            for probe in monitor.probes()
+        subscribe = partial(
+            engine.subscribe, guard=monitor.guard, batch_of=seat.batch_of, forward=seat.forward
         )
+        seat.subscriptions = tuple(map(subscribe, monitor.probes()))
+        if not seat.subscriptions:
+            seat.tracer = subscribe(_TRACE)
         return seat
 
     def _twin_of(self, monitor: Monitor) -> Seat | None:
@@ -265,7 +266,10 @@ class Session:
         if self._collecting:
             run = RunView(trainer)
             due, self._collecting = self._collecting, []
-            self._take(due, run, step=max(run.step - 1, 0))
+            step = max(run.step - 1, 0)
+            for seat in due:
+                seat.last_evaluation = step
+            self._take(due, run, step=step)
 
     def _begin_step(self, run: RunView, batch: Any) -> None:
         self._drop_step()
@@ -277,16 +281,18 @@ class Session:
         for seat in due:
             seat.guard.begin_snapshot()
             _keep_references(seat.monitor, batch, "the first training batch")
+        is_first, self._is_first = self._is_first, False
         self._step = step = Step(
-            step=run.step, due=due, live=not self._is_first and self._engine.can_read_live
+            step=run.step, due=due, live=not is_first and self._engine.can_read_live
         )
-        self._is_first = False
         subscriptions = [
             s
             for seat in due
             for s in seat.subscriptions
             if s.probe.occasion == "train_step" and self._probe_due(seat, s, run.step)
         ]
+        if is_first:
+            subscriptions += [seat.tracer for seat in self._seats if seat.tracer]
         self._engine.begin(subscriptions, live=step.live)
         if any(self._schedule(seat).ends_burst(run.step, self._facts) for seat in due):
             step.updates = UpdateWatch(run.optimizers)
@@ -325,7 +331,10 @@ class Session:
             if seat.collects and not seat.guard.is_resting and self._evaluation_due(seat, run)
         ]
         if self._engine is not None and self._collecting:
-            self._engine.begin([s for seat in self._collecting for s in seat.subscriptions], live=False)
+            for seat in self._collecting:
+                seat.guard.begin_snapshot()
+            due = [s for seat in self._collecting for s in seat.subscriptions]
+            self._engine.begin(due, live=False)
 
     def evaluation_batch_start(self, trainer: Any, batch: Any, dataloader_idx: int) -> None:
         """Opens a capture over one batch; the sanity check's first one gives the references."""
@@ -366,9 +375,13 @@ class Session:
     def _is_due(self, seat: Seat, step: int) -> bool:
         if seat.guard.is_resting or seat.collects:
             return False
-        if not seat.subscriptions:
-            return self._schedule(seat).due(step, self._facts)
-        return any(self._probe_due(seat, s, step) for s in seat.subscriptions)
+        is_due = [False]  # unless the schedule fails
+        with seat.guard.contain("the schedule"):
+            if seat.subscriptions:
+                is_due = [self._probe_due(seat, s, step) for s in seat.subscriptions]
+            else:
+                is_due = [self._schedule(seat).due(step, self._facts)]
+        return any(is_due)
 
     def _probe_due(self, seat: Seat, subscription: Subscription, step: int) -> bool:
         schedule = subscription.probe.schedule
@@ -377,7 +390,7 @@ class Session:
 
     def _evaluation_due(self, seat: Seat, run: RunView) -> bool:
         """Whether this validation's epoch is due: one of the steps since the last one is."""
-        if run.stage != "fit":
+        if run.stage != "fit" or seat.last_evaluation < 0:  # step 0, always due, lies before it
             return True
         next_due = self._schedule(seat).next_due(seat.last_evaluation, self._facts)
         return next_due is not None and next_due <= self._epoch_end(run)
@@ -415,10 +428,10 @@ class Session:
             report = self._observe(seat, looks)
             if report is not None:
                 reports.append((seat, report))
-        moved = transfer([report for _, report in reports])
-        fired: list[tuple[Seat, list[Alert]]] = []
-        for (seat, _), report in zip(reports, moved, strict=True):
-            fired.append((seat, self._conclude(seat, report, looks, writer)))
+        fired = [
+            (seat, self._conclude(seat, report, looks, writer))
+            for seat, report in _transferred(reports)
+        ]
         for seat, alerts in fired:
             react(alerts, seat.monitor.options.on_alert, run, seat.guard)
 
@@ -429,7 +442,7 @@ class Session:
         report: Report | None = None
         with seat.overhead.measured(), seat.guard.contain("observe"), ExitStack() as stack:
             snapshot = self._snapshot(seat, look, stack)
-            report = seat.monitor.observe(snapshot)
+            report = _checked(seat.monitor.observe(snapshot))
             if snapshot.wants_pictures:
                 seat.next_picture = look.step + max(_FIRST_PICTURES, look.step // 4)
         return report
@@ -455,9 +468,7 @@ class Session:
             optimizer=groups_of(
                 engine.model,
                 run.optimizers if run.stage == "fit" else (),
-                look.training.updates.norms()
-                if look.training and look.training.updates
-                else None,
+                look.training.updates.norms() if look.training and look.training.updates else None,
             ),
             references=monitor.references,
             forward=forward,
@@ -496,10 +507,11 @@ class Session:
             for item in report.of(Readings)
         }
         monitor.history.append(report.step, readings)
-        judged = judge(monitor.active_rules, monitor.history)
-        changes = monitor.ledger.update(
-            judged, step=report.step, epoch=run.epoch, stage=run.stage
-        )
+        judged: list[tuple[Rule, Outcome]] = []
+        for rule in monitor.active_rules:
+            with seat.guard.contain(f"the rule {rule.kind}"):
+                judged += judge((rule,), monitor.history)
+        changes = monitor.ledger.update(judged, step=report.step, epoch=run.epoch, stage=run.stage)
         monitor.alerts.extend(alert for alert in changes if alert.state == "firing")
         return list(changes)
 
@@ -530,6 +542,35 @@ class _Look:
     engine: Engine
     training: Step | None
     shared: Mapping[str, Tensor]
+
+
+def _read_nothing(activation: Activation, batch: Batch) -> dict[str, Tensor]:
+    """Reduces to nothing: only the layer is noted."""
+    return {}
+
+
+# Matches no name: the pass meets the layers in their order, and nothing is read of them.
+_TRACE = Probe(name="trace", layers=(), reduce=_read_nothing, merge={})
+
+
+def _checked(report: object) -> Report:
+    """Returns what ``observe`` returned, if that is a report."""
+    if not isinstance(report, Report):
+        raise TypeError(f"observe returned a {type(report).__name__}. Return a Report.")
+    return report
+
+
+def _transferred(reports: Sequence[tuple[Seat, Report]]) -> list[tuple[Seat, Report]]:
+    """Moves all reports in one transfer; where that fails, each in its own, to spare the others."""
+    with Attempt() as attempt:
+        moved = transfer([report for _, report in reports])
+    if attempt.error is None:
+        return [(seat, report) for (seat, _), report in zip(reports, moved, strict=True)]
+    spared = []
+    for seat, report in reports:
+        with seat.guard.contain("transfer"):
+            spared.append((seat, transfer([report])[0]))
+    return spared
 
 
 def _keep_references(monitor: Monitor, batch: Any, source: str) -> None:

@@ -1,0 +1,1 @@
+"""Looking at a live model and leaving no trace."""

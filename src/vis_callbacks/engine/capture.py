@@ -195,7 +195,7 @@ class Capture:
             # always_call: a forward that raises must leave the stack as well.
             self._handles.append(module.register_forward_hook(self._after, always_call=True))
         self._mode = _FunctionMode(self)
-        self._mode.__enter__()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     # -- the stack of running modules
 
@@ -231,6 +231,7 @@ class Capture:
     # -- functional calls
 
     def call(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """Runs a function that the model has called, and looks at what came of it."""
         if _in_backward():
             return function(*args, **kwargs)
         found = classify(function, args, kwargs)
@@ -377,12 +378,12 @@ def remove_inert_modes() -> None:
     """Takes off a mode of ours that could not be closed in its turn and has surfaced."""
     top = _top_mode()
     while isinstance(top, _FunctionMode) and top.is_inert:
-        top.__exit__(None, None, None)
+        top.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         top = _top_mode()
 
 
 def _top_mode() -> Any:
-    modes = _get_current_function_mode_stack()
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     return modes[-1] if modes else None
 
 

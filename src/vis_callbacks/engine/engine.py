@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from time import perf_counter
 from typing import Any
 
@@ -402,8 +401,8 @@ def samples_units_positions(values: Tensor, unit_axis: int, num_samples: int) ->
         return values.movedim(axis, 1).reshape(0, values.shape[axis], 1)
     units_second = values.movedim(axis, 1).flatten(2) if values.dim() > 2 else values.unsqueeze(2)
     if num_samples > 0 and rows > num_samples and rows % num_samples == 0:
-        parts = units_second.unflatten(0, (num_samples, rows // num_samples))
-        return parts.transpose(1, 2).flatten(2)
+        shape = (num_samples, rows // num_samples, *units_second.shape[1:])
+        return units_second.reshape(shape).transpose(1, 2).flatten(2)
     return units_second
 
 
@@ -443,14 +442,16 @@ def merge_ranks(
             subscription.failure = subscription.failure or gathered.problem
         return {}
     total: dict[str, Tensor] = {}
-    for i, layer, name in flat:
-        how = "sum" if i == "shared" else subscriptions[int(i)].probe.merge[name]
-        parts = [part[_SEPARATOR.join((i, layer, name))] for part in gathered.values]
-        merged = reduce(lambda old, new, how=how: merge_two(old, new, how), parts)
-        if i == "shared":
+    for key in flat:
+        place, layer, name = key
+        how = "sum" if place == "shared" else subscriptions[int(place)].probe.merge[name]
+        merged, *parts = (part[_SEPARATOR.join(key)] for part in gathered.values)
+        for part in parts:
+            merged = merge_two(merged, part, how)
+        if place == "shared":
             total[name] = merged
         else:
-            subscriptions[int(i)].values[layer][name] = merged
+            subscriptions[int(place)].values[layer][name] = merged
     return total
 
 

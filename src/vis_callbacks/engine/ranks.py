@@ -262,6 +262,7 @@ def _unpacked(row: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
     for value, length in zip(like, lengths, strict=True):
         shape = (length, *value.shape[1:]) if value.dim() else ()
         size = length * value.element_size() * value.shape[1:].numel()
-        raw = row[start : start + size]
+        # A copy: views of one storage as several types cannot be put into a checkpoint.
+        raw = row[start : start + size].clone()
         yield raw.view(value.dtype).view(shape).to(value.device)
         start += -(-size // _ALIGNMENT) * _ALIGNMENT

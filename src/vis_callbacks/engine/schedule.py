@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple, final
 
 # Statistics, as their rules were measured: the first look lies before any update (a first look
@@ -232,13 +232,15 @@ def _burst_size(facts: RunFacts) -> int:
 
 def _start(index: int, facts: RunFacts) -> int:
     """Returns the step at which the ``index``-th burst starts; the 0th at step 0."""
-    stretch = next(s for s in _stretches(facts) if index <= s.first + s.num_bursts)
+    stretch = next(s for s in _stretches(facts.planned_steps) if index <= s.first + s.num_bursts)
     return stretch.start + (index - stretch.first) * stretch.interval
 
 
 def _latest_start(step: int, facts: RunFacts) -> int:
     """Returns the index of the last burst that starts at ``step`` or before."""
-    stretch = next(s for s in _stretches(facts) if step < s.start + s.num_bursts * s.interval)
+    stretch = next(
+        s for s in _stretches(facts.planned_steps) if step < s.start + s.num_bursts * s.interval
+    )
     return stretch.first + (step - stretch.start) // stretch.interval
 
 
@@ -251,25 +253,22 @@ class _Stretch(NamedTuple):
     num_bursts: int
 
 
-def _stretches(facts: RunFacts) -> Iterator[_Stretch]:
-    """Yields the stretches of a run in order; the last one has no end."""
-    stretch = _Stretch(0, 0, _INTERVAL, _PER_STRETCH)
-    yield stretch
-    planned = facts.planned_steps
-    while stretch.num_bursts == _PER_STRETCH:
-        interval = (
-            min(2 * stretch.interval, _MAX_INTERVAL)
-            if planned is None
-            else max(_INTERVAL, planned // _SHARE_OF_RUN)
-        )
-        is_last = planned is not None or interval == _MAX_INTERVAL
-        stretch = _Stretch(
-            stretch.first + stretch.num_bursts,
-            stretch.start + stretch.num_bursts * stretch.interval,
-            interval,
-            sys.maxsize if is_last else _PER_STRETCH,
-        )
-        yield stretch
+@lru_cache(maxsize=32)  # asked for at every step of a run, and the same for all of them
+def _stretches(planned_steps: int | None) -> tuple[_Stretch, ...]:
+    """Returns the stretches of a run in order; the last one has no end."""
+    if planned_steps is not None:
+        intervals = [_INTERVAL, max(_INTERVAL, planned_steps // _SHARE_OF_RUN)]
+    else:
+        intervals = [_INTERVAL]
+        while intervals[-1] < _MAX_INTERVAL:
+            intervals.append(min(2 * intervals[-1], _MAX_INTERVAL))
+    stretches, start = [], 0
+    for index, interval in enumerate(intervals):
+        is_last = index == len(intervals) - 1
+        num_bursts = sys.maxsize if is_last else _PER_STRETCH
+        stretches.append(_Stretch(index * _PER_STRETCH, start, interval, num_bursts))
+        start += _PER_STRETCH * interval
+    return tuple(stretches)
 
 
 def _next_of_parts(step: int, planned: int, parts: int) -> int | None:

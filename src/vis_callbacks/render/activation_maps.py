@@ -131,7 +131,7 @@ def _table(
     steps_as_text = [f"{step:,}" for step in steps]
     column_width = max(width, *(text_width(text) + _GAP for text in steps_as_text))
     texts = [shortened(name, 110) for name in names]
-    left = max(text_width(text) for text in (*texts, "step")) + 2 * _GAP
+    left = max(text_width(text) for text in (*texts, "step")) + 3 * _GAP
     top = line_height() + 1
     row_height = max(height, line_height()) + _GAP
     canvas = blank(top + row_height * len(rows), left + (column_width + _GAP) * len(steps))
@@ -160,8 +160,12 @@ def _cell(values: NDArray[Any], is_silent: bool, scale: Scale) -> Picture:
 
 def _lines(values: NDArray[Any], steps: Sequence[int], scale: Scale) -> Picture:
     """Returns (frames, units) as a line a unit, time to the right; neighbours share a line."""
+    values = np.asarray(values, dtype=np.float64)  # bytes and booleans have no negatives
     num_units = values.shape[1]
     shared = largest_of_neighbours(values, _MAX_UNIT_HEIGHT, axis=1)
+    if scale.signed:
+        least = -largest_of_neighbours(-values, _MAX_UNIT_HEIGHT, axis=1)
+        shared = np.where(np.abs(least) > np.abs(shared), least, shared)
     row_height = min(_MOST_ROW_HEIGHT, _MAX_UNIT_HEIGHT // shared.shape[1])
     column_width = max(40, *(text_width(f"{step:,}") + 10 for step in steps))
     cells = colour_map(shared.T, scale=scale)
@@ -174,7 +178,7 @@ def _lines(values: NDArray[Any], steps: Sequence[int], scale: Scale) -> Picture:
             "largest of",
             f"{-(-num_units // len(bounds(num_units, _MAX_UNIT_HEIGHT)))} a row",
         ]
-    left = max(text_width(text) for text in (*texts, "step")) + 2 * _GAP
+    left = max(text_width(text) for text in (*texts, "step")) + 3 * _GAP
     canvas = blank(max(len(plot), len(texts) * line_height()) + len(axis), left + plot.shape[1])
     canvas[: len(plot), left:] = plot
     canvas[len(plot) : len(plot) + len(axis), left:] = axis

@@ -83,13 +83,13 @@ def line_plot(
 
 
 def _ends(arrays: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """Returns the least and the largest finite number, never the same."""
+    """Returns the least and the largest finite number, widened where they are one."""
     known = [array[np.isfinite(array)] for array in arrays]
     numbers = np.concatenate([*known, np.empty(0)])
     if not numbers.size:
         return 0.0, 1.0
     low, high = float(numbers.min()), float(numbers.max())
-    if low == high:
+    if low / 2 == high / 2:  # two denormal numbers may be closer than any axis can tell
         margin = abs(low) / 4 or 0.5
         low, high = (max(low - margin, -sys.float_info.max), min(high + margin, sys.float_info.max))
     return low, high

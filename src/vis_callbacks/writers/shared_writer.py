@@ -114,8 +114,9 @@ class SharedWriter:
         """
         size = summary.ByteSize() + _EVENT_OVERHEAD + _RECORD_OVERHEAD
         self.require_ready(size=size, reserve=reserve, patience=patience)
-        path = self.path
-        self._size_before = _size_of(path)
+        if self.package == "tensorboardX":  # its file is buffered
+            self.writer.flush()
+        self._size_before = _size_of(self.path)
         with Attempt() as attempt:
             self._file_writer.add_summary(summary, step)
             self._wait_for_growth(summary.ByteSize() + _RECORD_OVERHEAD, patience)
@@ -160,7 +161,7 @@ class SharedWriter:
 
         deadline = time.monotonic() + patience
         while self.wait(deadline - time.monotonic()) and self.death is None:
-            if self.package == "tensorboardX":  # its file is buffered
+            if self.package == "tensorboardX":
                 self.writer.flush()
             if has_landed():
                 self._size_before = None

@@ -105,7 +105,9 @@ class DyingUnits:
     def dying_layers(self, history: History, entry: int = -1) -> tuple[str, ...]:
         """Returns the layers that were dying at one entry of the history."""
         return tuple(
-            layer for layer in history.layers(NUM_UNITS) if self._is_dying(history, layer, entry)
+            layer
+            for layer in history.layers(NUM_UNITS, entry)
+            if self._is_dying(history, layer, entry)
         )
 
     def was_dying_before(self, history: History) -> bool:
@@ -115,13 +117,13 @@ class DyingUnits:
         return bool(before) and bool(self.dying_layers(history, before[-1]))
 
     def _is_dying(self, history: History, layer: str, entry: int) -> bool:
-        if history.latest(NUM_UNITS, layer) < self.min_units:
+        if history.at(entry, NUM_UNITS, layer) < self.min_units:
             return False
-        norm = history.series(NORM_AT_DEATH, layer)[entry]
+        norm = history.at(entry, NORM_AT_DEATH, layer)
         if math.isnan(norm):  # no weights known for this layer: judged by the shares alone
             norm = max(self.min_norm_late, self.min_norm_seen)
-        late = history.series(NEWLY_DEAD_LATE, layer)[entry]
-        seen = history.series(NEWLY_DEAD, layer)[entry]
+        late = history.at(entry, NEWLY_DEAD_LATE, layer)
+        seen = history.at(entry, NEWLY_DEAD, layer)
         return (late >= self.min_late and norm >= self.min_norm_late) or (
             seen >= self.min_seen and norm >= self.min_norm_seen
         )
@@ -202,6 +204,7 @@ class NewlyDeadUnits:
 
     Attributes:
         min_share: Healthy runs reach it in 4 of 100.
+        max_constant_inputs: With more constant inputs than this share, units are not judged.
         min_units: A layer with fewer is only reported.
     """
 
@@ -209,11 +212,12 @@ class NewlyDeadUnits:
     severity: ClassVar[Severity] = "info"
 
     min_share: float = 0.30
+    max_constant_inputs: float = 0.5
     min_units: int = 8
 
     def check(self, history: History) -> Outcome:
         """Returns the layers of which this share fired before and is silent now."""
-        if has_broken_down(history):
+        if has_broken_down(history) or constant_share(history) > self.max_constant_inputs:
             return Verdict.UNDECIDED
         layers = tuple(
             layer

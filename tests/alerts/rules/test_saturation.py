@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+from tests.alerts.rules.histories import Entry, history_of, joined_entries, run_entry
+
+from vis_callbacks.alerts.alert import Finding, Verdict
+from vis_callbacks.alerts.rules.saturation import Saturation
+
+
+def entry(kind: str, share: float, num_samples: float = 64.0) -> Entry:
+    return joined_entries(
+        {f"flat_share_{kind}": {"act": share}},
+        run_entry(num_samples=num_samples, learning_rate=0.03),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("gelu", 0.85), ("silu", 0.85), ("tanh", 0.75), ("elu", 0.60), ("leaky_relu", 0.95)],
+)
+def test_a_mostly_flat_layer_is_remarked_on(kind: str, most: float) -> None:
+    assert Saturation().check(history_of(*[entry(kind, most - 0.01)] * 3)) is None
+    finding = Saturation().check(history_of(*[entry(kind, most + 0.01)] * 3))
+    assert isinstance(finding, Finding)
+    assert finding.layers == ("act",)
+    assert "0.003 instead of 0.03" in finding.remedy
+    assert Saturation.severity == "info"
+
+
+def test_no_threshold_works_for_the_sigmoid() -> None:
+    assert Saturation().check(history_of(*[entry("sigmoid", 1.0)] * 5)) is None
+
+
+@pytest.mark.parametrize(("num_snapshots", "num_samples"), [(2, 500.0), (4, 32.0)])
+def test_a_short_window_is_not_judged(num_snapshots: int, num_samples: float) -> None:
+    history = history_of(*[entry("tanh", 1.0, num_samples)] * num_snapshots)
+    assert Saturation().check(history) is None
+
+
+def test_the_window_is_the_latest_and_its_mean_counts() -> None:
+    shares = [1.0, 1.0, 1.0, 0.7, 0.7, 0.8]
+    assert Saturation().check(history_of(*(entry("tanh", share) for share in shares))) is None
+    assert Saturation().check(history_of(*(entry("tanh", share) for share in shares[:5])))
+
+
+def test_saturation_is_not_judged_after_a_nan() -> None:
+    broken = {"non_finite": {"act": 1.0}}
+    outcome = Saturation().check(history_of(broken, *[entry("tanh", 1.0)] * 5))
+    assert outcome is Verdict.UNDECIDED

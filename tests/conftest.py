@@ -1,0 +1,95 @@
+"""What holds for every test: nothing stays attached, and no failure is swallowed unseen."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import warnings
+from collections.abc import Iterator
+
+# Imported before any test: what they do to the warnings filters is then none of a test's doing.
+import matplotlib.figure  # noqa: F401
+import numpy as np
+import pytest
+import pytorch_lightning  # noqa: F401
+import torch
+from tests.identity import fingerprint
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils import tensorboard  # noqa: F401
+
+# The words of a writer's channel, whose log records hold no exception.
+_CHANNEL_FAILED = "could not be written: "
+
+
+class ContainedFailures(logging.Handler):
+    """Collects the failures that were contained: ``errors`` all, ``reports`` what was said."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.errors: list[Exception | str] = []
+        self.reports: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        error = getattr(record, "contained", None)
+        if error is None and _CHANNEL_FAILED in message:
+            error = message
+        if error is not None:
+            self.errors.append(error)
+            if record.levelno >= logging.WARNING:
+                self.reports.append(message)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Starts each test with the same random numbers, whichever tests ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def contained(request: pytest.FixtureRequest) -> Iterator[ContainedFailures]:
+    """Fails a test in which a monitor failed, unless ``@pytest.mark.contained`` expects it."""
+    logger, handler = logging.getLogger("vis_callbacks"), ContainedFailures()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    if request.node.get_closest_marker("contained") is None and handler.errors:
+        pytest.fail(f"{len(handler.errors)} contained failures, the first: {handler.errors[0]!r}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_attached() -> Iterator[None]:
+    """Fails a test that leaves a mode, a global flag, a filter or a thread behind."""
+    before = _process_state()
+    yield
+    after = _process_state()
+    left = [name for name in before if before[name] != after[name]]
+    _take_off_what_is_left()
+    if left:
+        pytest.fail(f"left behind: {', '.join(left)}")
+
+
+def _process_state() -> dict[str, object]:
+    flags = fingerprint(nn.Identity())
+    return {
+        "a function mode": [type(mode).__name__ for mode in _get_current_function_mode_stack()],
+        "a warnings filter": list(warnings.filters),
+        "a thread": {thread for thread in threading.enumerate() if not thread.daemon},
+        **{name: value for name, value in flags.items() if name.startswith("flag")},
+    }
+
+
+def _take_off_what_is_left() -> None:
+    """Lets the next test begin as if this one had left nothing."""
+    while modes := _get_current_function_mode_stack():
+        modes[-1].__exit__(None, None, None)
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)

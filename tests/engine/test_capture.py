@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.models
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils.checkpoint import checkpoint
+
+from vis_callbacks.engine.capture import Capture, Seen, remove_inert_modes
+
+# Nonlinearities in evaluation mode, and in training mode where auxiliary heads add some.
+COUNTS = {
+    "resnet18": (17, 17),
+    "googlenet": (57, 61),
+    "inception_v3": (94, 96),
+    "densenet121": (121, 121),
+    "vit_b_16": (12, 12),
+    "mobilenet_v3_small": (33, 33),
+    "efficientnet_b0": (49, 49),
+    "swin_t": (12, 12),
+    "convnext_tiny": (18, 18),
+}
+GATES = {"mobilenet_v3_small": 9, "efficientnet_b0": 16}
+INPUT_SIZES = {"inception_v3": 96, "googlenet": 64, "vit_b_16": 224, "swin_t": 64}
+
+
+def see(model: nn.Module, *inputs: Tensor, **options) -> list[Seen]:
+    seen: list[Seen] = []
+    with Capture(model, seen.append, **options):
+        model(*inputs)
+    return seen
+
+
+def names(seen: list[Seen]) -> list[str]:
+    return [item.name for item in seen]
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(
+        len(getattr(module, table))
+        for module in model.modules()
+        for table in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called")
+    )
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_nonlinearity_of_a_torchvision_model_is_seen_once(name, mode):
+    if name in ("googlenet", "inception_v3"):
+        size = 299 if name == "inception_v3" else 64
+        model = getattr(torchvision.models, name)(weights=None, init_weights=False)
+        size = size if mode == "train" or name == "googlenet" else 96
+    else:
+        model = getattr(torchvision.models, name)(weights=None)
+        size = INPUT_SIZES.get(name, 64)
+    model.train(mode == "train")
+    with torch.no_grad():
+        seen = see(model, torch.zeros(2, 3, size, size))
+    counted = [item for item in seen if not item.is_gate]
+    assert len(counted) == COUNTS[name][mode == "train"]
+    assert len(seen) - len(counted) == GATES.get(name, 0)
+    assert len(set(names(seen))) == len(seen)
+
+
+def test_the_sigmoids_of_an_mlp_are_no_gates():
+    seen = see(nn.Sequential(nn.Linear(4, 3), nn.Sigmoid()), torch.zeros(2, 4))
+    assert [(item.kind, item.is_gate) for item in seen] == [("sigmoid", False)]
+
+
+class Forms(nn.Module):
+    """One ReLU in every form that a model may write it in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.module = nn.ReLU()
+        self.in_place = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.module(self.fc(x))
+        x = self.module(self.fc(x))
+        x = F.relu(self.fc(x))
+        x = torch.relu(self.fc(x))
+        x = self.fc(x).relu()
+        x = self.in_place(self.fc(x))
+        x = F.relu_(self.fc(x))
+        x = torch.clamp(self.fc(x), min=0)
+        return self.fc(x).clamp_min(0)
+
+
+def test_every_form_of_a_relu_is_seen_and_named():
+    seen = see(Forms(), torch.randn(2, 4))
+    assert names(seen) == [
+        "module",
+        "module-1",
+        "Forms/relu",
+        "Forms/relu-1",
+        "Forms/relu-2",
+        "in_place",
+        "Forms/relu-3",
+        "Forms/relu-4",
+        "Forms/relu-5",
+    ]
+    assert {item.kind for item in seen} == {"relu"}
+
+
+def test_a_clamp_that_is_no_relu_is_not_seen():
+    class Clamps(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.clamp(0, 1) + x.clamp(max=0) + x.clamp(min=1)
+
+    assert see(Clamps(), torch.randn(2, 4)) == []
+
+
+def test_an_in_place_relu_is_seen_after_it_has_run_and_without_its_input():
+    values = []
+
+    def sink(seen: Seen) -> None:
+        values.append((seen.values.clone(), seen.inputs))
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    with Capture(model, sink):
+        output = model(torch.randn(2, 4))
+    assert torch.equal(values[0][0], output)
+    assert values[0][1] is None
+
+
+def test_a_relu_called_net_2_is_named_after_the_module_and_not_after_its_owner():
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 4), nn.Identity(), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    assert names(see(Holder(), torch.randn(2, 4))) == ["net.2"]
+
+
+def test_names_begin_anew_with_each_forward_pass():
+    seen: list[Seen] = []
+    model = Forms()
+    with Capture(model, seen.append):
+        model(torch.randn(2, 4))
+        model(torch.randn(2, 4))
+    assert names(seen)[:9] == names(seen)[9:]
+
+
+def test_a_reused_relu_called_outside_of_any_forward_counts_over_the_step():
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.relu = nn.Linear(4, 8), nn.Linear(8, 3), nn.ReLU()
+
+        def training_step(self, x: Tensor) -> Tensor:
+            return self.relu(self.fc2(self.relu(self.fc1(x))))
+
+    model, seen = Loop(), []
+    with Capture(model, seen.append) as capture:
+        model.training_step(torch.randn(2, 4))
+        capture.start_batch()
+        model.training_step(torch.randn(2, 4))
+    assert names(seen) == ["relu", "relu-1", "relu", "relu-1"]
+
+
+def test_the_call_of_training_step_by_a_wrapper_is_no_forward_pass():
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:  # what DDP's redirection makes of training_step
+            return self.net(x) + self.net(x)
+
+    assert names(see(Wrapped(), torch.randn(2, 4), wrapped_root=True)) == ["net.1", "net.1"]
+    assert names(see(Wrapped(), torch.randn(2, 4))) == ["net.1", "net.1-1"]
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_checkpointed_block_is_seen_once_though_it_runs_twice(use_reentrant):
+    block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = block
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.block, x, use_reentrant=use_reentrant)
+
+    model, seen = Checkpointed(), []
+    with Capture(model, seen.append):
+        model(torch.randn(2, 4, requires_grad=True)).sum().backward()
+    assert names(seen) == ["block.1"]
+
+
+def test_modules_that_are_no_nonlinearity_are_read_where_they_are_watched():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    seen = see(model, torch.randn(5, 4), watched={"input": ["2"], "output": ["0"]})
+    assert [(s.name, s.site, tuple(s.values.shape)) for s in seen] == [
+        ("0", "output", (5, 3)),
+        ("1", "output", (5, 3)),
+        ("2", "input", (5, 3)),
+    ]
+
+
+def test_an_activation_knows_the_weight_that_feeds_it_over_normalisation_and_dropout():
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Dropout(), nn.ReLU(), nn.Flatten(),
+        nn.Linear(6, 5), nn.Tanh(),
+    )  # fmt: skip
+    seen = see(model, torch.randn(2, 3, 3, 3))
+    assert [s.weighted.weight_name for s in seen] == ["0.weight", "5.weight"]
+    assert [s.unit_axis for s in seen] == [1, -1]
+
+
+def test_an_activation_of_concatenated_layers_has_no_weight():
+    class Concatenated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(torch.cat([self.a(x), self.b(x)], 1))
+
+    assert see(Concatenated(), torch.randn(2, 4))[0].weighted is None
+
+
+def test_channels_last_tokens_after_a_linear_layer_have_their_units_last():
+    model = nn.Sequential(nn.Linear(8, 5), nn.GELU())
+    (seen,) = see(model, torch.randn(2, 6, 6, 8))
+    assert seen.unit_axis == -1
+
+
+def test_the_first_weight_that_touches_the_input_is_found_by_following_it():
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+            self.stem = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.head(F.relu(self.stem((x - 1).flatten(1) * 2))))
+
+    x = torch.randn(2, 4)
+    seen = see(Late(), x, follow=[x])
+    assert [s.weighted.weight_name for s in seen] == ["stem.weight", "head.weight"]
+    assert [s.weighted.touches_input for s in seen] == [True, False]
+
+
+def test_nothing_is_left_after_a_normal_exit_and_leaving_twice_is_harmless():
+    model = Forms()
+    capture = Capture(model, lambda seen: None)
+    with capture, capture:
+        assert hooks_of(model) > 0
+    capture.close()
+    assert hooks_of(model) == 0
+    assert _get_current_function_mode_stack() == []
+
+
+def test_nothing_is_left_after_a_forward_that_raises_and_names_stay_right():
+    class Raises(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+            self.fails = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.net(x)
+            if self.fails:
+                raise RuntimeError("the user's own")
+            return F.relu(x)
+
+    model, seen = Raises(), []
+    with Capture(model, seen.append):
+        with pytest.raises(RuntimeError, match="the user's own"):
+            model(torch.randn(2, 4))
+        model.fails = False
+        model(torch.randn(2, 4))
+    assert names(seen) == ["net.1", "net.1", "Raises/relu"]
+    assert hooks_of(model) == 0
+
+
+def test_a_failure_while_attaching_leaves_nothing(monkeypatch):
+    model = Forms()
+    monkeypatch.setattr(
+        "vis_callbacks.engine.capture._FunctionMode.__enter__",
+        lambda self: (_ for _ in ()).throw(RuntimeError("no mode")),
+    )
+    with pytest.raises(RuntimeError, match="no mode"):
+        Capture(model, lambda seen: None).__enter__()
+    assert hooks_of(model) == 0
+
+
+def test_a_mode_that_the_user_opened_in_between_is_not_popped():
+    class Users(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    model, users, seen = Forms(), Users(), []
+    capture = Capture(model, seen.append)
+    capture.__enter__()
+    users.__enter__()
+    capture.close()
+    model(torch.randn(2, 4))
+    assert seen == []
+    assert _get_current_function_mode_stack()[-1] is users
+    users.__exit__(None, None, None)
+    remove_inert_modes()
+    assert _get_current_function_mode_stack() == []
+
+
+def test_the_users_hooks_stay_where_they_were():
+    model = Forms()
+    called = []
+    model.fc.register_forward_hook(lambda *args: called.append("first"))
+    before = [dict(m._forward_hooks) for m in model.modules()]
+    see(model, torch.randn(2, 4))
+    assert called == ["first"] * 9
+    assert [dict(m._forward_hooks) for m in model.modules()] == before
+
+
+def test_a_failing_sink_is_contained_where_that_is_asked_for():
+    class Contains:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *error: object) -> bool:
+            return True
+
+    def sink(seen: Seen) -> None:
+        raise RuntimeError("ours")
+
+    model = Forms()
+    with Capture(model, sink, contain=Contains):
+        assert model(torch.randn(2, 4)).shape == (2, 4)
+
+
+def test_other_threads_are_not_seen():
+    model, seen = Forms(), []
+    other = Forms()
+    with Capture(model, seen.append):
+        thread = threading.Thread(target=lambda: other(torch.randn(2, 4)))
+        thread.start()
+        thread.join()
+    assert seen == []

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vis_callbacks.engine.engine import Engine, samples_units_positions
+from vis_callbacks.engine.probe import Batch, Probe
+from vis_callbacks.guard import Guard
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x)).mean((2, 3))
+        return self.fc(x).relu()
+
+
+def batch_of(batch: Tensor) -> Batch:
+    return Batch(inputs=batch, labels=None, num_samples=len(batch))
+
+
+def positives(activation, batch):
+    return {
+        "positive": (activation.values > 0).sum((0, 2)),
+        "samples": torch.tensor(batch.num_samples),
+    }
+
+
+def probe(**options) -> Probe:
+    defaults = {"name": "p", "reduce": positives, "merge": {"positive": "sum", "samples": "sum"}}
+    return Probe(**{**defaults, **options})
+
+
+def subscribe(engine: Engine, **options):
+    return engine.subscribe(probe(**options), guard=Guard("tester"), batch_of=batch_of)
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def read(engine: Engine, due, *batches: Tensor, live: bool = True) -> None:
+    engine.begin(due, live=live)
+    for batch in batches:
+        engine.start_batch(batch)
+        if live:
+            engine.model(batch)
+        else:
+            engine.read_isolated(training=True)
+        engine.count_batch()
+    engine.end_capture()
+
+
+def test_a_live_capture_and_an_extra_pass_read_the_same(net, x):
+    engine = Engine(net)
+    subscription = subscribe(engine)
+    read(engine, [subscription], x)
+    live = subscription.values
+    read(engine, [subscription], x, live=False)
+    assert list(live) == ["Net/relu", "Net/relu-1"]
+    assert live["Net/relu"]["positive"].sum() > 0
+    for layer, values in live.items():
+        assert torch.equal(values["positive"], subscription.values[layer]["positive"])
+
+
+def test_micro_batches_merge_to_the_values_of_the_whole_batch(net, x):
+    engine = Engine(net)
+    subscription = subscribe(engine)
+    read(engine, [subscription], x)
+    whole = subscription.values
+    read(engine, [subscription], x[:2], x[2:])
+    assert subscription.num_samples == 5
+    assert torch.equal(whole["Net/relu"]["positive"], subscription.values["Net/relu"]["positive"])
+
+
+def test_an_activation_is_reduced_once_for_all_who_ask_for_the_same(net, x):
+    calls = []
+
+    def counting(activation, batch):
+        calls.append(activation.layer)
+        return positives(activation, batch)
+
+    engine = Engine(net)
+    due = [subscribe(engine, reduce=counting) for _ in range(3)]
+    read(engine, due, x)
+    assert calls == ["Net/relu", "Net/relu-1"]
+    assert all(s.values["Net/relu"] for s in due)
+
+
+def test_the_layers_of_the_trace_come_in_the_order_of_the_forward_pass(net, x):
+    engine = Engine(net)
+    read(engine, [subscribe(engine)], x, live=False)
+    assert [(i.name, i.num_units, i.weight_name, i.touches_input) for i in engine.trace] == [
+        ("Net/relu", 4, "conv.weight", True),
+        ("Net/relu-1", 6, "fc.weight", False),
+    ]
+
+
+def test_a_probe_of_one_layer_reads_no_other(net, x):
+    engine = Engine(net)
+    subscription = subscribe(engine, layers=["*relu-1"])
+    read(engine, [subscription], x)
+    assert list(subscription.values) == ["Net/relu-1"]
+
+
+def test_the_input_of_a_named_module_can_be_read(net, x):
+    engine = Engine(net)
+    subscription = subscribe(engine, layers=["fc"], site="input")
+    read(engine, [subscription], x)
+    assert subscription.values["fc"]["positive"].shape == (4,)
+
+
+@pytest.mark.contained
+def test_a_failing_reduction_fails_its_own_subscription_only(net, x):
+    def failing(activation, batch):
+        raise RuntimeError("ours")
+
+    engine = Engine(net)
+    bad, good = subscribe(engine, reduce=failing), subscribe(engine)
+    read(engine, [bad, good], x)
+    assert bad.failure == "reading activations: RuntimeError"
+    assert bad.guard.counts.total() == 1
+    assert list(good.values) == ["Net/relu", "Net/relu-1"]
+
+
+@pytest.mark.contained
+def test_a_glob_that_no_layer_answers_to_is_reported_once_with_near_names(net, x, caplog):
+    engine = Engine(net)
+    subscription = subscribe(engine, layers=["relu"])
+    with caplog.at_level(logging.WARNING, "vis_callbacks"):
+        for _ in range(2):
+            read(engine, [subscription], x)
+            engine.check_names()
+    assert 'layers="relu" matches none' in caplog.text
+    assert '"Net/relu"' in caplog.text
+    assert subscription.guard.counts.total() == 1
+
+
+def test_calls_of_training_step_that_share_a_name_are_told_apart_by_their_units():
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Sequential(nn.Linear(3, 4))
+            self.b = nn.Sequential(nn.Linear(4, 2))
+            self.act = nn.Sequential(nn.ReLU())
+
+        def training_step(self, x: Tensor) -> Tensor:
+            return self.act(self.b(self.act(self.a(x))))
+
+    loop = Loop()
+    engine = Engine(loop)
+    subscription = subscribe(engine)
+    engine.begin([subscription], live=True)
+    engine.start_batch(torch.randn(5, 3))
+    loop.training_step(torch.randn(5, 3))
+    engine.end_capture()
+    assert {k: len(v["positive"]) for k, v in subscription.values.items()} == {
+        "act.0": 4,
+        "act.0-1": 2,
+    }
+
+
+def test_the_first_step_is_never_read_live_and_a_plain_model_is_afterwards(net, monkeypatch):
+    monkeypatch.setattr("vis_callbacks.engine.engine._was_compiled", lambda: False)
+    engine = Engine(net)
+    assert not engine.can_read_live
+    engine.plain_step_passed()
+    assert engine.can_read_live
+
+
+def test_a_compiled_run_is_never_read_live(net, monkeypatch):
+    monkeypatch.setattr("vis_callbacks.engine.engine._was_compiled", lambda: True)
+    engine = Engine(net)
+    engine.plain_step_passed()
+    assert not engine.can_read_live
+
+
+def test_layers_are_read_for_other_inputs_with_the_units_second():
+    model = nn.Sequential(nn.Linear(4, 6), nn.GELU())
+    values = Engine(model).read_layers(["1"], torch.randn(2, 7, 4), lambda m, i: m(i))
+    assert values["1"].shape == (2, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "samples", "expected"),
+    [
+        ((8, 5), 1, 8, (8, 5, 1)),
+        ((8, 5, 3, 4), 1, 8, (8, 5, 12)),
+        ((8, 7, 5), -1, 8, (8, 5, 7)),
+        ((7, 8, 5), -1, 8, (8, 5, 7)),  # tokens before samples
+        ((32, 5, 3, 3), 1, 8, (8, 5, 36)),  # four windows of each sample
+        ((9, 5), 1, 8, (9, 5, 1)),
+        ((0, 5, 3, 3), 1, 0, (0, 5, 1)),
+    ],
+)
+def test_an_activation_is_laid_out_as_samples_units_positions(shape, axis, samples, expected):
+    values = torch.randn(shape)
+    out = samples_units_positions(values, axis, samples)
+    assert out.shape == expected
+    assert out.sum() == pytest.approx(values.sum().item(), abs=1e-4)
+
+
+def test_a_contiguous_activation_is_viewed_and_not_copied():
+    for shape, axis in (((8, 5, 3, 4), 1), ((8, 7, 5), -1), ((8, 3, 4, 5), -1)):
+        values = torch.randn(shape)
+        assert samples_units_positions(values, axis, 8).data_ptr() == values.data_ptr()

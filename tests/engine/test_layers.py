@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from vis_callbacks.engine.layers import (
+    matches,
+    module_names,
+    nearest,
+    nth_call,
+    select,
+    strip_compiled,
+)
+
+
+def test_the_root_is_named_after_its_class_and_never_collides():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.Net = nn.ReLU()
+
+    assert list(module_names(Net()).values()) == ["Net_", "Net"]
+
+
+def test_what_torch_compile_adds_to_names_is_taken_off():
+    model = nn.Sequential(torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager"))
+    assert "0.0" in module_names(model).values()
+    assert strip_compiled("_orig_mod") == ""
+    assert strip_compiled("a._orig_mod.b") == "a.b"
+
+
+def test_the_first_call_has_the_bare_name():
+    assert [nth_call("relu", call) for call in range(3)] == ["relu", "relu-1", "relu-2"]
+
+
+def test_a_name_with_brackets_matches_itself():
+    assert matches("layer[0]", ["layer[0]"])
+
+
+def test_globs_select_in_the_order_of_the_names():
+    assert select(["a.relu", "b", "a.fc"], ["a.*"]) == ["a.relu", "a.fc"]
+
+
+def test_an_unknown_glob_says_what_comes_nearest_and_what_to_write():
+    wanted = (
+        r'layers="fc\*" matches none of the model\'s 2 layers; nearest: "head.fc". Use "head.fc"'
+    )
+    with pytest.raises(ValueError, match=wanted):
+        select(["conv1", "head.fc"], ["fc*"])
+
+
+def test_a_glob_with_nothing_near_points_to_the_summary():
+    with pytest.raises(ValueError, match=r"summary\(model, inputs\) lists them"):
+        select(["conv1"], ["zzz"])
+
+
+def test_names_that_hold_what_was_written_come_before_those_that_only_look_like_it():
+    assert nearest("relu", ["layer.relu", "rely"])[0] == "layer.relu"

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import random
+import re
+from collections import UserDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from tests.identity import digest
+
+from vis_callbacks.engine.references import (
+    class_labels,
+    default_input_fn,
+    default_label_fn,
+    take_references,
+)
+
+X = torch.arange(24.0).reshape(6, 4)
+Y = torch.tensor([2, 2, 0, 2, 1, 0])
+
+
+@dataclass
+class DataBatch:
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+class NamedBatch(NamedTuple):
+    idx: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class OddNamedBatch(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+BATCHES: dict[str, Any] = {
+    "tuple": (X, Y),
+    "list": [X, Y],
+    "triple": (X, Y, torch.arange(6)),
+    "image and label": {"image": X, "label": Y},
+    "other order": {"target": Y, "pixel_values": X},
+    "capitals": {"Images": X, "Labels": Y},
+    "its only wide tensor": {"cells": X, "y": Y},
+    "no dict but a mapping": UserDict(inputs=X, targets=Y),
+    "dataclass": DataBatch(X, Y),
+    "named tuple": NamedBatch(torch.arange(6), X, Y),
+    "named tuple of odd names": OddNamedBatch(X, Y),
+    "two views": ((X, X + 1), Y),
+    "nested": {"inputs": {"image": X}, "label": Y},
+    "nested in a tuple": ({"x": X}, {"y": Y}),
+    "labels as a list": (X, Y.tolist()),
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+def test_inputs_and_labels_are_found(batch):
+    assert default_input_fn(batch) is X
+    assert torch.equal(default_label_fn(batch), Y)
+
+
+NO_LABELS: dict[str, Any] = {
+    "tensor": X,
+    "one part": (X,),
+    "no such key": {"image": X},
+    "strings": (X, ["a"] * 6),
+    "bools": (X, [True] * 6),
+    "boxes": (X, {"boxes": X}),
+    "string labels": {"image": X, "label": ["cat"] * 6},
+}
+
+
+@pytest.mark.parametrize("batch", NO_LABELS.values(), ids=NO_LABELS.keys())
+def test_a_batch_without_labels_has_none(batch):
+    assert default_input_fn(batch) is X
+    assert default_label_fn(batch) is None
+
+
+ODD: dict[str, tuple[Any, str]] = {
+    "none": (None, "NoneType"),
+    "empty": ((), r"tuple\(\)"),
+    "a number": (torch.tensor(1.0), r"Tensor\(\) float32"),
+    "strings": (["a", "b"], r"list\(str, str\)"),
+    "two wide tensors": (
+        {"left": X, "right": X},
+        r"dict\(left: Tensor\(6, 4\) float32, right: Tensor\(6, 4\) float32\)",
+    ),
+    "deep": (
+        {"a": {"b": {"c": X}}},
+        r"dict\(a: dict\(b: dict\(\.\.\.\)\)\)",
+    ),
+    "many": (dict.fromkeys("abcdefghij", 1), r"h: int, \.\.\.\)"),
+}
+
+
+@pytest.mark.parametrize(("batch", "words"), ODD.values(), ids=ODD.keys())
+def test_a_batch_that_is_not_understood_is_described(batch, words):
+    with pytest.raises(TypeError, match=rf"looks like .*{words}.*Write input_fn="):
+        default_input_fn(batch)
+
+
+# -- which samples
+
+
+def test_samples_are_taken_evenly_over_the_classes_in_their_order():
+    taken = take_references((X, Y), 4, source="here")
+    assert taken.labels.tolist() == [2, 0, 1, 2]
+    assert taken.inputs[:, 0].tolist() == [0.0, 8.0, 16.0, 4.0]
+    assert taken.source == "here"
+    assert taken.note == ""
+
+
+def test_all_samples_of_a_small_batch_are_taken():
+    taken = take_references((X, Y), 100, source="")
+    assert sorted(taken.inputs[:, 0].tolist()) == X[:, 0].tolist()
+
+
+def test_samples_without_a_class_are_passed_over_where_others_are_left():
+    labels = torch.tensor([-100, 1, -100, 1, 0, -1])
+    taken = take_references((X, labels), 3, source="")
+    assert taken.labels.tolist() == [1, 0, 1]
+
+
+def test_where_too_few_samples_have_a_class_the_first_are_taken_without():
+    labels = torch.tensor([-100, 1, -100, 1, 0, -1])
+    taken = take_references((X, labels), 4, source="")
+    assert taken.labels is None
+    assert taken.note == "too few samples have a label of 0 or above"
+    assert torch.equal(taken.inputs, X[:4])
+
+
+def test_without_labels_the_first_samples_are_taken():
+    taken = take_references(X, 2, source="")
+    assert torch.equal(taken.inputs, X[:2])
+    assert taken.labels is None
+    assert taken.note == "the batch has no labels"
+
+
+def test_own_functions_are_used():
+    taken = take_references(
+        {"a": X, "b": Y},
+        2,
+        source="",
+        input_fn=lambda batch: batch["a"] * 2,
+        label_fn=lambda batch: batch["b"],
+    )
+    assert taken.inputs[:, 0].tolist() == [0.0, 16.0]
+    assert taken.labels.tolist() == [2, 0]
+
+
+def test_a_function_that_returns_no_tensor_is_named():
+    with pytest.raises(TypeError, match=r"input_fn returned list\(int\) for a batch"):
+        take_references((X, Y), 2, source="", input_fn=lambda batch: [1])
+
+
+def test_a_batch_without_samples_is_refused():
+    with pytest.raises(ValueError, match=r"Tensor\(0, 4\) float32: no samples"):
+        take_references((X[:0], Y[:0]), 2, source="")
+
+
+# -- copied once, and nothing else
+
+
+def test_references_do_not_change_with_the_batch():
+    x = X.clone()
+    taken = take_references((x, Y), 6, source="")
+    before = digest(taken.inputs)
+    x.zero_()
+    assert digest(taken.inputs) == before
+
+
+def test_references_hold_no_graph_and_no_more_memory_than_they_need():
+    x = torch.zeros(1000, 4, requires_grad=True) * 1
+    taken = take_references(x, 2, source="")
+    assert not taken.inputs.requires_grad
+    assert taken.inputs.untyped_storage().nbytes() == 2 * 4 * 4
+
+
+def test_references_of_inference_mode_can_be_differentiated():
+    with torch.inference_mode():
+        taken = take_references((X.clone(), Y.clone()), 2, source="")
+    assert taken.inputs.requires_grad_().sum().requires_grad
+
+
+def test_no_random_number_is_drawn():
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    before = digest(states)
+    take_references((X, Y), 3, source="")
+    assert digest((torch.get_rng_state(), np.random.get_state(), random.getstate())) == before
+
+
+def test_a_subclass_of_tensor_becomes_a_plain_one():
+    class Image(torch.Tensor):
+        pass
+
+    taken = take_references((X.as_subclass(Image), Y), 2, source="")
+    assert type(taken.inputs) is torch.Tensor
+
+
+# -- labels that are no classes
+
+
+UNUSABLE = {
+    "float": (torch.rand(6), "float32 numbers and name no classes"),
+    "half": (torch.rand(6).half(), "float16 numbers"),
+    "multi-hot": (torch.ones(6, 3, dtype=torch.int64), r"have shape \(6, 3\)"),
+    "one number": (torch.tensor(3), r"have shape \(\)"),
+    "another length": (torch.zeros(5, dtype=torch.int64), r"not one class for each of 6"),
+    "none": (None, "the batch has no labels"),
+}
+
+
+@pytest.mark.parametrize(("labels", "why"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_labels_that_name_no_classes_are_dropped_and_it_is_said(labels, why):
+    found, note = class_labels(labels, 6)
+    assert found is None
+    assert re.search(why, note)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64, torch.bool])
+def test_whole_numbers_of_any_type_are_classes(dtype):
+    found, note = class_labels(torch.tensor([[1], [0]]).to(dtype), 2)
+    assert found.tolist() == [1, 0]
+    assert found.dtype == torch.int64
+    assert note == ""

@@ -1,0 +1,475 @@
+"""Trainings that are healthy, or sick in a known way, with the alerts they must raise.
+
+Each takes a second or two on one core. `run_offline` trains one in a plain loop with nothing
+but the statistics, the rules and the ledger; a system test trains the same with a Trainer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vis_callbacks.alerts import readings
+from vis_callbacks.alerts.alert import Alert, Rule
+from vis_callbacks.alerts.history import History
+from vis_callbacks.alerts.ledger import Ledger, judge
+from vis_callbacks.alerts.rules.dead_units import DeadFromStart, DyingUnits, NewlyDeadUnits
+from vis_callbacks.alerts.rules.inputs import ConstantInputs, RawInputs
+from vis_callbacks.alerts.rules.non_finite import NonFinite
+from vis_callbacks.alerts.rules.saturation import Saturation
+from vis_callbacks.alerts.rules.weights import CollapsingWeights
+from vis_callbacks.analysis.activations import UnitRows, joined, measure, statistics
+from vis_callbacks.analysis.nonlinearities import MODULE_TYPES, NONLINEARITIES, Nonlinearity
+from vis_callbacks.analysis.unit_life import READINGS, UnitLife
+from vis_callbacks.analysis.updates import layer_norm, unit_norms
+from vis_callbacks.engine.schedule import RunFacts, Schedule
+
+BATCH_SIZE = 32
+RULES: tuple[Rule, ...] = (
+    NonFinite(),
+    ConstantInputs(),
+    DyingUnits(),
+    DeadFromStart(),
+    CollapsingWeights(),
+    NewlyDeadUnits(),
+    Saturation(),
+    RawInputs(),
+)
+_PHOTOGRAPHS = (
+    "astronaut",
+    "brick",
+    "chelsea",
+    "coffee",
+    "grass",
+    "gravel",
+    "rocket",
+    "retina",
+    "hubble_deep_field",
+    "immunohistochemistry",
+)
+_PATCHES_TO_LEARN = 110
+
+Data = tuple[Tensor, Tensor]  # (samples, channels, height, width), labels
+Batches = Iterator[Data]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One training and what must be said of it.
+
+    Attributes:
+        rate: Factor on the optimizer's rate, of the share of the training that is done.
+        corrupt: Inputs of a batch and the share of the training that is done -> inputs.
+        expected: The one kind of alert that must come; None demands silence.
+        after, by: Share of the training between which it must come.
+        forbidden: Kinds that must not come; None forbids all but the expected.
+    """
+
+    number: int
+    title: str
+    task: Literal["digits", "patches"]
+    network: Callable[[], nn.Sequential]
+    optimizer: Callable[..., torch.optim.Optimizer]
+    steps: int = 400
+    rate: Callable[[float], float] = lambda done: 1.0
+    corrupt: Callable[[Tensor, float], Tensor] = lambda inputs, done: inputs
+    expected: str | None = None
+    after: float = 0.0
+    by: float = 1.0
+    forbidden: tuple[str, ...] | None = ()
+
+    def data(self) -> Data:
+        """Returns the normalised inputs and the labels to learn from."""
+        return digits() if self.task == "digits" else patches()
+
+    def batches(self, seed: int) -> Batches:
+        """Yields one batch a step, shuffled anew for each pass over the data."""
+        inputs, labels = self.data()
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.empty(0, dtype=torch.long)
+        for step in range(self.steps):
+            if len(order) < BATCH_SIZE:
+                order = torch.randperm(len(labels), generator=generator)
+            chosen, order = order[:BATCH_SIZE], order[BATCH_SIZE:]
+            yield self.corrupt(inputs[chosen], step / self.steps), labels[chosen]
+
+    def seeded_network(self, seed: int) -> nn.Sequential:
+        """Returns the network with its initial weights; leaves the global generator alone."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            return self.network()
+
+    def complaint(self, alerts: list[Alert]) -> str:
+        """Returns what is wrong with these alerts, "" if they are as expected."""
+        raised = [a for a in alerts if a.state == "firing" and a.severity != "info"]
+        said = ", ".join(f"{a.kind} ({a.severity}) at {a.step}" for a in raised) or "nothing"
+        wanted = [alert.step for alert in raised if alert.kind == self.expected]
+        if self.expected is not None and not wanted:
+            return f"{self.title}: expected {self.expected}, got {said}"
+        if wanted and not self.after * self.steps <= wanted[0] <= self.by * self.steps:
+            return f"{self.title}: {self.expected} at an unexpected time: {said}"
+        for alert in raised:
+            is_forbidden = self.forbidden is None or alert.kind in self.forbidden
+            if is_forbidden and alert.kind != self.expected:
+                return f"{self.title}: {alert.kind} must not come: {said}"
+        return ""
+
+
+@cache
+def digits() -> Data:
+    """Returns 1,437 handwritten digits, 8 x 8, normalised."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.tensor(bunch.images, dtype=torch.float32)[:, None]
+    labels = torch.tensor(bunch.target)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:1437]
+    return _normalised(images[order]), labels[order]
+
+
+@cache
+def patches() -> Data:
+    """Returns 110 patches of each of 12 photographs, 16 x 16 (32 x 32 averaged), normalised."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    photographs = [getattr(data, name)() for name in _PHOTOGRAPHS]
+    photographs += [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    generator = torch.Generator().manual_seed(0)
+    images, labels = [], []
+    for label, photograph in enumerate(photographs):
+        image = torch.tensor(photograph, dtype=torch.float32)
+        image = image.expand(3, -1, -1) if image.dim() == 2 else image.permute(2, 0, 1)
+        height, width = image.shape[1], int(0.8 * image.shape[2])  # the rest is for validation
+        for _ in range(_PATCHES_TO_LEARN):
+            top = int(torch.randint(height - 32, (), generator=generator))
+            left = int(torch.randint(width - 32, (), generator=generator))
+            patch = image[:, top : top + 32, left : left + 32]
+            images.append(F.avg_pool2d(patch, 2))
+            labels.append(label)
+    return _normalised(torch.stack(images)), torch.tensor(labels)
+
+
+def _normalised(images: Tensor) -> Tensor:
+    return (images - images.mean()) / images.std()
+
+
+def mlp(*widths: int, nonlinearity: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Returns a dense network for the digits."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for num_inputs, width in zip((64, *widths), widths, strict=False):
+        layers += [nn.Linear(num_inputs, width), nonlinearity()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 10))
+
+
+class SpatialMean(nn.Module):
+    """Mean over the positions of a map."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Returns (samples, channels)."""
+        return maps.mean((2, 3))
+
+
+def cnn(dropout: float = 0.0) -> nn.Sequential:
+    """Returns a convolutional network for the patches."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        SpatialMean(),
+        nn.Linear(32, 64),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(64, 12),
+    )
+
+
+def _mlp_with_negative_bias() -> nn.Sequential:
+    network = mlp(64, 64, 64)
+    nn.init.constant_(network.get_submodule("3").bias, -20.0)
+    return network
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _spike(factor: float) -> Callable[[float], float]:
+    return lambda done: factor if 0.60 <= done < 0.63 else 1.0
+
+
+def _black(inputs: Tensor, done: float) -> Tensor:
+    return torch.zeros_like(inputs) if done >= 0.5 else inputs
+
+
+def _one_nan(inputs: Tensor, done: float) -> Tensor:
+    if done == 0.5:
+        inputs = inputs.clone()
+        inputs[0] = math.nan
+    return inputs
+
+
+def _sgd(rate: float, **options: float) -> Callable[..., torch.optim.Optimizer]:
+    return partial(torch.optim.SGD, lr=rate, **options)
+
+
+def _adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
+    return partial(torch.optim.Adam, lr=rate)
+
+
+_RATE = ("dying_units",)
+_DEAD = ("dying_units", "dead_from_start")
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        number=1,
+        title="dense, SGD .1",
+        task="digits",
+        network=partial(mlp, 64, 64, 64),
+        optimizer=_sgd(0.1),
+        forbidden=None,
+    ),
+    Scenario(
+        number=2,
+        title="dense, SGD 1.0",
+        task="digits",
+        network=partial(mlp, 64, 64, 64),
+        optimizer=_sgd(1.0),
+        expected="dying_units",
+        by=0.3,
+    ),
+    Scenario(
+        number=3,
+        title="wide dense, Adam 1e-3",
+        task="digits",
+        network=partial(mlp, 128, 128, 128, 128),
+        optimizer=_adam(1e-3),
+        forbidden=None,
+    ),
+    Scenario(
+        number=4,
+        title="wide dense, Adam .1",
+        task="digits",
+        network=partial(mlp, 128, 128, 128, 128),
+        optimizer=_adam(0.1),
+        expected="dying_units",
+        by=0.3,
+    ),
+    Scenario(
+        number=5,
+        title="convolutional, Adam 1e-3",
+        task="patches",
+        network=cnn,
+        optimizer=_adam(1e-3),
+        forbidden=None,
+    ),
+    Scenario(
+        number=6,
+        title="convolutional with dropout and cosine, Adam .1",
+        task="patches",
+        network=partial(cnn, 0.5),
+        optimizer=_adam(0.1),
+        rate=_cosine,
+        expected="dying_units",
+        by=0.3,
+    ),
+    Scenario(
+        number=7,
+        title="bias of the second layer -20",
+        task="digits",
+        network=_mlp_with_negative_bias,
+        optimizer=_sgd(0.01, momentum=0.9),
+        expected="dead_from_start",
+        forbidden=_RATE,
+    ),
+    Scenario(
+        number=8,
+        title="all inputs 0 in the second half",
+        task="digits",
+        network=partial(mlp, 64, 64, 64),
+        optimizer=_adam(1e-3),
+        corrupt=_black,
+        expected="constant_inputs",
+        after=0.5,
+        forbidden=_RATE,
+    ),
+    Scenario(
+        number=9,
+        title="rate x 300 for a moment",
+        task="digits",
+        network=partial(mlp, 64, 64, 64),
+        optimizer=_adam(1e-3),
+        rate=_spike(300.0),
+        expected="dying_units",
+        after=0.60,
+        by=0.75,
+    ),
+    Scenario(
+        number=10,
+        title="rate x 5 for a moment",
+        task="digits",
+        network=partial(mlp, 64, 64, 64),
+        optimizer=_adam(1e-3),
+        rate=_spike(5.0),
+        forbidden=None,
+    ),
+    Scenario(
+        number=11,
+        title="dense with GELU, Adam .03",
+        task="digits",
+        network=partial(mlp, 64, 64, 64, nonlinearity=nn.GELU),
+        optimizer=_adam(0.03),
+        forbidden=_DEAD,
+    ),
+    Scenario(
+        number=12,
+        title="one sample of NaN",
+        task="patches",
+        network=cnn,
+        optimizer=_adam(1e-3),
+        corrupt=_one_nan,
+        expected="non_finite",
+        after=0.5,
+        forbidden=_DEAD,
+    ),
+    Scenario(
+        number=13,
+        title="weight decay .3",
+        task="digits",
+        network=partial(mlp, 64, 64, 64),
+        optimizer=_sgd(0.01, momentum=0.9, weight_decay=0.3),
+        steps=600,
+        expected="collapsing_weights",
+        forbidden=_RATE,
+    ),
+)
+
+
+class OfflineMonitor:
+    """Statistics, rules and ledger of one training, without Lightning.
+
+    Attributes:
+        changes: All that the ledger has returned.
+        history: As a monitor would have it.
+    """
+
+    def __init__(self, network: nn.Sequential, planned_steps: int, schedule: Schedule) -> None:
+        self.network = network
+        self.changes: list[Alert] = []
+        self.history = History()
+        self._ledger = Ledger("Offline")
+        self._schedule = schedule
+        self._facts = RunFacts(planned_steps=planned_steps, batch_size=BATCH_SIZE)
+        self._kinds = {
+            name: _nonlinearity_of(module)
+            for name, module in network.named_children()
+            if isinstance(module, MODULE_TYPES)
+        }
+        self._life = UnitLife(
+            immortal={name for name, kind in self._kinds.items() if not kind.has_flat_zero}
+        )
+        self._measures: dict[str, Mapping[str, Tensor]] = {}
+
+    def forward(self, step: int, inputs: Tensor) -> Tensor:
+        """Returns the scores, having read the activations if a snapshot is due."""
+        self._measures = {}
+        if not self._schedule.due(step, self._facts):
+            return self.network(inputs)
+        values = inputs
+        for name, module in self.network.named_children():
+            before, values = values, module(values)
+            if name in self._kinds:
+                self._measures[name] = measure(
+                    values.reshape(*values.shape[:2], -1),
+                    self._kinds[name],
+                    before.reshape(*before.shape[:2], -1),
+                )
+        return values
+
+    def after_step(
+        self, step: int, inputs: Tensor, loss: Tensor, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Judges what `forward` has read; the optimizer has made its update."""
+        if not self._measures:
+            return
+        rows = UnitRows.of(joined(self._life.table, self._measures), self._measures)
+        norms = self._norms()
+        self._life.update(step, rows, norms)
+        stats = statistics(rows)
+        table = {name: dict.fromkeys(rows.table.layers, math.nan) for name in READINGS}
+        for name, numbers in zip(READINGS, self._life.readings().tolist(), strict=True):
+            table[name] = dict(zip(rows.table.layers, numbers, strict=True))
+        table[readings.NON_FINITE] = _by_layer(rows, rows.non_finite())
+        table[readings.WEIGHT_NORM] = {name: float(layer_norm(n)) for name, n in norms.items()}
+        for layer, share in _by_layer(rows, stats["flat_share"]).items():
+            metric = readings.flat_share_of(self._kinds[layer].kind)
+            table.setdefault(metric, {})[layer] = share
+        table |= {name: {"": number} for name, number in _of_run(inputs, loss, optimizer).items()}
+        self.history.append(step, table)
+        self.changes += self._ledger.update(judge(RULES, self.history), step=step, stage="fit")
+
+    def _norms(self) -> dict[str, Tensor]:
+        """Returns for each nonlinearity the norms of the weights just before it."""
+        norms: dict[str, Tensor] = {}
+        latest = None
+        for name, module in self.network.named_children():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                latest = module.weight
+            if name in self._kinds and latest is not None:
+                norms[name] = unit_norms(latest)
+        return norms
+
+
+def _by_layer(rows: UnitRows, values: Tensor) -> dict[str, float]:
+    return dict(zip(rows.table.layers, values.tolist(), strict=True))
+
+
+def _of_run(
+    inputs: Tensor, loss: Tensor, optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
+    group = optimizer.param_groups[0]
+    return {
+        readings.LOSS: float(loss),
+        readings.NON_FINITE_LOSS: float(not loss.isfinite()),
+        readings.LEARNING_RATE: group["lr"],
+        readings.WEIGHT_DECAY: group["weight_decay"],
+        readings.NUM_SAMPLES: len(inputs),
+        readings.CONSTANT_INPUTS: float((inputs.flatten(1).std(1) == 0).float().mean()),
+        readings.INPUT_MEAN: float(inputs.mean()),
+        readings.INPUT_STD: float(inputs.std()),
+    }
+
+
+def _nonlinearity_of(module: nn.Module) -> Nonlinearity:
+    kind = type(module).__name__.lower()
+    return next(nonlinearity for nonlinearity in NONLINEARITIES if nonlinearity.kind == kind)
+
+
+def run_offline(scenario: Scenario, seed: int, schedule: Schedule) -> OfflineMonitor:
+    """Trains a scenario in a plain loop and returns what the monitor saw."""
+    with torch.random.fork_rng(devices=()):
+        network = scenario.seeded_network(seed)
+        torch.manual_seed(seed)  # for dropout
+        optimizer = scenario.optimizer(network.parameters())
+        base = optimizer.param_groups[0]["lr"]
+        monitor = OfflineMonitor(network, scenario.steps, schedule)
+        for step, (inputs, labels) in enumerate(scenario.batches(seed)):
+            optimizer.param_groups[0]["lr"] = base * scenario.rate(step / scenario.steps)
+            loss = F.cross_entropy(monitor.forward(step, inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.after_step(step, inputs, loss.detach(), optimizer)
+    return monitor

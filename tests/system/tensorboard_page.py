@@ -1,0 +1,218 @@
+"""A real TensorBoard in a real browser: what its user would see of a folder of runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+START_SECONDS = 90.0
+SHOW_MILLISECONDS = 60_000
+
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+# Both generations of TensorBoard's pages, seen from inside the page.
+_TIME_SERIES_CARDS = """
+cards => cards.map(card => {
+  const image = card.querySelector('img');
+  const run = card.querySelector('card-run-name');
+  return {
+    tag: card.querySelector('.tag-path')?.getAttribute('title') ?? '',
+    run: run ? run.textContent.trim() : '',
+    width: image ? image.naturalWidth : 0,
+    height: image ? image.naturalHeight : 0,
+  };
+})
+"""
+_IMAGE_CARDS = """
+cards => cards.map(card => {
+  const image = card.shadowRoot.querySelector('img');
+  return {
+    tag: card.tag,
+    run: card.run,
+    width: image ? image.naturalWidth : 0,
+    height: image ? image.naturalHeight : 0,
+  };
+})
+"""
+_TEXT_CARDS = """
+cards => cards.map(card => {
+  const words = node => [...node.childNodes].map(child =>
+    child.nodeType === Node.TEXT_NODE ? child.textContent
+      : ['STYLE', 'TEMPLATE'].includes(child.tagName) ? ''
+      : words(child.shadowRoot ?? child)).join(' ');
+  return { tag: card.tag, run: card.run, text: words(card.shadowRoot) };
+})
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One card as shown; the size is that of the picture itself, 0 where there is none."""
+
+    tag: str
+    run: str = ""
+    width: int = 0
+    height: int = 0
+    text: str = ""
+
+
+@dataclass
+class TensorBoardPage:
+    """The tabs of a running TensorBoard.
+
+    Attributes:
+        page: The browser's page.
+        address: Where TensorBoard answers.
+        complaints: Errors of the browser's console and uncaught exceptions so far.
+    """
+
+    page: Page
+    address: str
+    complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on(
+            "console",
+            lambda message: (
+                self.complaints.append(message.text) if message.type == "error" else None
+            ),
+        )
+
+    def time_series(self) -> list[Card]:
+        """Returns the cards of the Time Series tab, all groups unfolded."""
+        self._open("timeseries", "metrics-card-group-toolbar")
+        folded = self.page.locator("metrics-card-group-toolbar button").filter(
+            has=self.page.locator('mat-icon[svgicon="expand_more_24px"]')
+        )
+        while folded.count():
+            folded.first.click()
+        self._wait_until_shown("card-view", "image-card")
+        return self._cards("card-view", _TIME_SERIES_CARDS)
+
+    def images(self) -> list[Card]:
+        """Returns the cards of the Images tab, all groups unfolded."""
+        self._open("images", "tf-category-paginated-view")
+        self._unfold_categories()
+        self._wait_until_shown("tf-image-loader", "tf-image-loader")
+        return self._cards("tf-image-loader", _IMAGE_CARDS)
+
+    def texts(self) -> list[Card]:
+        """Returns the cards of the Text tab, all groups unfolded."""
+        self._open("text", "tf-category-paginated-view")
+        self._unfold_categories()
+        self.page.locator("tf-text-loader tf-markdown-view").first.wait_for()
+        return self._cards("tf-text-loader", _TEXT_CARDS)
+
+    def screenshot(self, path: Path) -> None:
+        """Writes what is shown as PNG."""
+        self.page.screenshot(path=path)
+
+    def _open(self, tab: str, landmark: str) -> None:
+        self.page.goto("about:blank")  # another fragment alone would not load the page anew
+        self.page.goto(f"{self.address}/#{tab}")
+        self.page.locator(landmark).first.wait_for()
+
+    def _unfold_categories(self) -> None:
+        for category in self.page.locator("tf-category-paginated-view").all():
+            if not category.evaluate("view => view.opened"):
+                category.locator("button.heading").first.click()
+
+    def _wait_until_shown(self, cards: str, cards_with_image: str) -> None:
+        self.page.locator(cards).first.wait_for()
+        for image in self.page.locator(f"{cards_with_image} img").all():
+            image.scroll_into_view_if_needed()
+            handle = image.element_handle()
+            self.page.wait_for_function(
+                "image => image.complete && image.naturalWidth > 0", arg=handle
+            )
+
+    def _cards(self, cards: str, read: str) -> list[Card]:
+        return [Card(**values) for values in self.page.locator(cards).evaluate_all(read)]
+
+
+@contextmanager
+def served(logdir: Path, *arguments: str) -> Iterator[str]:
+    """Starts TensorBoard on a folder, yields its address and ends it."""
+    # TensorBoard takes port 0 as "any that is free" and prints which one it got.
+    with subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", "0"]
+        + ["--host", "127.0.0.1", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    ) as process:
+        try:
+            address = _address(process)
+            _wait_for_runs(address)
+            yield address
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+@contextmanager
+def browser_page(executable: str) -> Iterator[Page]:
+    """Yields a page of a headless Chromium, large enough that cards need no scrolling."""
+    from playwright.sync_api import sync_playwright  # not everyone who runs tests has it
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=list(CHROMIUM_ARGUMENTS), env=_environment()
+        )
+        try:
+            page = browser.new_page(viewport={"width": 1600, "height": 2400})
+            page.set_default_timeout(SHOW_MILLISECONDS)
+            yield page
+        finally:
+            browser.close()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    lines: list[str] = []
+    for line in process.stderr or ():
+        lines.append(line)
+        if "http://" in line and " at " in line:
+            return "http://" + line.split("http://")[1].split("/")[0]
+    raise RuntimeError("TensorBoard did not start: " + "".join(lines))
+
+
+def _wait_for_runs(address: str) -> None:
+    """Waits until the data loader has found a run; before that the page shows an empty folder."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with opener.open(f"{address}/data/runs", timeout=10) as answer:
+                if answer.read().strip() != b"[]":
+                    return
+        except urllib.error.URLError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"TensorBoard at {address} found no run in {START_SECONDS:g} s.")
+
+
+def _environment() -> dict[str, Any]:
+    """Returns the environment without proxies: everything here is on this machine."""
+    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}

@@ -1,0 +1,337 @@
+"""A run with monitors is, bit for bit, the run without them."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import StochasticWeightAveraging
+from tests.identity import digest
+from tests.system.models import (
+    LIGHTNING_CHATTER,
+    NUM_STEPS,
+    STEPS_AN_EPOCH,
+    Cnn,
+    CountingData,
+    Net,
+    Run,
+    Transformer,
+    mlp,
+    pictures,
+    quiet,
+    tokens,
+    train,
+    vectors,
+    watchers,
+)
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vis_callbacks.callbacks.activations import ActivationMonitor
+from vis_callbacks.callbacks.session import session_of
+
+pytestmark = [
+    *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
+
+
+# -- networks and modules of the user's
+
+
+class WithCompiledFunction(nn.Module):
+    """Nobody can find such a function before it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 4)
+        self.compiled = torch.compile(_compiled, backend="aot_eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.compiled(self.first(x)))
+
+
+def _compiled(x: Tensor) -> Tensor:
+    return F.relu(x) * 1.5
+
+
+class WithCompiledPart(nn.Module):
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.network = torch.compile(Cnn(), backend=backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+def compiled_in_place() -> nn.Module:
+    network = Cnn()
+    network.compile(backend="aot_eager")
+    return network
+
+
+class Checkpointed(nn.Module):
+    """Runs a block a second time, in the backward pass."""
+
+    def __init__(self, *, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 16), nn.Linear(16, 4)
+        self.block = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.ReLU())
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = checkpoint(self.block, self.first(x), use_reentrant=self.use_reentrant)
+        return self.last(x)
+
+
+def weight_normed() -> nn.Module:
+    network = mlp()
+    network[0] = quiet(lambda: nn.utils.weight_norm(network[0]), ".*weight_norm.*deprecated")
+    return network
+
+
+def spectrally_normed(normalise: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    network = mlp()
+    network[0] = normalise(network[0])
+    return network
+
+
+class FrozenNorm(Net):
+    """Trains, but for its batch norm."""
+
+    def on_train_epoch_start(self) -> None:
+        self.network.norm.eval()
+        for parameter in self.network.norm.parameters():
+            parameter.requires_grad_(False)
+
+
+class Hooked(Net):
+    """Counts the calls of its own hooks and of its forward."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.calls: Counter[str] = Counter()
+        self.num_forwards = 0
+        first = network[0]
+        first.register_forward_pre_hook(lambda *args: self.count("before"))
+        first.register_forward_hook(lambda *args: self.count("after"))
+        network[1].register_full_backward_hook(lambda *args: self.count("backward"))
+        first.weight.register_hook(lambda grad: self.count("grad"))
+
+    def count(self, name: str) -> None:
+        self.calls[name] += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_forwards += 1
+        return super().forward(x)
+
+    def on_train_end(self) -> None:
+        self.calls["forward"] = self.num_forwards
+
+
+class Gan(pl.LightningModule):
+    """Two networks, two optimizers, several forward passes a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 12))
+        self.critic = nn.Sequential(nn.Linear(12, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.critic(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        of_critic, of_generator = self.optimizers()
+        fake = self.generator(torch.randn(len(batch[0]), 4))
+        critic_loss = (F.softplus(self(fake.detach())) + F.softplus(-self(batch[0]))).mean()
+        of_critic.zero_grad()
+        self.manual_backward(critic_loss)
+        of_critic.step()
+        loss = F.softplus(-self(fake)).mean()
+        of_generator.zero_grad()
+        self.manual_backward(loss)
+        of_generator.step()
+        self.log_dict({"critic_loss": critic_loss, "generator_loss": loss})
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_score", self(batch[0]).mean())
+
+    def configure_optimizers(self) -> Any:
+        return [
+            torch.optim.Adam(self.critic.parameters(), 1e-3),
+            torch.optim.SGD(self.generator.parameters(), 1e-2),
+        ]
+
+
+def lbfgs(module: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(module.parameters(), lr=0.1, max_iter=3)
+
+
+class SometimesNone(Net):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx % 5 == 3 else loss
+
+
+class EndsEpochsEarly(Net):
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 10 else None
+
+
+# -- the table
+
+
+@dataclass(frozen=True)
+class Scenario:
+    make: Callable[[], nn.Module]
+    make_data: Callable[[], CountingData] = vectors
+    callbacks: Callable[[], Sequence[pl.Callback]] = tuple
+    options: dict[str, Any] = field(default_factory=dict)
+    num_steps: int = NUM_STEPS
+
+    def run(self, folder: Any, monitors: Sequence[Any] = ()) -> Run:
+        return train(
+            self.make,
+            folder,
+            monitors,
+            make_data=self.make_data,
+            callbacks=self.callbacks,
+            **self.options,
+        )
+
+
+def _cnn(**options: Any) -> Scenario:
+    return Scenario(lambda: Net(Cnn()), pictures, options=options)
+
+
+def _with(network: Callable[[], nn.Module], **kwargs: Any) -> Scenario:
+    return Scenario(lambda: Net(network()), **kwargs)
+
+
+PLAIN = {
+    "mlp": _with(mlp),
+    "cnn": _cnn(),
+    "transformer, norm last": _with(partial(Transformer, norm_first=False), make_data=tokens),
+    "transformer, norm first": _with(partial(Transformer, norm_first=True), make_data=tokens),
+    "frozen batch norm": Scenario(lambda: FrozenNorm(Cnn()), pictures),
+    "checkpointing": _with(partial(Checkpointed, use_reentrant=False)),
+    "reentrant checkpointing": _with(partial(Checkpointed, use_reentrant=True)),
+    "weight norm": _with(weight_normed),
+    "spectral norm": _with(partial(spectrally_normed, nn.utils.spectral_norm)),
+    "parametrised spectral norm": _with(
+        partial(spectrally_normed, nn.utils.parametrizations.spectral_norm)
+    ),
+    "hooks of the user": Scenario(lambda: Hooked(mlp())),
+    "gan": Scenario(Gan),
+    "accumulation": _cnn(accumulate_grad_batches=3, max_epochs=6),
+    "clipping": _cnn(gradient_clip_val=0.1),
+    "lbfgs": Scenario(lambda: Net(mlp(), lbfgs)),
+    "bf16-mixed": _cnn(precision="bf16-mixed"),
+    "bf16-true": _cnn(precision="bf16-true"),
+    "64-true": _cnn(precision="64-true"),
+    "steps without a loss": Scenario(lambda: SometimesNone(mlp())),
+    "epochs that end early": Scenario(lambda: EndsEpochsEarly(mlp()), num_steps=20),
+    "weight averaging": Scenario(
+        lambda: Net(Cnn()),
+        pictures,
+        callbacks=lambda: [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)],
+    ),
+}
+
+COMPILED = {
+    "a function": _with(WithCompiledFunction),
+    "a part": _with(partial(WithCompiledPart, "aot_eager"), make_data=pictures),
+    "in place": _with(compiled_in_place, make_data=pictures),
+    "the whole module": Scenario(lambda: torch.compile(Net(Cnn()), backend="aot_eager"), pictures),
+}
+if shutil.which("g++"):
+    COMPILED["a part, inductor"] = _with(partial(WithCompiledPart, "inductor"), make_data=pictures)
+
+
+def assert_same_run(first: Run, second: Run) -> None:
+    """Fails, naming what differs; the second run may have more tags than the first."""
+    ours, theirs = first.facts, second.facts
+    odd = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    assert not odd, f"{len(odd)} facts differ: {odd[:12]}"
+    tags = first.tags
+    assert tags, "nothing was logged"
+    assert digest(first.curves(tags)) == digest(second.curves(tags))
+
+
+def assert_watched(run: Run, monitors: Sequence[Any], num_steps: int, caplog: Any) -> None:
+    """Fails unless every monitor has taken all its snapshots, without a contained failure."""
+    due = run.recorder.num_snapshots_due
+    assert due == num_steps
+    assert [len(monitor.history) for monitor in monitors[:2]] == [due, due]
+    assert len(monitors[2].history) >= run.trainer.current_epoch - 1
+    assert [monitor.guard.counts for monitor in monitors] == [{}, {}, {}]
+    assert not [record for record in caplog.records if getattr(record, "contained", None)]
+
+
+def check(scenario: Scenario, folder: Any, caplog: Any) -> None:
+    plain = scenario.run(folder / "plain")
+    assert_same_run(plain, scenario.run(folder / "again"))
+    monitors = watchers()
+    watched = scenario.run(folder / "watched", monitors)
+    assert_same_run(plain, watched)
+    assert_watched(watched, monitors, scenario.num_steps, caplog)
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
+@pytest.mark.parametrize("scenario", PLAIN.values(), ids=PLAIN.keys())
+def test_monitors_leave_no_trace_in_a_run(scenario: Scenario, tmp_path: Any, caplog: Any) -> None:
+    check(scenario, tmp_path, caplog)
+
+
+@pytest.mark.parametrize("scenario", COMPILED.values(), ids=COMPILED.keys())
+def test_monitors_leave_no_trace_in_a_compiled_run_and_make_no_graph(
+    scenario: Scenario, tmp_path: Any, caplog: Any
+) -> None:
+    check(scenario, tmp_path, caplog)
+
+
+class LiveReads(pl.Callback):
+    """Notes at each step whether the engine reads the user's own pass."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        self.seen.append(session_of(trainer)._engine.reads_live)
+
+
+def test_a_plain_model_is_read_live_after_its_first_step(tmp_path: Any) -> None:
+    look = LiveReads()
+    train(lambda: Net(mlp()), tmp_path, [ActivationMonitor(every_n_train_steps=1), look])
+    assert look.seen == [False] + [True] * (NUM_STEPS - 1)
+
+
+def test_a_compiled_model_is_never_read_live(tmp_path: Any) -> None:
+    look = LiveReads()
+    network = partial(WithCompiledPart, "aot_eager")
+    monitors = [ActivationMonitor(every_n_train_steps=1), look]
+    run = train(lambda: Net(network()), tmp_path, monitors, make_data=pictures)
+    assert look.seen == [False] * NUM_STEPS
+    assert run.graphs["stats"]["unique_graphs"] > 0
+
+
+def test_an_evaluation_that_is_read_gives_the_metrics_of_one_that_is_not(tmp_path: Any) -> None:
+    # Left open, a function mode switches the fused path off: padded positions differ by 3.
+    make = partial(Transformer, norm_first=True)
+    metrics = []
+    for monitors in ([], watchers()):
+        folder = tmp_path / str(len(monitors))
+        run = train(lambda: Net(make()), folder, monitors, make_data=tokens)
+        metrics.append(digest(run.trainer.validate(run.module, run.loaders[1], verbose=False)))
+    assert metrics[0] == metrics[1]
+    assert len(monitors[2].history) == 1 + NUM_STEPS // STEPS_AN_EPOCH

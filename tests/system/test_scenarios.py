@@ -1,0 +1,79 @@
+"""Healthy and sick trainings through a Trainer: what a user would be told, and when."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from tests.scenarios import SCENARIOS, Scenario
+from vis_callbacks import ActivationMonitor
+
+SCHEDULES = {"every 5 steps": {"every_n_train_steps": 5}, "the default schedule": {}}
+
+
+class Batches(IterableDataset):
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self.scenario, self.seed = scenario, seed
+
+    def __iter__(self):
+        return self.scenario.batches(self.seed)
+
+
+class Training(pl.LightningModule):
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        super().__init__()
+        self.scenario = scenario
+        self.network = scenario.seeded_network(seed)
+
+    def forward(self, inputs):
+        return self.network(inputs)
+
+    def on_train_batch_start(self, batch, batch_idx):
+        (group,) = self.optimizers().optimizer.param_groups
+        self.base = getattr(self, "base", group["lr"])
+        group["lr"] = self.base * self.scenario.rate(batch_idx / self.scenario.steps)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return self.scenario.optimizer(self.parameters())
+
+
+def train(scenario: Scenario, monitor: ActivationMonitor, tmp_path, seed: int = 0) -> None:
+    pl.seed_everything(seed, verbose=False)
+    trainer = pl.Trainer(
+        max_steps=scenario.steps,
+        max_epochs=1,
+        callbacks=[monitor],
+        logger=False,
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Training(scenario, seed), DataLoader(Batches(scenario, seed), batch_size=None))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.number))
+def test_a_training_is_judged_as_it_deserves(scenario, schedule, tmp_path):
+    monitor = ActivationMonitor(**SCHEDULES[schedule])
+    train(scenario, monitor, tmp_path)
+    assert len(monitor.history) > 10
+    assert scenario.complaint(monitor.alerts) == ""
+
+
+def test_an_alert_names_layers_evidence_and_a_remedy_with_a_number(tmp_path):
+    scenario = next(s for s in SCENARIOS if s.number == 2)
+    monitor = ActivationMonitor()
+    train(scenario, monitor, tmp_path)
+    alert = next(a for a in monitor.alerts if a.kind == "dying_units" and a.severity == "warning")
+    assert set(alert.layers) <= {"network.2", "network.4", "network.6"}
+    assert alert.sample_size >= 160
+    assert "0.1" in alert.remedy
+    assert torch.tensor(float(alert.evidence["learning_rate"])) == 1.0
