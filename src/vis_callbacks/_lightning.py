@@ -178,6 +178,5 @@ class RunView:
         return dict(self.trainer.callback_metrics)
 
     def stop(self) -> None:
-        """Ends the training after this step, on all ranks; each of them must call it."""
-        if self.trainer.strategy.reduce_boolean_decision(True, all=False):
-            self.trainer.should_stop = True
+        """Ends the training after this step; all ranks must come to the same decision."""
+        self.trainer.should_stop = True

@@ -1,7 +1,7 @@
 """Containing failures: a monitor's error never reaches the user's run.
 
-`Attempt` is the only place of the training side that stops an `Exception`. ``KeyboardInterrupt`` and
-``SystemExit`` are no `Exception` and pass through unchanged.
+`Attempt` is the only place of the training side that stops an `Exception`.
+``KeyboardInterrupt`` and ``SystemExit`` are none and pass through unchanged.
 """
 
 from __future__ import annotations
@@ -108,6 +108,11 @@ class Guard:
                 f"{self.owner} rests: it failed {self.max_failures} times in a row. "
                 "Training goes on without it."
             )
+
+    def begin_run(self) -> None:
+        """Lets a resting owner try again: another run may not have what it failed for."""
+        self.in_a_row, self._has_said_it_rests = 0, False
+        self._count_before = self.counts.total()
 
     def begin_snapshot(self) -> None:
         """Ends a row of failures where the snapshot before had none."""

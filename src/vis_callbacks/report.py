@@ -242,22 +242,16 @@ def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
 def _joined_on_device(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """Arrays of the tensors of one device, through one buffer of bytes."""
     plain = [_as_numpy_has_it(tensor) for tensor in tensors]
-    # Widest first: each piece then starts at a multiple of its own width.
-    order = sorted(range(len(plain)), key=lambda index: -plain[index].element_size())
-    pieces = [plain[index].reshape(-1).view(torch.uint8) for index in order]
+    pieces = [tensor.reshape(-1).view(torch.uint8) for tensor in plain]
     buffer = torch.cat(pieces).cpu().numpy()
-    arrays: dict[int, np.ndarray] = {}
+    arrays = []
     start = 0
-    for index, piece in zip(order, pieces, strict=True):
-        tensor = plain[index]
-        part = (
-            buffer[start : start + piece.numel()]
-            .view(_numpy_type(tensor.dtype))
-            .reshape(tuple(tensor.shape))
-        )
-        arrays[index] = part.copy()  # a kept view would keep the whole buffer
+    for tensor, piece in zip(plain, pieces, strict=True):
+        part = buffer[start : start + piece.numel()].view(_numpy_type(tensor.dtype))
+        # A kept view would keep the whole buffer; a copy is aligned, too.
+        arrays.append(part.reshape(tuple(tensor.shape)).copy())
         start += piece.numel()
-    return [arrays[index] for index in range(len(plain))]
+    return arrays
 
 
 @cache

@@ -41,7 +41,12 @@ def run(ledger: Ledger, *outcomes: Outcome, first_step: int = 0) -> list[tuple[A
 def test_a_cause_is_raised_once_however_often_it_is_found() -> None:
     changes = run(Ledger("Mine"), *[SICK] * 10)
     (alert,) = changes[0]
-    assert (alert.kind, alert.state, alert.severity, alert.step) == ("always", "firing", "warning", 0)
+    assert (alert.kind, alert.state, alert.severity, alert.step) == (
+        "always",
+        "firing",
+        "warning",
+        0,
+    )
     assert (alert.monitor, alert.epoch, alert.stage) == ("Mine", 1, "fit")
     assert changes[1:] == [()] * 9
 

@@ -86,6 +86,9 @@ def disturb_buffers(net):
     net.bn.running_var = torch.ones(4) * 5
     net.shared += 1
     net.register_buffer("new", torch.zeros(2))
+    running_mean = net.frozen_bn.running_mean
+    del net.frozen_bn.running_mean  # it comes back as the last one
+    net.frozen_bn.register_buffer("running_mean", running_mean)
 
 
 def disturb_requires_grad(net):

@@ -292,6 +292,7 @@ def test_two_ranks_get_one_result_in_the_order_of_ranks(by_rank):
 
 def test_every_type_and_unequal_sizes_arrive_whole(by_rank):
     for parts in by_rank["types"]:
+        assert len(parts) == 2
         for rank, part in enumerate(parts):
             assert part["scalar"].item() == rank
             assert part["empty"].shape == (rank * 2, 5)
@@ -302,6 +303,7 @@ def test_every_type_and_unequal_sizes_arrive_whole(by_rank):
 
 def test_the_order_of_names_does_not_matter(by_rank):
     for parts in by_rank["order"]:
+        assert len(parts) == 2
         for part in parts:
             assert {name: value.tolist() for name, value in part.items()} == {
                 "x": [1.0],

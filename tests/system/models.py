@@ -42,23 +42,26 @@ LIGHTNING_CHATTER = (
 
 
 class ForwardMonitor(Monitor):
-    """Asks for extra passes, with gradients and with random numbers of its own."""
+    """Asks for extra passes, with random numbers of its own and, if wanted, gradients."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "references"})
     default_schedule = EveryNSteps(1)
     tags: ClassVar[Sequence[str]] = ("forward/gradient",)
+
+    def __init__(self, *, gradients: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.gradients = gradients
 
     def probes(self) -> Sequence[Probe]:
         return ()
 
     def observe(self, snapshot: Snapshot) -> Report:
         inputs = snapshot.references.inputs
-        is_real = inputs.is_floating_point()
-        if is_real:
-            inputs = (inputs + 0.1 * torch.randn_like(inputs)).requires_grad_()
+        if inputs.is_floating_point():
+            inputs = (inputs + 0.1 * torch.randn_like(inputs)).requires_grad_(self.gradients)
         scores = snapshot.forward(inputs, chunk=2)
         size = scores.square().mean()
-        if is_real:
+        if inputs.requires_grad:
             size = torch.autograd.grad(size, inputs)[0].abs().mean()
         reading = Readings(metric="gradient", layers=("",), values=size.detach().reshape(1))
         scalar = Scalar(tag="forward/gradient", value=size.detach())
@@ -87,11 +90,11 @@ class EvaluationMonitor(Monitor):
         return Report(step=snapshot.step, items=(reading, scalar))
 
 
-def watchers() -> list[Monitor]:
+def watchers(*, gradients: bool = True) -> list[Monitor]:
     """Returns monitors that together use all that a session can do, at every step."""
     return [
         ActivationMonitor(every_n_train_steps=1),
-        ForwardMonitor(every_n_train_steps=1),
+        ForwardMonitor(every_n_train_steps=1, gradients=gradients),
         EvaluationMonitor(every_n_epochs=1),
     ]
 
@@ -245,6 +248,7 @@ class Recorder(pl.Callback):
         self.losses: list[str] = []
         self.end: dict[str, str] = {}
         self.num_snapshots_due = 0
+        self.epochs_validated: set[int] = set()
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -254,6 +258,10 @@ class Recorder(pl.Callback):
         state = fingerprint(trainer)
         # With accumulated gradients a capture is open over several batches.
         self.steps.append({k: v for k, v in state.items() if not k.startswith("hooks")})
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            self.epochs_validated.add(trainer.current_epoch)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.end = fingerprint(trainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 START_SECONDS = 90.0
-SHOW_MILLISECONDS = 60_000
+SHOW_MILLISECONDS = 20_000
 
 CHROMIUM_ARGUMENTS = (
     "--no-sandbox",
@@ -36,7 +37,7 @@ cards => cards.map(card => {
   const image = card.querySelector('img');
   const run = card.querySelector('card-run-name');
   return {
-    tag: card.querySelector('.tag-path')?.getAttribute('title') ?? '',
+    tag: card.querySelector('tb-truncated-path').getAttribute('title'),
     run: run ? run.textContent.trim() : '',
     width: image ? image.naturalWidth : 0,
     height: image ? image.naturalHeight : 0,
@@ -52,15 +53,6 @@ cards => cards.map(card => {
     width: image ? image.naturalWidth : 0,
     height: image ? image.naturalHeight : 0,
   };
-})
-"""
-_TEXT_CARDS = """
-cards => cards.map(card => {
-  const words = node => [...node.childNodes].map(child =>
-    child.nodeType === Node.TEXT_NODE ? child.textContent
-      : ['STYLE', 'TEMPLATE'].includes(child.tagName) ? ''
-      : words(child.shadowRoot ?? child)).join(' ');
-  return { tag: card.tag, run: card.run, text: words(card.shadowRoot) };
 })
 """
 
@@ -107,44 +99,61 @@ class TensorBoardPage:
         )
         while folded.count():
             folded.first.click()
-        self._wait_until_shown("card-view", "image-card")
+        self._wait_until_filled()
+        self._wait_for_images("image-card")
         return self._cards("card-view", _TIME_SERIES_CARDS)
 
     def images(self) -> list[Card]:
         """Returns the cards of the Images tab, all groups unfolded."""
         self._open("images", "tf-category-paginated-view")
         self._unfold_categories()
-        self._wait_until_shown("tf-image-loader", "tf-image-loader")
+        self._wait_for_images("tf-image-loader")
         return self._cards("tf-image-loader", _IMAGE_CARDS)
 
     def texts(self) -> list[Card]:
         """Returns the cards of the Text tab, all groups unfolded."""
         self._open("text", "tf-category-paginated-view")
         self._unfold_categories()
-        self.page.locator("tf-text-loader tf-markdown-view").first.wait_for()
-        return self._cards("tf-text-loader", _TEXT_CARDS)
+        cards = []
+        self.page.locator("tf-text-loader").first.wait_for()
+        for loader in self.page.locator("tf-text-loader").all():
+            words = loader.locator(".text #markdown")
+            words.filter(has_text=re.compile(r"\S")).first.wait_for()
+            tag, run = loader.evaluate("loader => [loader.tag, loader.run]")
+            text = "\n".join(words.all_inner_texts())
+            cards.append(Card(tag=tag, run=run, text=text))
+        return cards
 
     def screenshot(self, path: Path) -> None:
         """Writes what is shown as PNG."""
-        self.page.screenshot(path=path)
+        # Playwright would write to a path from a thread of its own, and keep the thread.
+        path.write_bytes(self.page.screenshot())
 
     def _open(self, tab: str, landmark: str) -> None:
         self.page.goto("about:blank")  # another fragment alone would not load the page anew
         self.page.goto(f"{self.address}/#{tab}")
-        self.page.locator(landmark).first.wait_for()
+        self.page.locator(landmark).first.wait_for(state="attached")
 
     def _unfold_categories(self) -> None:
-        for category in self.page.locator("tf-category-paginated-view").all():
+        # The first one, of the tag filter's finds, is there but hidden.
+        categories = self.page.locator("tf-category-paginated-view").filter(visible=True)
+        categories.first.wait_for()
+        for category in categories.all():
             if not category.evaluate("view => view.opened"):
                 category.locator("button.heading").first.click()
 
-    def _wait_until_shown(self, cards: str, cards_with_image: str) -> None:
+    def _wait_until_filled(self) -> None:
+        """Scrolls to each card: what is out of sight stays empty."""
+        for card in self.page.locator("card-view").all():
+            card.scroll_into_view_if_needed()
+            card.locator("tb-truncated-path").wait_for()
+
+    def _wait_for_images(self, cards: str) -> None:
         self.page.locator(cards).first.wait_for()
-        for image in self.page.locator(f"{cards_with_image} img").all():
+        for image in self.page.locator(f"{cards} img").all():
             image.scroll_into_view_if_needed()
-            handle = image.element_handle()
             self.page.wait_for_function(
-                "image => image.complete && image.naturalWidth > 0", arg=handle
+                "image => image.complete && image.naturalWidth > 0", arg=image.element_handle()
             )
 
     def _cards(self, cards: str, read: str) -> list[Card]:
@@ -155,9 +164,9 @@ class TensorBoardPage:
 def served(logdir: Path, *arguments: str) -> Iterator[str]:
     """Starts TensorBoard on a folder, yields its address and ends it."""
     # TensorBoard takes port 0 as "any that is free" and prints which one it got.
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
     with subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", "0"]
-        + ["--host", "127.0.0.1", *arguments],
+        [*command, "--host", "127.0.0.1", "--port", "0", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,4 +1,4 @@
-"""How often a snapshot waits for the device: counted from outside, as a user's mode would see it."""
+"""How often a snapshot waits for the device, counted by a mode opened outside of ours."""
 
 from __future__ import annotations
 

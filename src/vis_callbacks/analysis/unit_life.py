@@ -299,10 +299,10 @@ def _type_of(fresh: float) -> torch.dtype:
 
 
 class LifeRaster:
-    """The states of one layer's units over time, for a picture of units by steps.
+    """The states of units over time, for a picture of units by steps.
 
-    Where it is full, every second column but the first goes, and from then on only every second
-    snapshot is kept: columns stay evenly spread over the run. The latest snapshot is always the
+    Where it is full only every second of its columns stays, and from then on only every second
+    snapshot is kept: columns are evenly spread over the run. The latest snapshot is always the
     last column.
 
     Args:
@@ -315,8 +315,8 @@ class LifeRaster:
         self.max_columns = max_columns
         self._steps: list[int] = []
         self._columns: list[Tensor] = []
+        self._numbers: list[int] = []  # which snapshot a column is, counted from 0
         self._every = 1
-        self._num_appended = 0
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -326,16 +326,15 @@ class LifeRaster:
     def append(self, step: int, states: Tensor) -> None:
         """Adds the states (units,) at one snapshot; another number of units begins anew."""
         if self._columns and self._columns[-1].shape != states.shape:
-            self._steps, self._columns, self._every, self._num_appended = [], [], 1, 0
-        # The last column goes unless it is one of the evenly spread.
-        if self._columns and (self._num_appended - 1) % self._every:
-            del self._steps[-1], self._columns[-1]
+            self._steps, self._columns, self._numbers, self._every = [], [], [], 1
+        number = self._numbers[-1] + 1 if self._numbers else 0
+        self._thin()  # the latest so far need not stay
         self._steps.append(step)
         self._columns.append(states.detach().to(torch.int8))
-        self._num_appended += 1
+        self._numbers.append(number)
         if len(self._columns) > self.max_columns:
             self._every *= 2
-            del self._steps[1::2], self._columns[1::2]
+            self._thin(but=number)
 
     def table(self) -> Tensor:
         """Returns (units, columns) int8, on the device. Raises RuntimeError while empty."""
@@ -349,8 +348,8 @@ class LifeRaster:
         return {
             "version": _VERSION,
             "steps": list(self._steps),
+            "numbers": list(self._numbers),
             "every": self._every,
-            "num_appended": self._num_appended,
             "table": self.table().cpu() if self._columns else None,
         }
 
@@ -358,16 +357,30 @@ class LifeRaster:
         """Takes a state back. Raises ValueError on one that is not ours."""
         try:
             steps = [int(step) for step in state["steps"]]
+            numbers = [int(number) for number in state["numbers"]]
             columns = list(state["table"].unbind(1)) if steps else []
-            every, num_appended = int(state["every"]), int(state["num_appended"])
-            if state["version"] != _VERSION or len(columns) != len(steps) or every < 1:
-                raise ValueError(f"version {state['version']!r}, {len(steps)} steps")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            every = int(state["every"])
+            if state["version"] != _VERSION or every < 1:
+                raise ValueError(f"version {state['version']!r}, every {every}")
+            if not len(columns) == len(steps) == len(numbers):
+                raise ValueError(f"{len(columns)} columns for {len(steps)} steps")
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(
                 f"not the state of a LifeRaster of version {_VERSION}: {error!r}; start afresh"
             ) from error
-        self._steps, self._columns = steps, columns
-        self._every, self._num_appended = every, num_appended
+        self._steps, self._columns, self._numbers, self._every = steps, columns, numbers, every
+
+    def _thin(self, but: int = -1) -> None:
+        """Keeps the columns that are evenly spread, and the snapshot numbered ``but``."""
+        kept = [
+            place
+            for place, number in enumerate(self._numbers)
+            if number % self._every == 0 or number == but
+        ]
+        if len(kept) < len(self._numbers):
+            self._steps = [self._steps[place] for place in kept]
+            self._columns = [self._columns[place] for place in kept]
+            self._numbers = [self._numbers[place] for place in kept]
 
 
 def masked_median(values: Tensor, mask: Tensor) -> Tensor:

@@ -316,6 +316,13 @@ class Monitor(LightningCallback, ABC):
         vars(self).pop("log", None)
         vars(self).pop("log_dict", None)
 
+    def begin_run(self, step: int) -> None:
+        """Begins a training at ``step``: a new one, unless it goes on behind what was seen."""
+        self.guard.begin_run()
+        if max(self.history.steps, default=0) > step:
+            self.alerts = []
+            self._start_afresh()
+
     def forget(self) -> None:
         """Drops what was learned from another model."""
         self.alerts = []

@@ -48,12 +48,12 @@ class Overhead:
         """The monitor's share of the run so far, in percent."""
         return 100.0 * self.seconds / max(self.run_seconds, 1e-9)
 
-    def keep_within_limit(self, percent: float) -> str | None:
+    def keep_within_limit(self, percent: float, run_seconds: float) -> str | None:
         """Thins what follows where the share is above the limit; returns what it gave up.
 
-        Pictures go before statistics. All ranks must be given the same share.
+        Pictures go before statistics. All ranks must be given the same numbers.
         """
-        if self.limit is None or percent <= 100 * self.limit or self.run_seconds < _MIN_SECONDS:
+        if self.limit is None or percent <= 100 * self.limit or run_seconds < _MIN_SECONDS:
             return None
         if not self.gives_up_pictures:
             self.gives_up_pictures = True

@@ -7,45 +7,65 @@ from collections.abc import Callable, Sequence
 from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.callbacks.options import OnAlert
+from vis_callbacks.engine.ranks import any_rank
 from vis_callbacks.guard import Guard, IntendedError, say
 
 
 class AlertRaisedError(IntendedError):
-    """Ends the run, as ``on_alert="raise"`` asks for. ``alert`` is what was found."""
+    """Ends the run, as ``on_alert="raise"`` asks for. ``alert`` is what was found.
 
-    def __init__(self, alert: Alert) -> None:
+    None where this rank's own monitor had failed and another rank has found it.
+    """
+
+    def __init__(self, alert: Alert | None) -> None:
         self.alert = alert
-        super().__init__(f"{alert.message} {alert.remedy}".strip())
+        words = f"{alert.message} {alert.remedy}" if alert else "another rank has raised an alert"
+        super().__init__(words.strip())
 
 
-def react(
+def begun(changes: Sequence[Alert]) -> list[Alert]:
+    """Returns the alerts that have begun to fire or become graver; no remarks."""
+    return [alert for alert in changes if alert.state == "firing" and alert.severity != "info"]
+
+
+def tell(
     alerts: Sequence[Alert],
     on_alert: OnAlert | Callable[[Alert], object],
     run: RunView,
     guard: Guard,
 ) -> None:
-    """Warns of the alerts that have begun to fire, and does what the user asked for.
-
-    Every rank comes here at the same snapshot, with the same alerts: they rest on merged
-    values. Resolved alerts and remarks cause nothing.
-
-    Raises:
-        AlertRaisedError: ``on_alert="raise"``, for the first alert.
-    """
-    begun = [alert for alert in alerts if alert.state == "firing" and alert.severity != "info"]
-    if not begun:
-        return
-    if run.is_global_zero:
-        for alert in begun:
+    """Warns of alerts that have begun, and calls the user's function with each."""
+    for alert in alerts:
+        if run.is_global_zero:
             say(words_of(alert))
-    if callable(on_alert):
-        for alert in begun:
+        if callable(on_alert):
             with guard.contain("on_alert"):
                 on_alert(alert)
-    elif on_alert == "raise":
-        raise AlertRaisedError(begun[0])
-    elif on_alert == "stop":
-        run.stop()
+
+
+def act(
+    asked: Sequence[tuple[OnAlert | Callable[[Alert], object], Sequence[Alert]]], run: RunView
+) -> None:
+    """Stops or ends the run where a monitor's alert is to do so, on all ranks together.
+
+    Every rank must come here after each snapshot, whatever failed on it: a monitor may have
+    failed on this rank and raise its alert on another.
+
+    Args:
+        asked: For each monitor its ``on_alert`` and the alerts that have begun.
+        run: Is stopped.
+
+    Raises:
+        AlertRaisedError: For the first alert of a monitor with ``on_alert="raise"``.
+    """
+    for reaction in ("stop", "raise"):
+        wanting = [alerts for on_alert, alerts in asked if on_alert == reaction]
+        if not wanting or not any_rank(any(wanting)):
+            continue
+        if reaction == "stop":
+            run.stop()
+        else:
+            raise AlertRaisedError(next((alerts[0] for alerts in wanting if alerts), None))
 
 
 def words_of(alert: Alert) -> str:

@@ -6,6 +6,8 @@ one transfer to the host -> rules and ledger -> drawing and writing -> reactions
 
 from __future__ import annotations
 
+import logging
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +22,7 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Alert, Outcome, Rule
 from vis_callbacks.alerts.ledger import judge
 from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.reactions import react
+from vis_callbacks.callbacks.reactions import act, begun, tell
 from vis_callbacks.callbacks.steps import (
     UpdateWatch,
     groups_of,
@@ -114,7 +116,9 @@ class Session:
         self._step: Step | None = None
         self._last_step = -1
         self._is_first = True
+        self._next_due = 0.0
         self._collecting: list[Seat] = []
+        self._has_ranks = False
 
     # -- who takes part
 
@@ -150,7 +154,7 @@ class Session:
         """Opens engine and writer for a run."""
         run = RunView(trainer)
         self.close()
-        self._last_step, self._is_first = -1, True
+        self._last_step, self._is_first, self._next_due = -1, True, 0.0
         self._engine = Engine(
             run.model,
             forward_context=run.forward_context,
@@ -163,14 +167,17 @@ class Session:
             alert_folder=None if run.is_silent else alert_folder(loggers, run.default_root_dir),
             is_global_zero=run.is_global_zero,
             save_images=any(m.options.save_images for m in self._monitors),
-            warn=say,
+            warn=_keep_silent if run.is_silent else say,
         )
+        self._has_ranks = run.world_size > 1
         self._facts = RunFacts(
             planned_steps=run.planned_steps if run.stage == "fit" else None,
             steps_per_epoch=run.steps_per_epoch if run.stage == "fit" else None,
         )
         for monitor in self._monitors:
             with monitor.guard.contain("starting"):
+                if run.stage == "fit":
+                    monitor.begin_run(run.step)
                 self._seats.append(self._seat(monitor, self._engine))
 
     def finish(self) -> None:
@@ -263,6 +270,7 @@ class Session:
     def train_epoch_end(self, trainer: Any) -> None:
         """Takes the snapshot of the epoch's last validation."""
         self._drop_step()  # a step that the user's hook skipped has no end
+        self._last_step = -1  # and begins again, under the same number, in the next epoch
         if self._collecting:
             run = RunView(trainer)
             due, self._collecting = self._collecting, []
@@ -273,9 +281,10 @@ class Session:
 
     def _begin_step(self, run: RunView, batch: Any) -> None:
         self._drop_step()
-        if self._facts.batch_size is None:
-            self._learn_batch_size(run, batch)
+        if run.step < self._next_due:
+            return
         due = [seat for seat in self._seats if self._is_due(seat, run.step)]
+        self._next_due = min((self._due_after(s, run.step) for s in self._seats), default=math.inf)
         if not due or self._engine is None:
             return
         for seat in due:
@@ -294,22 +303,29 @@ class Session:
         if is_first:
             subscriptions += [seat.tracer for seat in self._seats if seat.tracer]
         self._engine.begin(subscriptions, live=step.live)
+        self._leave_out_resting(due)
         if any(self._schedule(seat).ends_burst(run.step, self._facts) for seat in due):
             step.updates = UpdateWatch(run.optimizers)
+
+    def _leave_out_resting(self, due: Sequence[Seat]) -> None:
+        for seat in due:
+            for subscription in seat.subscriptions if seat.guard.is_resting else ():
+                subscription.failure = "the monitor rests"
 
     def _count(self, step: Step, run: RunView, outputs: Any) -> None:
         """Adds one micro-batch: its samples, its loss, what its inputs are like."""
         if self._engine is None:
             return
         batch = self._engine.count_batch()
-        loss = loss_of(outputs, run.accumulated_batches if run.is_automatic else 1)
-        if loss is not None:
-            step.loss = loss if step.loss is None else step.loss + loss
-            step.num_batches += 1
-        if batch is not None and batch.inputs is not None:
-            sums = input_sums(batch.inputs)
-            known = step.sums or {}
-            step.sums = {name: value + known.get(name, 0) for name, value in sums.items()}
+        with self._seats[0].guard.contain("reading loss and inputs"):
+            loss = loss_of(outputs, run.accumulated_batches if run.is_automatic else 1)
+            if loss is not None:
+                step.loss = loss if step.loss is None else step.loss + loss
+                step.num_batches += 1
+            if batch is not None and batch.inputs is not None:
+                sums = input_sums(batch.inputs)
+                known = step.sums or {}
+                step.sums = {name: value + known.get(name, 0) for name, value in sums.items()}
 
     def _drop_step(self) -> None:
         self._step = None
@@ -328,13 +344,16 @@ class Session:
         self._collecting = [
             seat
             for seat in self._seats
-            if seat.collects and not seat.guard.is_resting and self._evaluation_due(seat, run)
+            if seat.collects
+            and (self._has_ranks or not seat.guard.is_resting)
+            and self._evaluation_due(seat, run)
         ]
         if self._engine is not None and self._collecting:
             for seat in self._collecting:
                 seat.guard.begin_snapshot()
             due = [s for seat in self._collecting for s in seat.subscriptions]
             self._engine.begin(due, live=False)
+            self._leave_out_resting(self._collecting)
 
     def evaluation_batch_start(self, trainer: Any, batch: Any, dataloader_idx: int) -> None:
         """Opens a capture over one batch; the sanity check's first one gives the references."""
@@ -373,7 +392,9 @@ class Session:
         return seat.monitor.schedule.thinned(seat.overhead.thinning)
 
     def _is_due(self, seat: Seat, step: int) -> bool:
-        if seat.guard.is_resting or seat.collects:
+        # With several ranks a resting monitor still takes part, as failed: it may not rest on
+        # the others, and all must come to the same collectives.
+        if seat.collects or (seat.guard.is_resting and not self._has_ranks):
             return False
         is_due = [False]  # unless the schedule fails
         with seat.guard.contain("the schedule"):
@@ -383,28 +404,41 @@ class Session:
                 is_due = [self._schedule(seat).due(step, self._facts)]
         return any(is_due)
 
+    def _due_after(self, seat: Seat, step: int) -> float:
+        """Returns a step before which the monitor need not be asked again."""
+        following: list[int | None] = [step + 1]  # if the schedule fails
+        with seat.guard.contain("the schedule"):
+            following = [
+                self._probe_schedule(seat, s).next_due(step, self._facts)
+                for s in seat.subscriptions
+            ] or [self._schedule(seat).next_due(step, self._facts)]
+        return min((s for s in following if s is not None), default=math.inf)
+
     def _probe_due(self, seat: Seat, subscription: Subscription, step: int) -> bool:
+        return self._probe_schedule(seat, subscription).due(step, self._facts)
+
+    def _probe_schedule(self, seat: Seat, subscription: Subscription) -> Schedule:
         schedule = subscription.probe.schedule
-        own = schedule.thinned(seat.overhead.thinning) if schedule else self._schedule(seat)
-        return own.due(step, self._facts)
+        return schedule.thinned(seat.overhead.thinning) if schedule else self._schedule(seat)
 
     def _evaluation_due(self, seat: Seat, run: RunView) -> bool:
         """Whether this validation's epoch is due: one of the steps since the last one is."""
         if run.stage != "fit" or seat.last_evaluation < 0:  # step 0, always due, lies before it
             return True
-        next_due = self._schedule(seat).next_due(seat.last_evaluation, self._facts)
+        next_due: int | None = None
+        with seat.guard.contain("the schedule"):
+            next_due = self._schedule(seat).next_due(seat.last_evaluation, self._facts)
         return next_due is not None and next_due <= self._epoch_end(run)
 
     def _epoch_end(self, run: RunView) -> int:
         per_epoch = self._facts.steps_per_epoch
         return run.step if per_epoch is None else (run.epoch + 1) * per_epoch - 1
 
-    def _learn_batch_size(self, run: RunView, batch: Any) -> None:
-        for seat in self._seats[:1]:
-            with seat.guard.contain("reading the batch"):
-                size = seat.batch_of(batch).num_samples
-                size *= run.accumulated_batches * run.world_size
-                self._facts = replace(self._facts, batch_size=size)
+    def _learn_batch_size(self, engine: Engine) -> None:
+        """Learns how many samples a snapshot has, from merged counts: the same on all ranks."""
+        size = max((s.num_samples for s in engine.due), default=0)
+        if self._facts.batch_size is None and size:
+            self._facts = replace(self._facts, batch_size=size)
 
     # -- the straight line
 
@@ -417,23 +451,38 @@ class Session:
             return
         engine.check_names()
         percents = {
-            f"percent/{i}": torch.tensor([seat.overhead.percent, 1.0], dtype=torch.float64)
+            f"overhead/{i}": torch.tensor(
+                [seat.overhead.percent, seat.overhead.run_seconds, 1.0], dtype=torch.float64
+            )
             for i, seat in enumerate(self._seats)
             if seat.overhead.limit is not None
         }
         shared = engine.collect({**(training.shared() if training else {}), **percents})
+        if training is not None:
+            self._learn_batch_size(engine)
         looks = _Look(run=run, step=step, engine=engine, training=training, shared=shared)
         reports: list[tuple[Seat, Report]] = []
         for seat in due:
             report = self._observe(seat, looks)
             if report is not None:
                 reports.append((seat, report))
-        fired = [
-            (seat, self._conclude(seat, report, looks, writer))
+        fired = {
+            seat: begun(self._conclude(seat, report, looks, writer))
             for seat, report in _transferred(reports)
-        ]
-        for seat, alerts in fired:
-            react(alerts, seat.monitor.options.on_alert, run, seat.guard)
+        }
+        self._write_active(looks, writer, is_written=any(fired.values()))
+        for seat, alerts in fired.items():
+            tell(alerts, seat.monitor.options.on_alert, run, seat.guard)
+        act([(s.monitor.options.on_alert, fired.get(s, ())) for s in self._seats], run)
+
+    def _write_active(self, look: _Look, writer: Writer, *, is_written: bool) -> None:
+        """Writes how many alerts are firing: of a healthy run, that there are none."""
+        if not is_written:
+            active = sum(len(seat.monitor.ledger.active) for seat in self._seats)
+            number = Scalar(tag="alerts/active", value=float(active))
+            report = Report(step=look.step, items=(number,))
+            with self._seats[0].guard.contain("writing"):
+                writer.write(report, log_step=look.step, epoch=look.run.epoch)
 
     def _observe(self, seat: Seat, look: _Look) -> Report | None:
         """Lets a monitor look at what was read for it; None where it cannot."""
@@ -497,11 +546,15 @@ class Session:
             with seat.guard.contain("writing alerts"):
                 active = sum(len(other.monitor.ledger.active) for other in self._seats)
                 writer.write_alerts(changes, active=active, log_step=look.step, epoch=run.epoch)
+        if monitor.options.verbose and run.is_global_zero:
+            say(f"{monitor.name}: snapshot at step {look.step}", level=logging.INFO)
         self._keep_within_limit(seat, look)
         return changes
 
     def _judge(self, seat: Seat, report: Report, run: RunView) -> list[Alert]:
         monitor = seat.monitor
+        if run.stage != "fit" and max(monitor.history.steps, default=0) > report.step:
+            return []  # another Trainer's evaluation says nothing of the training before it
         readings = {
             item.metric: dict(zip(item.layers, map(float, item.values), strict=True))
             for item in report.of(Readings)
@@ -512,15 +565,18 @@ class Session:
             with seat.guard.contain(f"the rule {rule.kind}"):
                 judged += judge((rule,), monitor.history)
         changes = monitor.ledger.update(judged, step=report.step, epoch=run.epoch, stage=run.stage)
-        monitor.alerts.extend(alert for alert in changes if alert.state == "firing")
+        monitor.alerts.extend(
+            alert for alert in changes if alert.state == "firing" and alert.severity != "info"
+        )
         return list(changes)
 
     def _keep_within_limit(self, seat: Seat, look: _Look) -> None:
-        share = look.shared.get(f"percent/{self._seats.index(seat)}")
-        if share is None:
+        sums = look.shared.get(f"overhead/{self._seats.index(seat)}")
+        if sums is None:
             return
         # The mean of all ranks, so that all of them thin at the same step.
-        gave_up = seat.overhead.keep_within_limit(float(share[0] / share[1]))
+        percent, run_seconds = (sums[:2] / sums[2]).tolist()
+        gave_up = seat.overhead.keep_within_limit(percent, run_seconds)
         if gave_up:
             say(
                 f"{seat.monitor.name} took {seat.overhead.percent:.1f} % of the training time, "
@@ -542,6 +598,10 @@ class _Look:
     engine: Engine
     training: Step | None
     shared: Mapping[str, Tensor]
+
+
+def _keep_silent(message: str) -> None:
+    """Says nothing: a run that asks for no files needs no advice on them."""
 
 
 def _read_nothing(activation: Activation, batch: Batch) -> dict[str, Tensor]:

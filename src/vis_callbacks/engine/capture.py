@@ -298,9 +298,12 @@ class Capture:
         owner = self._stack[-1] if self._stack else self._model
         groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
         name = self._parameter_names.get(id(weight))
-        if name is None and "weight" in {*dir(type(owner)), *vars(owner)}:
-            name = f"{self._names[owner]}.weight"  # parametrised: computed at each call
-        has_own_weight = getattr(owner, "weight", None) is weight
+        # Never getattr: reading a parametrised weight computes it, and may move buffers.
+        is_computed = name is None and "weight" in {*dir(type(owner)), *vars(owner)}
+        if is_computed:
+            name = f"{self._names[owner]}.weight"
+        places = (owner._parameters, owner._buffers)
+        has_own_weight = is_computed or any(p.get("weight") is weight for p in places)
         block = self._names[owner]
         self._weighted.append(
             WeightedCall(

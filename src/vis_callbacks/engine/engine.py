@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from time import perf_counter
 from typing import Any
 
@@ -22,7 +23,7 @@ from vis_callbacks.engine.layers import (
     strip_compiled,
 )
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe
-from vis_callbacks.engine.ranks import gather, merge_two
+from vis_callbacks.engine.ranks import RanksError, gather, merge_two
 from vis_callbacks.guard import Attempt, Guard
 
 _SEPARATOR = "\x1f"
@@ -170,8 +171,7 @@ class Engine:
         for subscription in self._due:
             subscription.reset()
         if live and self._due:
-            self._capture = self._new_capture(self._due, self._wrapped_root)
-            self._capture.__enter__()
+            self._open_capture()
 
     def start_batch(self, batch: Any) -> None:
         """Takes the (micro-)batch that the next forward passes belong to."""
@@ -221,8 +221,7 @@ class Engine:
         runs, the batch is read by an extra pass instead.
         """
         if not _was_compiled() and not _has_fused_path(self.model):
-            self._capture = self._new_capture(self._due, self._wrapped_root)
-            self._capture.__enter__()
+            self._open_capture()
 
     def collect(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Merges what was read over the ranks: the subscriptions' values in place.
@@ -298,6 +297,15 @@ class Engine:
         ):
             run.run(inputs)
         return kept
+
+    def _open_capture(self) -> None:
+        """Opens a capture; where that fails, on one rank say, all that is due has failed."""
+        with Attempt() as attempt:
+            self._capture = self._new_capture(self._due, self._wrapped_root)
+            self._capture.__enter__()
+        if attempt.error is not None:
+            for subscription in self._due:
+                subscription.fail("opening the capture", attempt.error)
 
     # -- inside the hook
 
@@ -429,7 +437,8 @@ def merge_ranks(
         return dict(shared)
     for i, subscription in enumerate(subscriptions):
         if any(bool(part["failed"][i]) for part in states.values):
-            subscription.failure = subscription.failure or "it failed on another rank"
+            if subscription.failure is None:
+                subscription.fail("merging over ranks", RanksError("it failed on another rank"))
             subscription.values = {}
         subscription.num_samples = int(sum(part["samples"][i] for part in states.values))
     flat = {("shared", "", name): value for name, value in shared.items()}
@@ -439,19 +448,19 @@ def merge_ranks(
     gathered = gather(None, {_SEPARATOR.join(key): value for key, value in flat.items()})
     if gathered.problem is not None:
         for subscription in subscriptions:
-            subscription.failure = subscription.failure or gathered.problem
+            if subscription.failure is None:
+                subscription.fail("merging over ranks", RanksError(gathered.problem))
         return {}
     total: dict[str, Tensor] = {}
     for key in flat:
         place, layer, name = key
-        how = "sum" if place == "shared" else subscriptions[int(place)].probe.merge[name]
-        merged, *parts = (part[_SEPARATOR.join(key)] for part in gathered.values)
-        for part in parts:
-            merged = merge_two(merged, part, how)
+        parts = [part[_SEPARATOR.join(key)] for part in gathered.values]
         if place == "shared":
-            total[name] = merged
-        else:
-            subscriptions[int(place)].values[layer][name] = merged
+            total[name] = sum(parts[1:], start=parts[0])
+        elif (subscription := subscriptions[int(place)]).failure is None:
+            with subscription.containing("merging over ranks"):
+                merge = partial(merge_two, how=subscription.probe.merge[name])
+                subscription.values[layer][name] = reduce(merge, parts)
     return total
 
 

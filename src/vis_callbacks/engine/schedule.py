@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple, final
 
 # Statistics, as their rules were measured: the first look lies before any update (a first look
@@ -134,26 +134,20 @@ class Bursts(Schedule):
 
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the next step of the burst, or the start of the next one."""
-        burst = _latest_start(step, facts)
+        burst, start = _latest_burst(step, facts)
         if burst % self.thinning == 0:
-            start = _start(burst, facts)
             following = start + ((step - start) // _APART + 1) * _APART
-            if following <= self._end(burst, facts):
+            if following <= _end(burst, start, facts):
                 return following
         return _start((burst // self.thinning + 1) * self.thinning, facts)
 
     def ends_burst(self, step: int, facts: RunFacts) -> bool:
         """Whether this due step is the last of its burst."""
-        return self.due(step, facts) and step == self._end(_latest_start(step, facts), facts)
+        return self.due(step, facts) and step == _end(*_latest_burst(step, facts), facts)
 
     def thinned(self, thinning: int) -> Bursts:
         """Returns the schedule with ``thinning`` as given."""
         return replace(self, thinning=thinning)
-
-    def _end(self, burst: int, facts: RunFacts) -> int:
-        if burst == 0:
-            return _FIRST_STEPS
-        return _start(burst, facts) + (_burst_size(facts) - 1) * _APART
 
 
 @final
@@ -172,7 +166,8 @@ class Decaying(Schedule):
 
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the next start of a burst."""
-        return _start((_latest_start(step, facts) // self.thinning + 1) * self.thinning, facts)
+        latest, _ = _latest_burst(step, facts)
+        return _start((latest // self.thinning + 1) * self.thinning, facts)
 
     def thinned(self, thinning: int) -> Decaying:
         """Returns the schedule with ``thinning`` as given."""
@@ -230,18 +225,22 @@ def _burst_size(facts: RunFacts) -> int:
     return min(max(-(-_SAMPLES_PER_BURST // facts.batch_size), _MIN_BURST), _MAX_BURST)
 
 
-def _start(index: int, facts: RunFacts) -> int:
-    """Returns the step at which the ``index``-th burst starts; the 0th at step 0."""
-    stretch = next(s for s in _stretches(facts.planned_steps) if index <= s.first + s.num_bursts)
-    return stretch.start + (index - stretch.first) * stretch.interval
+def _end(burst: int, start: int, facts: RunFacts) -> int:
+    """Returns the step of the last snapshot of a burst."""
+    return _FIRST_STEPS if burst == 0 else start + (_burst_size(facts) - 1) * _APART
 
 
-def _latest_start(step: int, facts: RunFacts) -> int:
-    """Returns the index of the last burst that starts at ``step`` or before."""
-    stretch = next(
-        s for s in _stretches(facts.planned_steps) if step < s.start + s.num_bursts * s.interval
-    )
-    return stretch.first + (step - stretch.start) // stretch.interval
+def _start(burst: int, facts: RunFacts) -> int:
+    """Returns the step at which a burst starts; burst 0 at step 0."""
+    stretch = next(s for s in reversed(_stretches(facts.planned_steps)) if burst >= s.first)
+    return stretch.start + (burst - stretch.first) * stretch.interval
+
+
+def _latest_burst(step: int, facts: RunFacts) -> tuple[int, int]:
+    """Returns the last burst that starts at ``step`` or before, and where it starts."""
+    stretch = next(s for s in reversed(_stretches(facts.planned_steps)) if step >= s.start)
+    number = (step - stretch.start) // stretch.interval
+    return stretch.first + number, stretch.start + number * stretch.interval
 
 
 class _Stretch(NamedTuple):
@@ -250,7 +249,6 @@ class _Stretch(NamedTuple):
     first: int
     start: int
     interval: int
-    num_bursts: int
 
 
 @lru_cache(maxsize=32)  # asked for at every step of a run, and the same for all of them
@@ -262,13 +260,11 @@ def _stretches(planned_steps: int | None) -> tuple[_Stretch, ...]:
         intervals = [_INTERVAL]
         while intervals[-1] < _MAX_INTERVAL:
             intervals.append(min(2 * intervals[-1], _MAX_INTERVAL))
-    stretches, start = [], 0
-    for index, interval in enumerate(intervals):
-        is_last = index == len(intervals) - 1
-        num_bursts = sys.maxsize if is_last else _PER_STRETCH
-        stretches.append(_Stretch(index * _PER_STRETCH, start, interval, num_bursts))
-        start += _PER_STRETCH * interval
-    return tuple(stretches)
+    starts = accumulate((_PER_STRETCH * interval for interval in intervals[:-1]), initial=0)
+    return tuple(
+        _Stretch(index * _PER_STRETCH, start, interval)
+        for index, (start, interval) in enumerate(zip(starts, intervals, strict=True))
+    )
 
 
 def _next_of_parts(step: int, planned: int, parts: int) -> int | None:

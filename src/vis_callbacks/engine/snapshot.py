@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from vis_callbacks.engine.isolation import forked_rng, kept_modes, swapped_buffers
 from vis_callbacks.engine.probe import LayerInfo, Values
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class Weights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         path, _, attribute = self._names.get(name, name).rpartition(".")
         try:
-            value = getattr(self._model.get_submodule(path), attribute)
+            value = _read(self._model.get_submodule(path), attribute)
         except AttributeError as error:
             raise KeyError(name) from error
         if not isinstance(value, Tensor):
@@ -66,6 +69,17 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _read(module: nn.Module, attribute: str) -> Any:
+    """Returns an attribute; a parametrised one without the trace that computing it may leave.
+
+    Spectral norm, for one, moves its buffers each time that its weight is read in training.
+    """
+    if not is_parametrized(module, attribute):
+        return getattr(module, attribute)
+    with torch.no_grad(), kept_modes(module), swapped_buffers(module), forked_rng():
+        return getattr(module, attribute)
 
 
 def _plain(name: str) -> str:

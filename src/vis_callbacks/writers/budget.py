@@ -14,7 +14,7 @@ from vis_callbacks.writers.channel import LeftOutError
 if sys.platform != "win32":
     import resource
 
-# What stays free for the user's own scalars and checkpoints' last gasp: pictures stop first.
+# What stays free for the run's own logs: pictures stop first, our numbers next.
 RESERVE_FOR_MEDIA = 1 << 20
 RESERVE_FOR_NUMBERS = 64 << 10
 

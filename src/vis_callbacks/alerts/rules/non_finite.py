@@ -63,10 +63,11 @@ def _largest_growth(history: History, mark: Landmark) -> float:
     """Returns the largest norm of a layer / at its first snapshot, before the first NaN."""
     growths = [
         value / first
-        for layer in history.layers(WEIGHT_NORM)
-        for step, value in zip(history.steps, history.series(WEIGHT_NORM, layer), strict=True)
-        if step < mark.step and (first := history.first(WEIGHT_NORM, layer)) > 0
-        if math.isfinite(value)
+        for entry, step in enumerate(history.steps)
+        if step < mark.step
+        for layer in history.layers(WEIGHT_NORM, entry)
+        if (first := history.first(WEIGHT_NORM, layer)) > 0
+        and math.isfinite(value := history.at(entry, WEIGHT_NORM, layer))
     ]
     return max(growths, default=math.nan)
 

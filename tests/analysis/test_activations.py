@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vis_callbacks.alerts import readings
+from vis_callbacks.analysis.activations import (
+    HISTOGRAM_MERGE,
+    MERGE,
+    UnitRows,
+    UnitTable,
+    histogram,
+    joined,
+    log_edges,
+    measure,
+    statistics,
+    stride_for,
+)
+from vis_callbacks.analysis.nonlinearities import NONLINEARITIES, RELU, Nonlinearity
+
+BY_KIND = {nonlinearity.kind: nonlinearity for nonlinearity in NONLINEARITIES}
+TANH, GELU, SIGMOID = BY_KIND["tanh"], BY_KIND["gelu"], BY_KIND["sigmoid"]
+
+
+def rows_of(**values: Tensor) -> UnitRows:
+    measures = {layer: measure(v, RELU, max_counted=None) for layer, v in values.items()}
+    return UnitRows.of(joined(None, measures), measures)
+
+
+def merged(*measures: dict[str, Tensor]) -> dict[str, Tensor]:
+    assert set(MERGE.values()) == {"sum"}
+    return {name: sum(m[name] for m in measures) for name in measures[0]}  # type: ignore[misc]
+
+
+def test_the_sums_of_a_small_map_are_those_counted_by_hand() -> None:
+    # (2 samples, 2 units, 4 positions)
+    values = torch.tensor(
+        [
+            [[0.0, 1.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0]],
+            [[2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0]],
+        ],
+        dtype=torch.float64,
+    )
+    got = {name: value.tolist() for name, value in measure(values, RELU).items()}
+    assert got == {
+        "num_samples": 2.0,
+        "num_values": 8.0,
+        "num_counted": 8.0,
+        "magnitude": [12.0, 0.0],
+        "nonzeros": [6.0, 0.0],
+        # (1 + 3)^2 / (4 (1 + 9)) = 0.4, and 1 for the constant map
+        "area": [1.4, 0.0],
+        "num_maps": [2.0, 0.0],
+    }
+
+
+@pytest.mark.parametrize("kind", ["relu", "tanh", "gelu", None])
+@pytest.mark.parametrize("positions", [1, 7])
+def test_the_sums_are_those_of_the_definition(kind: str | None, positions: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = 3 * torch.randn(9, 5, positions, generator=generator, dtype=torch.float64)
+    function = {"relu": torch.relu, "tanh": torch.tanh, "gelu": torch.nn.functional.gelu}
+    values = function.get(str(kind), lambda x: x)(inputs)
+    got = measure(values, None if kind is None else BY_KIND[kind], inputs, max_counted=None)
+    size = values.abs()
+    # Sums of 63 numbers in float64: their order may move the last few digits.
+    torch.testing.assert_close(got["magnitude"], size.sum((0, 2)), rtol=1e-14, atol=0)
+    torch.testing.assert_close(got["nonzeros"], (values != 0).double().sum((0, 2)))
+    if positions > 1:
+        area = size.sum(2) ** 2 / (positions * values.square().sum(2))
+        torch.testing.assert_close(got["area"], area.nan_to_num().sum(0), rtol=1e-14, atol=0)
+        torch.testing.assert_close(got["num_maps"], (size.sum(2) > 0).double().sum(0))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
+    kind=st.sampled_from(["relu", "tanh"]),
+    seed=st.integers(0, 1000),
+)
+def test_measures_of_parts_merge_to_the_measure_of_the_whole(
+    sizes: list[int], kind: str, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(sum(sizes), 3, 6, generator=generator, dtype=torch.float64)
+    values = torch.relu(inputs) if kind == "relu" else torch.tanh(4 * inputs)
+    whole = measure(values, BY_KIND[kind], max_counted=None)
+    parts = [measure(part, BY_KIND[kind], max_counted=None) for part in values.split(sizes)]
+    together = merged(*parts)
+    for name in MERGE.keys() & whole.keys():
+        torch.testing.assert_close(together[name], whole[name], rtol=1e-12, atol=0)
+
+
+def test_all_samples_count_for_a_verdict_and_a_strided_part_for_averages() -> None:
+    values = torch.zeros(64, 2, 3)
+    values[63, 0] = 1.0
+    values[:32, 1] = 1.0
+    measured = measure(values, RELU, max_counted=16)
+    assert measured["magnitude"].tolist() == [3.0, 96.0]
+    assert (measured["num_values"].item(), measured["num_counted"].item()) == (192.0, 48.0)
+    assert measured["nonzeros"].tolist() == [0.0, 24.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("positions", [1, 4])
+def test_a_unit_that_is_not_finite_neither_fires_nor_counts_as_zero(
+    bad: float, positions: int
+) -> None:
+    values = torch.zeros(3, 3, positions)
+    values[0, 0] = bad
+    values[1, 1] = 1.0
+    measures = {"fc": measure(values, TANH)}
+    rows = UnitRows.of(joined(None, measures), measures)
+    assert rows.is_finite.tolist() == [[False, True, True]]
+    assert (rows.magnitude > 0).tolist() == [[False, True, False]]
+    assert rows.non_finite().tolist() == pytest.approx([1 / 3])
+    # Two finite units, one of which fired in one of three samples.
+    assert statistics(rows)["sparsity"].item() == pytest.approx(5 / 6)
+
+
+def test_opposite_infinities_do_not_cancel() -> None:
+    values = torch.tensor([math.inf, -math.inf]).reshape(2, 1, 1)
+    measures = {"fc": measure(values, None)}
+    assert UnitRows.of(joined(None, measures), measures).non_finite().item() == 1.0
+
+
+def test_a_unit_that_is_not_finite_in_one_part_stays_so_when_merged() -> None:
+    broken = torch.full((2, 1, 2), math.nan)
+    measures = {"fc": merged(measure(broken, RELU), measure(torch.ones(2, 1, 2), RELU))}
+    assert UnitRows.of(joined(None, measures), measures).non_finite().item() == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_overflow(dtype: torch.dtype) -> None:
+    values = torch.full((64, 2, 100), 60_000.0, dtype=dtype)
+    measured = measure(values, RELU)
+    value = values[0, 0, 0].double().item()
+    assert measured["magnitude"].dtype == torch.float32
+    torch.testing.assert_close(
+        measured["magnitude"].double(), torch.full((2,), 6400 * value).double(), rtol=1e-6, atol=0
+    )
+    assert measured["area"].tolist() == pytest.approx([16.0, 16.0], rel=1e-6)
+
+
+def test_large_finite_values_are_finite() -> None:
+    values = torch.full((8, 1, 8), 1e30)
+    rows = rows_of(fc=values)
+    assert rows.non_finite().item() == 0.0
+
+
+def test_counts_stay_right_beyond_32_bits() -> None:
+    # 2^31 values and more, as the merged sums of many micro-batches.
+    one = measure(torch.ones(16, 1, 4096), RELU)
+    total = {name: value.double() * 40_000 for name, value in one.items()}
+    measures = {"fc": {name: value.float() for name, value in total.items()}}
+    rows = UnitRows.of(joined(None, measures), measures)
+    assert float(measures["fc"]["nonzeros"]) == pytest.approx(16 * 4096 * 40_000, rel=1e-6)
+    assert statistics(rows)["sparsity"].item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "tokens"])
+def test_the_memory_layout_does_not_matter(layout: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 6, 10, generator=generator, dtype=torch.float64).relu()
+    same = values
+    if layout == "channels_last":
+        same = values.reshape(4, 6, 2, 5).to(memory_format=torch.channels_last).flatten(2)
+    if layout == "tokens":
+        same = values.transpose(1, 2).contiguous().transpose(1, 2)
+    expected, got = measure(values, RELU), measure(same, RELU)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "share"),
+    [
+        ("gelu", [-3.1, -2.9, 0.0, 5.0], 0.25),
+        ("silu", [-6.1, -5.9, 0.0, 5.0], 0.25),
+        ("elu", [-4.1, -3.9, 0.0, 5.0], 0.25),
+        ("tanh", [-3.0, -2.0, 2.0, 3.0], 0.5),
+        ("sigmoid", [-5.0, -4.0, 4.0, 5.0], 0.5),
+        ("leaky_relu", [-5.0, -0.1, 0.1, 5.0], 0.5),
+    ],
+)
+def test_the_flat_share_is_that_of_the_table(kind: str, inputs: list[float], share: float) -> None:
+    function = getattr(torch.nn.functional, kind)
+    x = torch.tensor(inputs, dtype=torch.float64).reshape(4, 1, 1)
+    measures = {"act": measure(function(x), BY_KIND[kind], x)}
+    assert statistics(UnitRows.of(joined(None, measures), measures))["flat_share"].item() == share
+
+
+def test_a_flat_share_told_from_the_input_is_unknown_without_it() -> None:
+    values = torch.nn.functional.gelu(torch.randn(4, 2, 1))
+    assert "flat" not in measure(values, GELU, None)
+    assert "flat" not in measure(values.relu(), RELU, values)
+    measures = {"act": measure(values, GELU, None)}
+    rows = UnitRows.of(joined(None, measures), measures)
+    assert math.isnan(statistics(rows)["flat_share"].item())
+
+
+def test_the_effective_area_is_1_for_a_constant_map_and_1_over_positions_for_a_spike() -> None:
+    constant = torch.ones(2, 3, 16)
+    spike = torch.zeros(2, 3, 16)
+    spike[:, :, 5] = 7.0
+    areas = statistics(rows_of(constant=constant, spike=spike))["effective_area"]
+    assert areas.tolist() == pytest.approx([1.0, 1 / 16])
+
+
+def test_maps_that_are_all_zero_have_no_effective_area() -> None:
+    half = torch.zeros(2, 2, 4)
+    half[0, 0] = 1.0
+    areas = statistics(rows_of(half=half, dark=torch.zeros(2, 2, 4), flat=torch.ones(2, 2, 1)))
+    assert areas["effective_area"][0].item() == 1.0
+    assert areas["effective_area"][1:].isnan().all()
+
+
+def test_dormant_units_are_those_below_a_tenth_of_the_mean() -> None:
+    # Mean over units: (0 + .19 + .21 + 7.6) / 4 = 2, so the threshold lies at .2.
+    means = torch.tensor([0.0, 0.19, 0.21, 7.6], dtype=torch.float64)
+    values = means.reshape(1, 4, 1).expand(3, 4, 2)
+    assert statistics(rows_of(fc=values))["dormant_fraction"].item() == 0.5
+
+
+def test_a_layer_of_zeros_is_all_dormant_and_all_sparse() -> None:
+    stats = statistics(rows_of(fc=torch.zeros(2, 3, 1)))
+    assert (stats["dormant_fraction"].item(), stats["sparsity"].item()) == (1.0, 1.0)
+
+
+def test_statistics_of_layers_do_not_depend_on_their_company() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layers = {
+        "a": torch.randn(4, 3, 5, generator=generator).relu(),
+        "b": torch.randn(4, 17, 1, generator=generator).relu(),
+        "c": torch.randn(4, 1, 9, generator=generator).relu(),
+    }
+    together = statistics(rows_of(**layers))
+    for number, (name, values) in enumerate(layers.items()):
+        for metric, value in statistics(rows_of(**{name: values})).items():
+            torch.testing.assert_close(together[metric][number], value[0], equal_nan=True)
+
+
+def test_the_statistics_carry_the_names_of_the_readings() -> None:
+    assert set(statistics(rows_of(fc=torch.ones(1, 1, 1)))) == {
+        readings.SPARSITY,
+        readings.DORMANT_FRACTION,
+        readings.EFFECTIVE_AREA,
+        readings.FLAT_SHARE,
+    }
+
+
+def test_a_layer_that_was_not_measured_is_not_known() -> None:
+    both = {name: measure(torch.ones(2, 2, 2), RELU) for name in ("a", "b")}
+    table = joined(None, both)
+    rows = UnitRows.of(joined(table, {"b": both["b"]}), {"b": both["b"]})
+    assert rows.table is table
+    assert rows.non_finite().tolist()[1] == 0.0
+    assert rows.non_finite().isnan().tolist() == [True, False]
+    assert statistics(rows)["sparsity"].isnan().tolist() == [True, False]
+
+
+def test_a_table_grows_with_layers_and_follows_a_changed_width() -> None:
+    narrow = {"a": measure(torch.ones(2, 2, 2), RELU)}
+    table = joined(None, narrow)
+    more = joined(table, {"b": measure(torch.ones(2, 5, 2), RELU)})
+    assert more.num_units == {"a": 2, "b": 5}
+    wide = joined(more, {"a": measure(torch.ones(2, 4, 2), RELU)})
+    assert wide.num_units == {"a": 4, "b": 5}
+
+
+@given(widths=st.lists(st.integers(1, 6), max_size=4))
+def test_units_go_into_a_table_and_come_back(widths: list[int]) -> None:
+    rows = [torch.arange(width) + 10.0 * number for number, width in enumerate(widths)]
+    table = UnitTable({str(i): width for i, width in enumerate(widths)}, torch.device("cpu"))
+    (filled,) = table.fill(rows)
+    assert filled.shape == (len(widths), max(widths, default=0))
+    assert int(table.mask.sum()) == sum(widths)
+    for number, row in enumerate(rows):
+        assert torch.equal(table.row(filled, str(number)), row)
+    assert torch.equal(table.units(filled), torch.cat([torch.zeros(0), *rows]))
+
+
+def test_no_layer_at_all_is_an_empty_table() -> None:
+    rows = UnitRows.of(joined(None, {}), {})
+    assert rows.non_finite().shape == (0,)
+    assert all(value.shape == (0,) for value in statistics(rows).values())
+
+
+def test_measuring_leaves_the_activation_and_its_graph_alone() -> None:
+    inputs = torch.randn(4, 3, 2, requires_grad=True)
+    values = torch.tanh(inputs)
+    before, version = values.detach().clone(), values._version
+    measured = measure(values, TANH, inputs)
+    assert not any(value.requires_grad for value in measured.values())
+    assert torch.equal(values, before)
+    assert values._version == version
+    values.sum().backward()
+
+
+def test_measuring_is_allowed_under_deterministic_algorithms() -> None:
+    values = torch.randn(4, 3, 5)
+    torch.use_deterministic_algorithms(True)
+    try:
+        measure(values, TANH)
+        histogram(values, log_edges())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_activations_of_odd_types_are_measured(dtype: torch.dtype) -> None:
+    values = torch.ones(2, 3, 4).to(dtype)
+    measured = measure(values, None)
+    assert measured["magnitude"].tolist() == [8.0] * 3
+    assert histogram(values, log_edges())["counts"].sum().item() == 24.0
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES, ids=lambda n: n.kind)
+def test_nothing_is_measured_of_an_empty_batch(nonlinearity: Nonlinearity) -> None:
+    measures = {"fc": measure(torch.zeros(0, 3, 2), nonlinearity, torch.zeros(0, 3, 2))}
+    rows = UnitRows.of(joined(None, measures), measures)
+    assert rows.num_samples.item() == 0
+    assert statistics(rows)["sparsity"].isnan().all()
+
+
+def test_the_histogram_counts_what_lies_between_its_edges() -> None:
+    edges = torch.tensor([-10.0, -1.0, 1.0, 10.0])
+    values = torch.tensor([-100.0, -5.0, -1.0, 0.0, 0.5, 1.0, 7.0, 1000.0])
+    counted = histogram(values, edges)
+    assert counted["counts"].tolist() == [2.0, 3.0, 3.0]
+    assert counted["total"].item() == values.sum().item()
+    assert counted["total_of_squares"].item() == values.square().sum().item()
+
+
+@given(
+    values=st.lists(
+        st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=50
+    )
+)
+def test_the_histogram_agrees_with_numpy_and_leaves_out_what_is_not_finite(
+    values: list[float],
+) -> None:
+    import numpy as np
+
+    edges = log_edges()
+    tensor = torch.tensor(values, dtype=torch.float64)
+    finite = tensor[tensor.isfinite()].clamp(float(edges[0]), float(edges[-1])).numpy()
+    expected, _ = np.histogram(finite, edges.numpy())
+    assert histogram(tensor, edges)["counts"].tolist() == expected.tolist()
+
+
+def test_histograms_merge_by_sum() -> None:
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    edges = log_edges()
+    whole, first, second = (histogram(part, edges) for part in (values, values[:300], values[300:]))
+    assert set(HISTOGRAM_MERGE) == set(whole)
+    for name, value in whole.items():
+        torch.testing.assert_close(first[name] + second[name], value, rtol=1e-12, atol=0)
+
+
+def test_the_edges_increase_and_mirror_each_other() -> None:
+    edges = log_edges(smallest=1e-2, largest=1e2, per_decade=3)
+    assert len(edges) == 26
+    assert (edges.diff() > 0).all()
+    torch.testing.assert_close(edges, -edges.flip(0))
+    torch.testing.assert_close(
+        edges[[0, -1, 12, 13]].abs(), torch.tensor([1e2, 1e2, 1e-2, 1e-2]).double()
+    )
+
+
+def test_a_large_activation_is_counted_in_part() -> None:
+    values = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
+    counted = histogram(values, log_edges(), max_values=65_536)
+    total = counted["counts"].sum().item()
+    assert 50_000 < total <= 65_536
+    below = counted["counts"][: len(counted["counts"]) // 2].sum().item() / total
+    assert below == pytest.approx(0.5, abs=0.008)  # four standard errors
+
+
+@given(num_values=st.integers(0, 10**9), most=st.integers(1, 10**6))
+def test_a_stride_keeps_to_the_limit_and_misses_no_column(num_values: int, most: int) -> None:
+    stride = stride_for(num_values, most)
+    assert len(range(0, num_values, stride)) <= most
+    assert stride == 1 or math.gcd(stride, 210) == 1
