@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vis_callbacks.report import Report as Report
     from vis_callbacks.report import Scalar as Scalar
     from vis_callbacks.report import Text as Text
-    from vis_callbacks.summary import summary as summary
+    from vis_callbacks.layer_table import summary as summary
 
 __version__ = "0.1.0"
 
@@ -45,7 +45,7 @@ _HOME = {
     "Scalar": "report",
     "Snapshot": "engine.snapshot",
     "Text": "report",
-    "summary": "summary",
+    "summary": "layer_table",
 }
 
 __all__ = sorted(_HOME)

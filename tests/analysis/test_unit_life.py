@@ -58,6 +58,13 @@ def test_the_window_needs_both_its_batches_and_its_samples(
     assert reading(life, readings.WINDOW_SAMPLES) == num_samples * num_batches
 
 
+def test_without_dead_units_the_window_is_all_that_was_read() -> None:
+    life = UnitLife()
+    take(life, 0, num_samples=40, fc=[1.0])
+    take(life, 5, num_samples=24, fc=[1.0])
+    assert reading(life, readings.WINDOW_SAMPLES) == 64.0
+
+
 def test_the_window_lasts_over_the_steps_between_two_bursts() -> None:
     life = UnitLife()
     for step in (0, 5, 1000):

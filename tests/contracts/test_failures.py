@@ -129,7 +129,8 @@ class Victim(DummyMonitor):
 
     def observe(self, snapshot: Snapshot) -> Report:
         self.fault.reach("observe")
-        assert snapshot.references is not None
+        if snapshot.references is None:  # they could not be taken, which has been reported
+            return Report(step=snapshot.step)
         assert snapshot.forward is not None
         scores = snapshot.forward(snapshot.references.inputs)
         value = scores.mean().detach().as_subclass(Evil)
@@ -247,7 +248,7 @@ def beneath(monkeypatch) -> Callable[[Fault], None]:
         write, write_alerts, take = Writer.write, Writer.write_alerts, session.take_references
 
         def failing_write(self, report, **options):
-            if options["prefix"] == "victim/":
+            if options.get("prefix") == "victim/":
                 fault.reach("write")
             write(self, report, **options)
 
@@ -286,7 +287,7 @@ def test_a_run_goes_on_whatever_fails(
     assert len(other.history) == NUM_STEPS - (stage == "restore")
     assert not other.guard.counts
     if stage in HISTORY_GOES_ON:
-        assert len(victim.history) == NUM_STEPS - (stage == "restore")
+        assert len(victim.history) >= victim.guard.max_failures  # then it rests
 
 
 def test_a_healthy_victim_passes_every_stage(beneath, unwatched, begun, tmp_path):

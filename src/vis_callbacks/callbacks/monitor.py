@@ -20,7 +20,7 @@ from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.schedule import Schedule, schedule_from_options
 from vis_callbacks.engine.snapshot import Snapshot
-from vis_callbacks.guard import Guard
+from vis_callbacks.guard import Attempt, Guard
 from vis_callbacks.report import Report
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ def _guarded(
 
     @wraps(hook)
     def contained(self: Monitor, *args: P.args, **kwargs: P.kwargs) -> None:
-        with self.guard.contain(hook.__name__):
+        with Attempt() as attempt:  # cheaper than guard.contain, and this runs at every step
             hook(self, *args, **kwargs)
+        if attempt.error is not None:
+            self.guard.note(hook.__name__, attempt.error)
 
     return cast("Callable[Concatenate[Monitor, P], None]", contained)
 

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vis_callbacks.callbacks.map_strips import MapStrips, as_maps, shown_units
+from vis_callbacks.callbacks.options import CheckedOptions
+from vis_callbacks.engine.probe import LayerInfo
+from vis_callbacks.engine.references import References
+from vis_callbacks.engine.snapshot import Snapshot
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((5,), (5,)),
+        ((5, 1, 1), (5,)),
+        ((5, 7, 9), (5, 7, 9)),
+        ((5, 16), (5, 4, 4)),
+        ((5, 17), (5, 4, 4)),  # a class token before the square
+        ((5, 14), (5, 1, 14)),
+        ((5, 6, 7, 8), (5, 7, 8)),
+    ],
+)
+def test_an_activation_is_laid_out_as_maps(shape, expected):
+    assert as_maps(torch.randn(shape)).shape == expected
+
+
+def test_the_class_token_is_left_out_and_the_others_keep_their_places():
+    tokens = torch.arange(10.0)[None]
+    assert as_maps(tokens)[0].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+@pytest.mark.parametrize(("num_units", "most"), [(3, 16), (16, 16), (100, 16), (64, 3)])
+def test_the_shown_units_are_evenly_spread_and_begin_with_the_first(num_units, most):
+    shown = shown_units(num_units, most)
+    assert shown[0] == 0
+    assert len(shown) == len(set(shown)) == min(num_units, most)
+    assert max(shown) < num_units
+
+
+def snapshot(step: int) -> Snapshot:
+    names = ["a", "b", "c", "d", "e"]
+    return Snapshot(
+        step=step,
+        trace=tuple(LayerInfo(name=n, kind="relu", shape=(1, 4, 6, 6), num_units=4) for n in names),
+        values={"statistics": {n: {} for n in names}},
+        references=References(inputs=torch.rand(1, 3, 8, 8), labels=None, source="a test"),
+        read_layers=lambda wanted, given: {n: torch.full((1, 4, 6, 6), step) for n in wanted},
+    )
+
+
+def test_the_first_a_middle_and_the_last_layer_are_shown_by_default():
+    images = list(MapStrips(None, 16).pictures(snapshot(0), CheckedOptions()))
+    assert [image.tag for image in images] == [f"activations/maps/{n}" for n in "ace"]
+
+
+def test_a_strip_keeps_the_first_frame_and_the_latest_and_not_more_than_eight():
+    strips = MapStrips(["a"], 2)
+    for step in range(0, 1000, 50):
+        (image,) = strips.pictures(snapshot(step), CheckedOptions())
+    steps = image.draw.keywords["steps"]
+    assert len(steps) == 8
+    assert (steps[0], steps[-1]) == (0, 950)
+    assert image.arrays["maps"].shape == (8, 2, 6, 6)
+
+
+def test_a_strip_goes_on_after_a_restart():
+    before, after = MapStrips(["a"], 2), MapStrips(["a"], 2)
+    list(before.pictures(snapshot(0), CheckedOptions()))
+    after.restore(before.state())
+    (image,) = after.pictures(snapshot(10), CheckedOptions())
+    assert image.draw.keywords["steps"] == [0, 10]
+
+
+def test_without_reference_samples_nothing_is_drawn():
+    bare = Snapshot(step=0, values={"statistics": {}})
+    assert list(MapStrips(None, 4).pictures(bare, CheckedOptions())) == []
