@@ -156,8 +156,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Trains the runs and says how to look at them."""
     options = parse_options(arguments)
-    # The patches are sliced from memory: more worker processes would only slow them down.
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
     rates = LEARNING_RATES
     if options.learning_rate is not None:
         rates = {f"learning_rate_{options.learning_rate:g}": options.learning_rate}
@@ -168,4 +166,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # The patches are sliced from memory: more worker processes would only slow them down.
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
     main()

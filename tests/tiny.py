@@ -89,9 +89,7 @@ def tiny_loader(num_samples: int = 8, batch_size: int = 4) -> DataLoader[Any]:
     return DataLoader(TensorDataset(images, labels), batch_size=batch_size)
 
 
-def tiny_trainer(
-    tmp_path: Path, callbacks: Iterable[Callback] = (), **kwargs: Any
-) -> Trainer:
+def tiny_trainer(tmp_path: Path, callbacks: Iterable[Callback] = (), **kwargs: Any) -> Trainer:
     """Returns a Trainer of `NUM_STEPS` steps that prints and saves nothing."""
     options: dict[str, Any] = {
         "accelerator": "cpu",
@@ -103,9 +101,7 @@ def tiny_trainer(
         "num_sanity_val_steps": 1,
         "log_every_n_steps": 1,
     }
-    return Trainer(
-        **options | {"default_root_dir": tmp_path} | kwargs, callbacks=list(callbacks)
-    )
+    return Trainer(**options | {"default_root_dir": tmp_path} | kwargs, callbacks=list(callbacks))
 
 
 def tiny_fit(

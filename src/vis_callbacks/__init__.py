@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vis_callbacks.alerts.alert import Alert as Alert
     from vis_callbacks.alerts.alert import Finding as Finding
     from vis_callbacks.alerts.alert import Rule as Rule
+    from vis_callbacks.alerts.history import History as History
     from vis_callbacks.callbacks.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
     from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Batch as Batch
     from vis_callbacks.engine.probe import Probe as Probe
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
+    from vis_callbacks.layer_table import summary as summary
     from vis_callbacks.report import Image as Image
     from vis_callbacks.report import Readings as Readings
     from vis_callbacks.report import Report as Report
     from vis_callbacks.report import Scalar as Scalar
     from vis_callbacks.report import Text as Text
-    from vis_callbacks.layer_table import summary as summary
 
 __version__ = "0.1.0"
 

@@ -97,8 +97,8 @@ class Guard:
         self.counts[cause] += 1
         _drop_frames(error)
         say(
-            f"{self.owner} failed in {cause}{where}. Training goes on; this snapshot of "
-            f"{self.owner} is skipped, and the same failure is not reported again.",
+            f"{self.owner} failed in {cause.rstrip('.')}{where}. Training goes on; this snapshot "
+            f"of {self.owner} is skipped, and the same failure is not reported again.",
             level=logging.WARNING if known is None else logging.DEBUG,
             contained=error,
         )

@@ -46,6 +46,18 @@ class Readings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadingsTable:
+    """Several readings of the same layers in one tensor: fewer to move than one each.
+
+    ``values[m, i]`` is the number ``metrics[m]`` of ``layers[i]``.
+    """
+
+    metrics: tuple[str, ...]
+    layers: tuple[str, ...]
+    values: Values | tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Image:
     """A picture still to be drawn: ``draw(**arrays)`` gives (height, width, 3) uint8.
 
@@ -88,7 +100,7 @@ class Embedding:
     thumbnails: Values | None = None  # (samples, 3, height, width) in 0-1
 
 
-Item = Scalar | Readings | Image | Text | Histogram | Embedding
+Item = Scalar | Readings | ReadingsTable | Image | Text | Histogram | Embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +113,17 @@ class Report:
     def of(self, kind: type[Any]) -> tuple[Any, ...]:
         """Returns the items of one kind, in order."""
         return tuple(item for item in self.items if isinstance(item, kind))
+
+    def readings(self) -> dict[str, dict[str, float]]:
+        """Returns all readings by metric and layer, once they are on the host."""
+        rows = [(item.metric, item.layers, item.values) for item in self.of(Readings)]
+        for table in self.of(ReadingsTable):
+            by_metric = zip(table.metrics, table.values, strict=True)
+            rows += [(metric, table.layers, values) for metric, values in by_metric]
+        return {
+            metric: dict(zip(layers, map(float, values), strict=True))
+            for metric, layers, values in rows
+        }
 
 
 MAX_TAG_LENGTH = 200

@@ -49,7 +49,6 @@ def test_the_sums_of_a_small_map_are_those_counted_by_hand() -> None:
     got = {name: value.tolist() for name, value in measure(values, RELU).items()}
     assert got == {
         "num_samples": 2.0,
-        "num_values": 8.0,
         "num_counted": 8.0,
         "magnitude": [12.0, 0.0],
         "nonzeros": [6.0, 0.0],
@@ -101,7 +100,7 @@ def test_all_samples_count_for_a_verdict_and_a_strided_part_for_averages() -> No
     values[:32, 1] = 1.0
     measured = measure(values, RELU, max_counted=16)
     assert measured["magnitude"].tolist() == [3.0, 96.0]
-    assert (measured["num_values"].item(), measured["num_counted"].item()) == (192.0, 48.0)
+    assert (measured["num_samples"].item(), measured["num_counted"].item()) == (64.0, 48.0)
     assert measured["nonzeros"].tolist() == [0.0, 24.0]
 
 

@@ -11,7 +11,7 @@ from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
-from vis_callbacks.report import Image, Readings, Report, Scalar, transfer
+from vis_callbacks.report import Image, Report, Scalar, transfer
 
 
 class Forms(nn.Module):
@@ -76,8 +76,7 @@ class Observed:
 
 
 def numbers(report: Report, metric: str) -> dict[str, float]:
-    (item,) = [i for i in report.of(Readings) if i.metric == metric]
-    return dict(zip(item.layers, map(float, item.values), strict=True))
+    return report.readings()[metric]
 
 
 def scalars(report: Report) -> dict[str, float]:

@@ -205,7 +205,9 @@ def projector_tags(folder: str) -> set[str]:
     config = Path(folder) / "projector_config.pbtxt"
     if not config.exists():
         return set()
-    return {name.rsplit(":", 1)[0] for name in re.findall(r'tensor_name: "(.*)"', config.read_text())}
+    return {
+        name.rsplit(":", 1)[0] for name in re.findall(r'tensor_name: "(.*)"', config.read_text())
+    }
 
 
 def pattern_of(tag: str) -> re.Pattern[str]:

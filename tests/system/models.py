@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.loggers import TensorBoardLogger
+from tests.identity import digest, fingerprint
+from tests.writers.reading import read
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from tests.identity import digest, fingerprint
-from tests.writers.reading import read
 from vis_callbacks.callbacks.activations import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.engine.probe import Probe
@@ -125,6 +124,14 @@ class CountingLoader(DataLoader):
     def __iter__(self) -> Any:
         self.num_begun += 1
         return super().__iter__()
+
+
+def loaders_of(data: CountingData) -> list[CountingLoader]:
+    """Returns the loader for training and the one for validation."""
+    return [
+        CountingLoader(data, batch_size=BATCH, shuffle=True),
+        CountingLoader(data, batch_size=2 * BATCH),
+    ]
 
 
 def vectors(num_samples: int = BATCH * STEPS_AN_EPOCH) -> CountingData:
@@ -355,10 +362,7 @@ def train(
     forget_graphs()
     pl.seed_everything(3, verbose=False)
     module, recorder, data = make(), Recorder(), make_data()
-    loaders = [
-        CountingLoader(data, batch_size=BATCH, shuffle=True),
-        CountingLoader(data, batch_size=2 * BATCH),
-    ]
+    loaders = loaders_of(data)
     trainer = trainer_of(folder, [*monitors, *callbacks(), recorder], **options)
     trainer.fit(module, *loaders)
     inner = trainer.lightning_module

@@ -228,9 +228,7 @@ PLAIN = {
     "frozen batch norm": Scenario(lambda: FrozenNorm(Cnn()), pictures),
     "checkpointing": _with(partial(Checkpointed, use_reentrant=False)),
     # PyTorch itself takes no gradient for inputs alone through a reentrant checkpoint.
-    "reentrant checkpointing": _with(
-        partial(Checkpointed, use_reentrant=True), gradients=False
-    ),
+    "reentrant checkpointing": _with(partial(Checkpointed, use_reentrant=True), gradients=False),
     "weight norm": _with(weight_normed),
     "spectral norm": _with(partial(spectrally_normed, nn.utils.spectral_norm)),
     "parametrised spectral norm": _with(

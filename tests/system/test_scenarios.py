@@ -6,9 +6,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from tests.scenarios import SCENARIOS, Scenario
 from torch.utils.data import DataLoader, IterableDataset
 
-from tests.scenarios import SCENARIOS, Scenario
 from vis_callbacks import ActivationMonitor
 
 SCHEDULES = {"every 5 steps": {"every_n_train_steps": 5}, "the default schedule": {}}

@@ -25,7 +25,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from tests.identity import digest
 from tests.system.models import CountingData, Net, sgd, trainer_of, vectors
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks.callbacks.activations import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
@@ -91,12 +91,15 @@ def fit(
     """Trains without shuffling: two ranks see in a step what one process sees of twice the size."""
     pl.seed_everything(5, verbose=False)
     module = Net(half_dead(), sgd)
-    loader = DataLoader(data(nan_from=nan_from), batch_size=batch_size, shuffle=False)
+    samples = data(nan_from=nan_from)
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    sampler = DistributedSampler(samples, num_ranks, this_rank(), shuffle=False)
+    loader = DataLoader(samples, batch_size=batch_size, sampler=sampler)
     options = {"max_epochs": 1, "precision": "64-true", "num_sanity_val_steps": 0, **options}
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_ranks > 1:
         timeout = timedelta(seconds=TIMEOUT_S)
         strategy = DDPStrategy(process_group_backend="gloo", timeout=timeout)
-        options |= {"strategy": strategy, "devices": 2}
+        options |= {"strategy": strategy, "devices": num_ranks}
     trainer = trainer_of(folder, list(monitors), **options)
     began, raised = perf_counter(), None
     try:

@@ -38,8 +38,7 @@ class Selection:
             return torch.zeros(0)
         dtype = torch.float64 if any(p.dtype == torch.float64 for p in parts) else torch.float32
         device = parts[0].device
-        # cat of a single part that needs no conversion would be no copy of the values.
-        return torch.cat([part.to(device, dtype) for part in parts]).clone()
+        return torch.cat([part.to(device, dtype) for part in parts])  # always a copy
 
 
 def select(parameters: Iterable[Tensor], max_values: int = 65_536) -> Selection:

@@ -38,13 +38,23 @@ from vis_callbacks.engine.schedule import Bursts
 from vis_callbacks.engine.snapshot import Group, Snapshot
 from vis_callbacks.render.heat_map import heat_map
 from vis_callbacks.render.raster import raster
-from vis_callbacks.report import Histogram, Image, Item, Readings, Report, Scalar, tag
+from vis_callbacks.report import (
+    Histogram,
+    Image,
+    Item,
+    Readings,
+    ReadingsTable,
+    Report,
+    Scalar,
+    tag,
+)
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
     from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe
 
 _DEAD = readings.DEAD_FRACTION
+_SHOWN = (readings.SPARSITY, readings.DORMANT_FRACTION, readings.EFFECTIVE_AREA)
 _WITH_FLAT_ZERO = frozenset(n.kind for n in NONLINEARITIES if n.has_flat_zero)
 _FLAT_READING = {n.kind: readings.flat_share_of(n.kind) for n in NONLINEARITIES if n.saturates}
 # TensorBoard draws a card for each tag; more than these nobody looks through.
@@ -126,7 +136,7 @@ class ActivationMonitor(Monitor):
         histograms: bool = False,
         **options: Unpack[MonitorOptions],
     ) -> None:
-        check_names("layers", layers)
+        check_names("layers", layers, allow_empty=False)
         check_names("map_layers", map_layers)
         check_count("max_maps", max_maps)
         if not isinstance(histograms, bool):
@@ -166,13 +176,19 @@ class ActivationMonitor(Monitor):
         rows = UnitRows.of(joined(self.life.table, measures), measures)
         norms = _unit_norms(infos, list(measures), snapshot.weights)
         self.life.update(snapshot.step, rows, norms)
-        life = dict(zip(READINGS, self.life.readings(), strict=True))
+        table = self.life.readings()
+        life = dict(zip(READINGS, table, strict=True))
         layers, stats = rows.table.layers, statistics(rows)
+        shown_too = torch.stack([rows.non_finite(), *(stats[name] for name in _SHOWN)])
         items: list[Item] = [
             *_run_readings(snapshot),
-            *_layer_readings(layers, infos, stats | {readings.NON_FINITE: rows.non_finite()}),
+            ReadingsTable(
+                metrics=(readings.NON_FINITE, *_SHOWN, *READINGS),
+                layers=layers,
+                values=torch.cat([shown_too, table]),
+            ),
+            *_flat_readings(layers, infos, stats["flat_share"]),
             *_norm_readings(norms),
-            *(Readings(metric=m, layers=layers, values=v) for m, v in life.items()),
             *self._scalars(layers, stats, life),
             *_group_scalars(snapshot.optimizer, snapshot.ends_burst),
         ]
@@ -292,43 +308,38 @@ def _unit_norms(
     return norms
 
 
-def _run_readings(snapshot: Snapshot) -> Iterator[Readings]:
+def _run_readings(snapshot: Snapshot) -> Iterator[ReadingsTable]:
     """Yields the numbers of the whole run that rules look at."""
-    nan = torch.tensor(math.nan)
-    loss = nan if snapshot.loss is None else torch.as_tensor(snapshot.loss)
-    rates = [group.lr for group in snapshot.optimizer]
-    decays = [group.weight_decay for group in snapshot.optimizer]
-    stats = snapshot.input_stats
-    numbers: dict[str, float | Tensor] = {
-        readings.LOSS: loss,
-        readings.NON_FINITE_LOSS: nan if snapshot.loss is None else (~loss.isfinite()).float(),
-        readings.LEARNING_RATE: max(rates, default=math.nan),
-        readings.WEIGHT_DECAY: max(decays, default=math.nan),
+    groups, stats = snapshot.optimizer, snapshot.input_stats
+    known = {
+        readings.LEARNING_RATE: max((group.lr for group in groups), default=math.nan),
+        readings.WEIGHT_DECAY: max((group.weight_decay for group in groups), default=math.nan),
         readings.NUM_SAMPLES: float(snapshot.num_samples.get("statistics", 0)),
-        readings.CONSTANT_INPUTS: stats.get("share_constant", nan),
-        readings.INPUT_MEAN: stats.get("mean", nan),
-        readings.INPUT_STD: stats.get("std", nan),
     }
-    for metric, value in numbers.items():
-        values = value.reshape(1) if isinstance(value, Tensor) else (value,)
-        yield Readings(metric=metric, layers=("",), values=values)
+    measured = {
+        readings.CONSTANT_INPUTS: stats.get("share_constant"),
+        readings.INPUT_MEAN: stats.get("mean"),
+        readings.INPUT_STD: stats.get("std"),
+    }
+    if snapshot.loss is not None:
+        loss = torch.as_tensor(snapshot.loss)
+        measured |= {readings.LOSS: loss, readings.NON_FINITE_LOSS: ~loss.isfinite()}
+    numbers = {metric: value.double() for metric, value in measured.items() if value is not None}
+    columns = tuple((value,) for value in known.values())
+    yield ReadingsTable(metrics=tuple(known), layers=("",), values=columns)
+    if numbers:
+        values = torch.stack(list(numbers.values()))[:, None]
+        yield ReadingsTable(metrics=tuple(numbers), layers=("",), values=values)
 
 
-def _layer_readings(
-    layers: tuple[str, ...], infos: Mapping[str, LayerInfo], stats: Mapping[str, Tensor]
+def _flat_readings(
+    layers: tuple[str, ...], infos: Mapping[str, LayerInfo], flat_share: Tensor
 ) -> Iterator[Readings]:
-    for metric in (
-        readings.NON_FINITE,
-        readings.SPARSITY,
-        readings.DORMANT_FRACTION,
-        readings.EFFECTIVE_AREA,
-    ):
-        yield Readings(metric=metric, layers=layers, values=stats[metric])
     for kind, metric in _FLAT_READING.items():
         places = [i for i, name in enumerate(layers) if infos[name].kind == kind]
         if places:
-            flat = stats["flat_share"][places]
-            yield Readings(metric=metric, layers=tuple(layers[i] for i in places), values=flat)
+            named = tuple(layers[i] for i in places)
+            yield Readings(metric=metric, layers=named, values=flat_share[places])
 
 
 def _norm_readings(norms: Mapping[str, Tensor]) -> Iterator[Readings]:

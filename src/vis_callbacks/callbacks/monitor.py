@@ -15,10 +15,11 @@ from vis_callbacks.alerts.alert import Alert, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.ledger import Ledger
 from vis_callbacks.callbacks.options import MonitorOptions, check_options
+from vis_callbacks.callbacks.plain import require_plain
 from vis_callbacks.callbacks.session import Session, session_of
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.references import References
-from vis_callbacks.engine.schedule import Schedule, schedule_from_options
+from vis_callbacks.engine.schedule import Decaying, Schedule, schedule_from_options
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.guard import Attempt, Guard
 from vis_callbacks.report import Report
@@ -89,7 +90,7 @@ class Monitor(LightningCallback, ABC):
     tags: ClassVar[Sequence[str]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
     stem: ClassVar[str] = ""
-    default_schedule: ClassVar[Schedule]
+    default_schedule: ClassVar[Schedule] = Decaying()
 
     alerts: list[Alert]
     last_report: Report | None
@@ -100,6 +101,9 @@ class Monitor(LightningCallback, ABC):
         self._check_alert_kinds()
         self.schedule = schedule_from_options(
             self.options.every_n_train_steps, self.options.every_n_epochs, self.default_schedule
+        )
+        self._state_key = self._generate_state_key(
+            tag_prefix=self.options.tag_prefix, schedule=repr(self.schedule)
         )
         self.guard = Guard(type(self).__name__)
         self.history = History()
@@ -145,9 +149,7 @@ class Monitor(LightningCallback, ABC):
     @final
     def state_key(self) -> str:
         """Tells the states of several monitors of a class apart in a checkpoint."""
-        return self._generate_state_key(
-            tag_prefix=self.options.tag_prefix, schedule=repr(self.schedule)
-        )
+        return self._state_key  # Lightning asks for it at each hook of each callback
 
     @final
     @_guarded
@@ -267,11 +269,13 @@ class Monitor(LightningCallback, ABC):
         """Returns plain values and tensors; loads with ``weights_only=True``."""
         state: dict[str, Any] = {}
         with self.guard.contain("state_dict"):
+            of_monitor = dict(self.state())
+            require_plain(of_monitor, "state()")
             state.update(
                 version=STATE_VERSION,
                 history=self.history.state(),
                 ledger=self.ledger.state(),
-                monitor=dict(self.state()),
+                monitor=of_monitor,
                 references=asdict(self.references) if self.references else None,
             )
         return state
@@ -290,6 +294,7 @@ class Monitor(LightningCallback, ABC):
             self.restore(state_dict["monitor"])
             if state_dict["references"] is not None:
                 self.references = References(**state_dict["references"])
+            self.alerts = list(self.ledger.active)
 
     # -- parts
 

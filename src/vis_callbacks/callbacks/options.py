@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from vis_callbacks.engine.references import default_input_fn, default_label_fn
+from vis_callbacks.report import tag
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,6 +78,7 @@ class CheckedOptions:
         check_names("enabled_alerts", self.enabled_alerts)
         check_names("class_names", self.class_names)
         _check_type("tag_prefix", self.tag_prefix, str, '"run_a/"')
+        _check_prefix(self.tag_prefix)
         _check_type("save_images", self.save_images, bool, "True or False")
         _check_type("verbose", self.verbose, bool, "True or False")
         check_count("num_samples", self.num_samples)
@@ -135,15 +138,17 @@ def check_share(name: str, value: object, example: str) -> None:
         raise ValueError(f"{name}={value} is not a share above 0 and up to 1. Use {example}.")
 
 
-def check_names(name: str, value: object) -> None:
+def check_names(name: str, value: object, *, allow_empty: bool = True) -> None:
     """Raises unless ``value`` is None or a sequence of strings that is no string itself."""
     if value is None:
         return
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise TypeError(f'{name}={value!r} is no list of names. Use ["{value}"].')
     for item in value:
         if not isinstance(item, str):
             raise TypeError(f"{name} holds {item!r}, which is no string. Use names only.")
+    if not value and not allow_empty:
+        raise ValueError(f"{name}={value!r} holds no name. Use None for the default.")
 
 
 def _check_type(name: str, value: object, kind: type, example: str) -> None:
@@ -151,7 +156,29 @@ def _check_type(name: str, value: object, kind: type, example: str) -> None:
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use {example}.")
 
 
+def _check_prefix(prefix: str) -> None:
+    folder = prefix.rstrip("/")
+    if prefix and tag(folder) != folder:
+        raise ValueError(
+            f"tag_prefix={prefix!r} holds what loggers change or a path would swallow. "
+            'Use letters, digits and "_.-/", such as "run_a/".'
+        )
+
+
+def check_numbers(name: str, value: object) -> None:
+    """Raises unless ``value`` is None or a sequence of finite numbers, at least one."""
+    if value is None:
+        return
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:
+        raise TypeError(f"{name}={value!r} is no list of numbers. Use a list, one a channel.")
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
+            raise TypeError(f"{name} holds {item!r}, which is no finite number. Use numbers only.")
+
+
 def _check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    check_numbers("mean", mean)
+    check_numbers("std", std)
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: only one is given. Give both or none.")
     if mean is None or std is None:
@@ -161,4 +188,4 @@ def _check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None)
             f"mean has {len(mean)} numbers and std {len(std)}. Give one of each a channel."
         )
     if any(value <= 0 for value in std):
-        raise ValueError(f"std={list(std)} has a number that is not positive.")
+        raise ValueError(f"std={list(std)} has a number that is not positive. Use those above 0.")

@@ -33,11 +33,12 @@ from vis_callbacks.callbacks.steps import (
 from vis_callbacks.engine.engine import Engine, Subscription
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
-from vis_callbacks.engine.references import take_references
+from vis_callbacks.engine.ranks import RanksError, gather
+from vis_callbacks.engine.references import require_tensor, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Attempt, Guard, say
-from vis_callbacks.report import Readings, Report, Scalar, transfer
+from vis_callbacks.report import Report, Scalar, transfer
 from vis_callbacks.writers.writer import Writer, alert_folder
 
 if TYPE_CHECKING:
@@ -155,6 +156,14 @@ class Session:
         run = RunView(trainer)
         self.close()
         self._last_step, self._is_first, self._next_due = -1, True, 0.0
+        self._has_ranks = run.world_size > 1
+        with Attempt() as attempt:
+            self._open(run)
+        self._keep_agreed_seats()
+        if attempt.error is not None:
+            raise attempt.error
+
+    def _open(self, run: RunView) -> None:
         self._engine = Engine(
             run.model,
             forward_context=run.forward_context,
@@ -169,7 +178,6 @@ class Session:
             save_images=any(m.options.save_images for m in self._monitors),
             warn=_keep_silent if run.is_silent else say,
         )
-        self._has_ranks = run.world_size > 1
         self._facts = RunFacts(
             planned_steps=run.planned_steps if run.stage == "fit" else None,
             steps_per_epoch=run.steps_per_epoch if run.stage == "fit" else None,
@@ -179,6 +187,20 @@ class Session:
                 if run.stage == "fit":
                     monitor.begin_run(run.step)
                 self._seats.append(self._seat(monitor, self._engine))
+
+    def _keep_agreed_seats(self) -> None:
+        """Lets go of monitors that could not begin on some rank: all ranks must do alike."""
+        seated = {id(seat.monitor) for seat in self._seats}
+        flags = torch.tensor([id(monitor) in seated for monitor in self._monitors])
+        parts = [part["seated"] for part in gather(None, {"seated": flags}).values]
+        everywhere = torch.stack(parts).all(0).tolist()
+        agreed = {
+            id(m) for m, is_agreed in zip(self._monitors, everywhere, strict=True) if is_agreed
+        }
+        for seat in self._seats:
+            if id(seat.monitor) not in agreed:
+                seat.guard.note("starting", RanksError("it failed on another rank"))
+        self._seats = [seat for seat in self._seats if id(seat.monitor) in agreed]
 
     def finish(self) -> None:
         """Flushes what was written."""
@@ -190,7 +212,7 @@ class Session:
         of_inputs, of_labels = options.of_inputs, options.of_labels
 
         def batch_of(batch: Any) -> Batch:
-            inputs = of_inputs(batch)
+            inputs = require_tensor(of_inputs(batch), batch)
             return Batch(inputs=inputs, labels=of_labels(batch), num_samples=len(inputs))
 
         twin = self._twin_of(monitor)
@@ -270,7 +292,8 @@ class Session:
     def train_epoch_end(self, trainer: Any) -> None:
         """Takes the snapshot of the epoch's last validation."""
         self._drop_step()  # a step that the user's hook skipped has no end
-        self._last_step = -1  # and begins again, under the same number, in the next epoch
+        # and begins again, under the same number, in the next epoch
+        self._last_step, self._next_due = -1, 0.0
         if self._collecting:
             run = RunView(trainer)
             due, self._collecting = self._collecting, []
@@ -357,13 +380,12 @@ class Session:
 
     def evaluation_batch_start(self, trainer: Any, batch: Any, dataloader_idx: int) -> None:
         """Opens a capture over one batch; the sanity check's first one gives the references."""
-        if RunView(trainer).is_sanity_checking:
+        run = RunView(trainer)
+        if run.is_sanity_checking or run.stage != "fit":
+            source = "the first validation batch" if run.stage == "fit" else "the first batch"
             for monitor in self._monitors:
-                _keep_references(monitor, batch, "the first validation batch")
-        elif self._collecting and dataloader_idx == 0 and self._engine is not None:
-            if RunView(trainer).stage != "fit":
-                for seat in self._collecting:
-                    _keep_references(seat.monitor, batch, "the first batch")
+                _keep_references(monitor, batch, source)
+        if self._collecting and dataloader_idx == 0 and self._engine is not None:
             self._engine.start_batch(batch)
             self._engine.open_over_evaluation()
 
@@ -555,11 +577,7 @@ class Session:
         monitor = seat.monitor
         if run.stage != "fit" and max(monitor.history.steps, default=0) > report.step:
             return []  # another Trainer's evaluation says nothing of the training before it
-        readings = {
-            item.metric: dict(zip(item.layers, map(float, item.values), strict=True))
-            for item in report.of(Readings)
-        }
-        monitor.history.append(report.step, readings)
+        monitor.history.append(report.step, report.readings())
         judged: list[tuple[Rule, Outcome]] = []
         for rule in monitor.active_rules:
             with seat.guard.contain(f"the rule {rule.kind}"):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import (
     TorchFunctionMode,
     _get_current_function_mode_stack,  # no public way to see whose mode is on top
+    _pop_mode,
 )
 from torch.utils.hooks import RemovableHandle
 
@@ -195,7 +196,7 @@ class Capture:
             # always_call: a forward that raises must leave the stack as well.
             self._handles.append(module.register_forward_hook(self._after, always_call=True))
         self._mode = _FunctionMode(self)
-        self._mode.__enter__()  # type: ignore[no-untyped-call]
+        self._mode.__enter__()
 
     # -- the stack of running modules
 
@@ -349,6 +350,12 @@ class _FunctionMode(TorchFunctionMode):
     def __init__(self, capture: Capture) -> None:
         super().__init__()
         self._capture: Capture | None = capture
+        self._below: Any = None
+
+    def __enter__(self) -> Self:
+        self._below = _top_mode()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __torch_function__(
         self,
@@ -365,11 +372,16 @@ class _FunctionMode(TorchFunctionMode):
         """Takes the mode off the stack, or makes it inert where another lies above it.
 
         A mode that the user opened in between and has not closed yet is on top; our exit
-        would pop theirs.
+        would pop theirs. The other way round, the exit of a mode that they had opened before
+        popped ours, and theirs is still there.
         """
         self._capture = None
-        if _top_mode() is self:
+        below, self._below = self._below, None
+        stack = _modes()
+        if stack and stack[-1] is self:
             self.__exit__(None, None, None)
+        elif stack and stack[-1] is below and self not in stack:
+            _pop_mode()  # type: ignore[no-untyped-call]
 
     @property
     def is_inert(self) -> bool:
@@ -385,8 +397,13 @@ def remove_inert_modes() -> None:
         top = _top_mode()
 
 
+def _modes() -> list[Any]:
+    """Returns the active function modes, the latest last."""
+    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+
+
 def _top_mode() -> Any:
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    modes = _modes()
     return modes[-1] if modes else None
 
 

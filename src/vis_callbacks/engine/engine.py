@@ -329,7 +329,8 @@ class Engine:
         )
 
     def _watched(self, site: Site, globs: Sequence[str]) -> dict[Site, list[str]]:
-        return {site: [n for n in module_names(self.model).values() if matches(n, globs)]}
+        names = module_names(self.model).values() if globs else ()
+        return {site: [name for name in names if matches(name, globs)]}
 
     def _read(self, seen: Seen, due: Sequence[Subscription]) -> None:
         wanting = [s for s in due if s.failure is None and s.wants(seen)]

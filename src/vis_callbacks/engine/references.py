@@ -133,12 +133,22 @@ def class_labels(labels: Tensor | None, num_samples: int) -> tuple[Tensor | None
     return labels.long(), ""
 
 
-def _check_inputs(inputs: object, batch: Any) -> None:
+def require_tensor(inputs: object, batch: Any) -> Tensor:
+    """Returns the inputs that were found in a batch, if they are a tensor.
+
+    Raises:
+        TypeError: They are none; the message says what the batch looks like.
+    """
     if not isinstance(inputs, Tensor):
         raise TypeError(
             f"input_fn returned {describe(inputs)} for a batch that looks like "
             f"{describe(batch)}. Return a tensor (samples, ...)."
         )
+    return inputs
+
+
+def _check_inputs(inputs: object, batch: Any) -> None:
+    inputs = require_tensor(inputs, batch)
     if inputs.dim() == 0 or len(inputs) == 0:
         raise ValueError(
             f"the inputs are {describe(inputs)}: no samples. "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.report import Item, Readings, Report, Scalar, Text
+from vis_callbacks.report import Item, Readings, ReadingsTable, Report, Scalar, Text
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
 from vis_callbacks.writers.alert_table import alert_table
 from vis_callbacks.writers.budget import ByteBudget, TimeBudget
@@ -23,6 +23,7 @@ from vis_callbacks.writers.tensorboard import TensorBoardOutlet
 
 __all__ = ["Writer", "alert_folder"]
 
+_NUMBERS = (Scalar, Readings, ReadingsTable)
 # A safety net, four times what the default monitors are meant to write: a run of one epoch may
 # draw all of its pictures in it.
 MAX_BYTES_PER_EPOCH = 4_000_000
@@ -100,7 +101,7 @@ class Writer:
         self._begin(epoch)
         prefix = _as_folder(prefix)
         self._write_numbers(report.of(Scalar), log_step, prefix)
-        items = [item for item in report.items if not isinstance(item, Scalar | Readings)]
+        items = [item for item in report.items if not isinstance(item, _NUMBERS)]
         if items and self._can_take_media():
             self._write_media(self._prepared(items, prefix), log_step)
 

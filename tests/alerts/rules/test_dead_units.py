@@ -105,6 +105,11 @@ def test_a_snapshot_without_dying_units_begins_the_count_anew() -> None:
     assert finding.evidence["snapshots_running"] == 9
 
 
+def test_snapshots_running_are_counted_back_from_the_latest() -> None:
+    finding = found(DyingUnits().check(history_of(dying(), layer_entry(), dying())))
+    assert finding.evidence["snapshots_running"] == 1
+
+
 @pytest.mark.parametrize("rule", [DyingUnits(), DeadFromStart(), NewlyDeadUnits()])
 def test_units_are_not_judged_while_the_input_is_constant(
     rule: DyingUnits | DeadFromStart | NewlyDeadUnits,

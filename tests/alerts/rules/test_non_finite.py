@@ -41,6 +41,12 @@ def test_at_the_same_step_the_activation_is_named_rather_than_the_loss() -> None
     assert "'a'" in found(history_of(CLEAN, both)).message
 
 
+def test_whichever_came_first_is_named() -> None:
+    loss, activation = run_entry(non_finite_loss=1.0), {"non_finite": {"a": 1.0}}
+    assert "the loss" in found(history_of(CLEAN, loss, activation)).message
+    assert "'a'" in found(history_of(CLEAN, activation, loss)).message
+
+
 def test_it_is_found_for_the_rest_of_the_run() -> None:
     history = History(4)
     history.append(0, {"non_finite": {"a": 1.0}})

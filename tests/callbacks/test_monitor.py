@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import NUM_STEPS, TinyModule, tiny_fit, tiny_loader, tiny_module, tiny_trainer
+
+from vis_callbacks import Finding, Monitor, Probe, Readings, Report, Snapshot
+from vis_callbacks.callbacks.monitor import STATE_VERSION, _snake_case
+from vis_callbacks.engine.schedule import Decaying, EveryNSteps
+
+
+class Once:
+    """Finds something at one step."""
+
+    kind = "once"
+    severity = "warning"
+
+    def check(self, history: Any) -> Finding | None:
+        return Finding(message="Something is odd") if history.latest("step") == 1 else None
+
+
+class Other(Once):
+    kind = "other"
+
+    def check(self, history: Any) -> None:
+        return None
+
+
+class StepsMonitor(Monitor):
+    """Remembers the steps that it has observed."""
+
+    rules = (Once(), Other())
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seen: list[int] = []
+
+    def probes(self) -> Sequence[Probe]:
+        return ()
+
+    def observe(self, snapshot: Snapshot) -> Report:
+        self.seen.append(snapshot.step)
+        value = (float(snapshot.step),)
+        return Report(
+            step=snapshot.step, items=(Readings(metric="step", layers=("",), values=value),)
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": list(self.seen)}
+
+    def restore(self, state: Any) -> None:
+        self.seen = list(state.get("seen", ()))
+
+
+@pytest.fixture
+def monitor() -> StepsMonitor:
+    return StepsMonitor(every_n_train_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("ActivationMonitor", "activation"),
+        ("TopPatchesMonitor", "top_patches"),
+        ("HTTPLoadMonitor", "http_load"),
+        ("Monitor", "monitor"),
+    ],
+)
+def test_the_stem_is_made_of_the_class_name(name, stem):
+    assert _snake_case(name) == stem
+
+
+def test_a_monitor_has_the_stem_of_its_class_and_the_users_prefix():
+    assert StepsMonitor(tag_prefix="a/").name == "a/steps"
+
+
+def test_without_a_schedule_of_its_own_numbers_become_rarer():
+    assert StepsMonitor().schedule == Decaying()
+    assert StepsMonitor(every_n_train_steps=3).schedule == EveryNSteps(3)
+
+
+def test_it_observes_every_step_it_is_asked_to(monitor, tmp_path):
+    tiny_fit(tmp_path, [monitor])
+    assert monitor.seen == list(range(NUM_STEPS))
+    assert monitor.last_report.step == NUM_STEPS - 1
+
+
+def test_what_a_rule_finds_is_an_alert(monitor, tmp_path):
+    tiny_fit(tmp_path, [monitor])
+    (alert,) = monitor.alerts
+    assert (alert.kind, alert.step, alert.monitor) == ("once", 1, "steps")
+
+
+def test_only_the_alerts_that_are_wanted_are_raised(tmp_path):
+    monitor = StepsMonitor(every_n_train_steps=1, enabled_alerts=["other"])
+    tiny_fit(tmp_path, [monitor])
+    assert monitor.seen
+    assert not monitor.alerts
+
+
+def test_a_run_that_begins_anew_forgets_the_one_before(monitor, tmp_path):
+    for _ in range(2):
+        tiny_fit(tmp_path, [monitor])
+        assert monitor.seen == list(monitor.history.steps) == list(range(NUM_STEPS))
+        assert len(monitor.alerts) == 1
+
+
+def test_a_new_run_of_the_same_model_begins_anew_too(monitor, tmp_path):
+    module = tiny_module()
+    for _ in range(2):
+        tiny_trainer(tmp_path, [monitor]).fit(module, tiny_loader(), tiny_loader())
+        assert monitor.seen == list(range(NUM_STEPS))
+
+
+def test_a_trainer_that_goes_on_continues_the_history(monitor, tmp_path):
+    trainer, module = tiny_trainer(tmp_path, [monitor]), tiny_module()
+    trainer.fit(module, tiny_loader(), tiny_loader())
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(module, tiny_loader(), tiny_loader())
+    assert monitor.seen == list(monitor.history.steps) == list(range(2 * NUM_STEPS))
+
+
+def test_another_trainers_evaluation_leaves_the_history_of_the_fit(monitor, tmp_path):
+    module = tiny_module()
+    tiny_trainer(tmp_path, [monitor]).fit(module, tiny_loader(), tiny_loader())
+    tiny_trainer(tmp_path, [monitor]).validate(module, tiny_loader(), verbose=False)
+    assert list(monitor.history.steps) == list(range(NUM_STEPS))
+    assert len(monitor.alerts) == 1
+
+
+# -- its state
+
+
+def test_a_state_comes_back(monitor, tmp_path):
+    tiny_fit(tmp_path, [monitor])
+    other = StepsMonitor()
+    other.load_state_dict(monitor.state_dict())
+    assert other.seen == monitor.seen
+    assert other.history.steps == monitor.history.steps
+
+
+@pytest.mark.contained
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda state: state.update(version=STATE_VERSION + 1),
+        lambda state: state.pop("version"),
+        lambda state: state.pop("history"),
+        lambda state: state.update(history="odd"),
+        lambda state: state.update(ledger=[1]),
+        lambda state: state.update(monitor=5),
+        lambda state: state.update(references={"odd": 1}),
+        lambda state: state.clear(),
+    ],
+)
+def test_a_state_that_is_not_ours_is_reported_once_and_everything_starts_afresh(
+    break_it, tmp_path, contained
+):
+    donor = StepsMonitor(every_n_train_steps=1)
+    tiny_fit(tmp_path, [donor])
+    state = donor.state_dict()
+    break_it(state)
+    monitor = StepsMonitor()
+    monitor.load_state_dict(state)
+    assert len(contained.reports) == 1
+    assert monitor.seen == []
+    assert monitor.history.steps == ()
+
+
+class OddState(StepsMonitor):
+    def state(self) -> dict[str, Any]:
+        return {"seen": np.float64(1.0)}
+
+
+@pytest.mark.contained
+def test_a_state_that_no_checkpoint_could_be_resumed_with_is_not_saved(tmp_path, contained):
+    trainer = tiny_fit(tmp_path, [OddState(every_n_train_steps=1)])
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert not saved.get("callbacks")
+    (report,) = contained.reports
+    assert "state()['seen'] is a numpy.float64" in report
+
+
+# -- several monitors
+
+
+def test_monitors_that_differ_in_their_prefix_keep_states_of_their_own(tmp_path):
+    monitors = [StepsMonitor(every_n_train_steps=1, tag_prefix=p) for p in ("", "b/")]
+    trainer = tiny_fit(tmp_path, monitors)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert len(torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]) == 2
+
+
+def test_after_a_run_nothing_ties_a_monitor_to_the_model(monitor, tmp_path: Path):
+    trainer = tiny_fit(tmp_path, [monitor])
+    assert isinstance(trainer.lightning_module, TinyModule)
+    assert monitor._session is None
+    assert {"log", "log_dict"}.isdisjoint(vars(monitor))
