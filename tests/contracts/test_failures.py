@@ -25,7 +25,7 @@ from tests.writers.stand_ins import ImageRecorder
 from torch import Tensor
 
 from vis_callbacks import Finding, Image, Monitor, Probe, Report, Scalar, Snapshot
-from vis_callbacks.callbacks import session
+from vis_callbacks.callbacks import seat, session, straight_line
 from vis_callbacks.engine.schedule import Schedule
 from vis_callbacks.writers.writer import Writer
 
@@ -246,7 +246,7 @@ def beneath(monkeypatch) -> Callable[[Fault], None]:
     """Makes what lies beneath the monitors fail, for the victim alone."""
 
     def install(fault: Fault) -> None:
-        write, write_alerts, take = Writer.write, Writer.write_alerts, session.take_references
+        write, write_alerts, take = Writer.write, Writer.write_alerts, seat.take_references
 
         def failing_write(self, report, **options):
             if options.get("prefix") == "victim/":
@@ -265,7 +265,7 @@ def beneath(monkeypatch) -> Callable[[Fault], None]:
 
         monkeypatch.setattr(Writer, "write", failing_write)
         monkeypatch.setattr(Writer, "write_alerts", failing_write_alerts)
-        monkeypatch.setattr(session, "take_references", failing_take)
+        monkeypatch.setattr(seat, "take_references", failing_take)
 
     return install
 
@@ -347,17 +347,20 @@ def test_every_monitor_may_fail_in_each_of_its_methods(
     assert len(other.history) == NUM_STEPS
 
 
-SESSION_STAGES = sorted(
-    name
-    for name, value in vars(session.Session).items()
+WIRING = [
+    (part, name)
+    for part in (session.Session, straight_line.StraightLine)
+    for name, value in sorted(vars(part).items())
     if callable(value) and not name.startswith("_")
-)
+]
 
 
 @pytest.mark.contained
-@pytest.mark.parametrize("stage", SESSION_STAGES)
+@pytest.mark.parametrize(
+    ("part", "stage"), WIRING, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_a_run_goes_on_if_the_wiring_itself_fails(
-    stage, unwatched, contained, monkeypatch, tmp_path
+    part, stage, unwatched, contained, monkeypatch, tmp_path
 ):
     calls: list[Any] = []
 
@@ -365,7 +368,7 @@ def test_a_run_goes_on_if_the_wiring_itself_fails(
         calls.append(args)
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(session.Session, stage, failing)
+    monkeypatch.setattr(part, stage, failing)
     trainer = fit(tmp_path, [Victim(Fault("", RuntimeError)), ActivationsDummy()])
     assert calls
     monkeypatch.undo()

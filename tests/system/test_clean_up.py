@@ -18,6 +18,7 @@ from tests.system.models import (
     NUM_STEPS,
     STEPS_AN_EPOCH,
     Cnn,
+    CountingData,
     EvaluationMonitor,
     ForwardMonitor,
     Net,
@@ -443,13 +444,19 @@ def test_a_mode_of_the_users_that_crosses_ours_survives(
 # -- several runs, one after the other
 
 
+def _shifted() -> CountingData:
+    data = vectors()
+    return CountingData(data.inputs + 100, data.labels)
+
+
 def test_a_monitor_that_sees_another_model_forgets_the_first(tmp_path: Path) -> None:
     monitor = ActivationMonitor(every_n_train_steps=1)
     first, second = Net(mlp()), Net(mlp(width=24))
     fit(first, tmp_path / "first", [monitor], vectors)
-    fit(second, tmp_path / "second", [monitor], vectors, max_epochs=1)
+    fit(second, tmp_path / "second", [monitor], _shifted, max_epochs=1)
     assert monitor.history.steps == tuple(range(STEPS_AN_EPOCH))
     assert monitor.history.latest("num_units", "network.1") == 24
+    assert monitor.references.inputs.mean() > 50
     assert monitor.state()["layers"]["steps"] == list(range(STEPS_AN_EPOCH))
     assert_clean(first)
     assert_clean(second)

@@ -34,11 +34,11 @@ class RemoteLogger(Recorder):
 @pytest.mark.parametrize(
     ("loggers", "expected"),
     [
-        ([], "/root/vis_callbacks"),
-        ([DummyLogger()], "/root/vis_callbacks"),
-        ([Recorder()], "/root/vis_callbacks"),
-        ([BrokenLogger()], "/root/vis_callbacks"),
-        ([RemoteLogger()], "/root/vis_callbacks"),
+        ([], "/default/vis_callbacks"),
+        ([DummyLogger()], "/default/vis_callbacks"),
+        ([Recorder()], "/default/vis_callbacks"),
+        ([BrokenLogger()], "/default/vis_callbacks"),
+        ([RemoteLogger()], "/default/vis_callbacks"),
         ([ServiceLogger()], "/runs/project/x1"),
         ([CSVLogger("/c", name="n", version=3)], "/c/n/version_3"),
         ([BrokenLogger(), CSVLogger("/c", name="n", version=3)], "/c/n/version_3"),
@@ -47,12 +47,12 @@ class RemoteLogger(Recorder):
     ],
 )
 def test_alerts_go_to_the_folder_of_the_first_tensorboard_logger_then_of_any(loggers, expected):
-    assert alert_folder(loggers, "/root") == Path(expected)
+    assert alert_folder(loggers, "/default") == Path(expected)
 
 
 def test_a_users_logger_named_after_tensorboard_goes_first(tmp_path):
     logger = TensorboardXLogger(tmp_path)
-    assert alert_folder([logger], "/root") == tmp_path
+    assert alert_folder([logger], "/default") == tmp_path
     logger.finalize("success")
 
 

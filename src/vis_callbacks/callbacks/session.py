@@ -1,44 +1,36 @@
-"""One session a Trainer: takes all its monitors through a snapshot, in a straight line.
+"""One session a Trainer: decides for all its monitors what is due, and has it read.
 
-Due? -> one capture (or an extra pass) -> merged over ranks -> each monitor's ``observe`` ->
-one transfer to the host -> rules and ledger -> drawing and writing -> reactions.
+Due? -> one capture over the user's pass (or an extra pass) -> the straight line.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vis_callbacks._lightning import RunView
-from vis_callbacks.alerts.alert import Alert, Outcome, Rule
-from vis_callbacks.alerts.ledger import judge
 from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.reactions import act, begun, tell
+from vis_callbacks.callbacks.seat import Seat, Step, keep_references
 from vis_callbacks.callbacks.steps import (
     UpdateWatch,
-    groups_of,
-    input_stats,
     input_sums,
     loss_of,
 )
+from vis_callbacks.callbacks.straight_line import StraightLine
 from vis_callbacks.engine.engine import Engine, Subscription
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
 from vis_callbacks.engine.ranks import RanksError, gather
-from vis_callbacks.engine.references import require_tensor, take_references
-from vis_callbacks.engine.schedule import RunFacts, Schedule
-from vis_callbacks.engine.snapshot import Snapshot, Weights
-from vis_callbacks.guard import Attempt, Guard, say
-from vis_callbacks.report import Report, Scalar, transfer
+from vis_callbacks.engine.references import require_tensor
+from vis_callbacks.engine.schedule import RunFacts
+from vis_callbacks.guard import Attempt, say
 from vis_callbacks.writers.writer import Writer, alert_folder
 
 if TYPE_CHECKING:
@@ -56,52 +48,6 @@ def session_of(trainer: Any) -> Session:
     return _SESSIONS[trainer]
 
 
-@dataclass(eq=False)
-class Seat:
-    """What the session keeps for one monitor during a run."""
-
-    monitor: Monitor
-    subscriptions: tuple[Subscription, ...]  # of its probes
-    batch_of: Callable[[Any], Batch]
-    forward: Callable[[nn.Module, Any], Any]
-    overhead: Overhead
-    tracer: Subscription | None = None  # where it has no probe: for the layers alone
-    next_picture: int = 0
-    last_evaluation: int = -1
-
-    @property
-    def guard(self) -> Guard:
-        """The guard that contains this monitor's failures."""
-        return self.monitor.guard
-
-    @property
-    def collects(self) -> bool:
-        """Whether it reads an evaluation's batches as they pass by."""
-        return any(s.probe.occasion == "evaluation" for s in self.subscriptions)
-
-
-@dataclass
-class Step:
-    """The training step that a snapshot is being taken of."""
-
-    step: int
-    due: list[Seat]
-    live: bool
-    updates: UpdateWatch | None = None
-    was_read: bool = False
-    loss: Tensor | None = None
-    num_batches: int = 0
-    sums: dict[str, Tensor] | None = None
-
-    def shared(self) -> dict[str, Tensor]:
-        """Returns what belongs to no monitor: sums over the step's micro-batches."""
-        values = dict(self.sums or {})
-        if self.loss is not None:
-            values["loss_sum"] = self.loss.double()
-            values["loss_batches"] = torch.full_like(values["loss_sum"], self.num_batches)
-        return values
-
-
 class Session:
     """Takes the monitors of one Trainer through their snapshots.
 
@@ -113,6 +59,7 @@ class Session:
         self._seats: list[Seat] = []
         self._engine: Engine | None = None
         self._writer: Writer | None = None
+        self._line: StraightLine | None = None
         self._facts = RunFacts()
         self._step: Step | None = None
         self._last_step = -1
@@ -145,6 +92,7 @@ class Session:
             self._engine.close()
         self._engine = None
         self._writer = None
+        self._line = None
         self._step = None
         self._seats = []
         self._collecting = []
@@ -162,6 +110,8 @@ class Session:
         self._keep_agreed_seats()
         if attempt.error is not None:
             raise attempt.error
+        if self._engine is not None and self._writer is not None:
+            self._line = StraightLine(self._engine, self._writer, self._seats)
 
     def _open(self, run: RunView) -> None:
         self._engine = Engine(
@@ -312,7 +262,7 @@ class Session:
             return
         for seat in due:
             seat.guard.begin_snapshot()
-            _keep_references(seat.monitor, batch, "the first training batch")
+            keep_references(seat.monitor, batch, "the first training batch")
         is_first, self._is_first = self._is_first, False
         self._step = step = Step(
             step=run.step, due=due, live=not is_first and self._engine.can_read_live
@@ -327,7 +277,7 @@ class Session:
             subscriptions += [seat.tracer for seat in self._seats if seat.tracer]
         self._engine.begin(subscriptions, live=step.live)
         self._leave_out_resting(due)
-        if any(self._schedule(seat).ends_burst(run.step, self._facts) for seat in due):
+        if any(seat.schedule.ends_burst(run.step, self._facts) for seat in due):
             step.updates = UpdateWatch(run.optimizers)
 
     def _leave_out_resting(self, due: Sequence[Seat]) -> None:
@@ -384,7 +334,7 @@ class Session:
         if run.is_sanity_checking or run.stage != "fit":
             source = "the first validation batch" if run.stage == "fit" else "the first batch"
             for monitor in self._monitors:
-                _keep_references(monitor, batch, source)
+                keep_references(monitor, batch, source)
         if self._collecting and dataloader_idx == 0 and self._engine is not None:
             self._engine.start_batch(batch)
             self._engine.open_over_evaluation()
@@ -410,9 +360,6 @@ class Session:
 
     # -- what is due
 
-    def _schedule(self, seat: Seat) -> Schedule:
-        return seat.monitor.schedule.thinned(seat.overhead.thinning)
-
     def _is_due(self, seat: Seat, step: int) -> bool:
         # With several ranks a resting monitor still takes part, as failed: it may not rest on
         # the others, and all must come to the same collectives.
@@ -423,7 +370,7 @@ class Session:
             if seat.subscriptions:
                 is_due = [self._probe_due(seat, s, step) for s in seat.subscriptions]
             else:
-                is_due = [self._schedule(seat).due(step, self._facts)]
+                is_due = [seat.schedule.due(step, self._facts)]
         return any(is_due)
 
     def _due_after(self, seat: Seat, step: int) -> float:
@@ -431,17 +378,12 @@ class Session:
         following: list[int | None] = [step + 1]  # if the schedule fails
         with seat.guard.contain("the schedule"):
             following = [
-                self._probe_schedule(seat, s).next_due(step, self._facts)
-                for s in seat.subscriptions
-            ] or [self._schedule(seat).next_due(step, self._facts)]
+                seat.schedule_of(s).next_due(step, self._facts) for s in seat.subscriptions
+            ] or [seat.schedule.next_due(step, self._facts)]
         return min((s for s in following if s is not None), default=math.inf)
 
     def _probe_due(self, seat: Seat, subscription: Subscription, step: int) -> bool:
-        return self._probe_schedule(seat, subscription).due(step, self._facts)
-
-    def _probe_schedule(self, seat: Seat, subscription: Subscription) -> Schedule:
-        schedule = subscription.probe.schedule
-        return schedule.thinned(seat.overhead.thinning) if schedule else self._schedule(seat)
+        return seat.schedule_of(subscription).due(step, self._facts)
 
     def _evaluation_due(self, seat: Seat, run: RunView) -> bool:
         """Whether this validation's epoch is due: one of the steps since the last one is."""
@@ -449,7 +391,7 @@ class Session:
             return True
         next_due: int | None = None
         with seat.guard.contain("the schedule"):
-            next_due = self._schedule(seat).next_due(seat.last_evaluation, self._facts)
+            next_due = seat.schedule.next_due(seat.last_evaluation, self._facts)
         return next_due is not None and next_due <= self._epoch_end(run)
 
     def _epoch_end(self, run: RunView) -> int:
@@ -462,160 +404,14 @@ class Session:
         if self._facts.batch_size is None and size:
             self._facts = replace(self._facts, batch_size=size)
 
-    # -- the straight line
-
     def _take(
         self, due: Sequence[Seat], run: RunView, *, step: int, training: Step | None = None
     ) -> None:
-        """Merges what was read over the ranks and takes it through all that follows."""
-        engine, writer = self._engine, self._writer
-        if engine is None or writer is None:
-            return
-        engine.check_names()
-        percents = {
-            f"overhead/{i}": torch.tensor(
-                [seat.overhead.percent, seat.overhead.run_seconds, 1.0], dtype=torch.float64
-            )
-            for i, seat in enumerate(self._seats)
-            if seat.overhead.limit is not None
-        }
-        shared = engine.collect({**(training.shared() if training else {}), **percents})
-        if training is not None:
-            self._learn_batch_size(engine)
-        looks = _Look(run=run, step=step, engine=engine, training=training, shared=shared)
-        reports: list[tuple[Seat, Report]] = []
-        for seat in due:
-            report = self._observe(seat, looks)
-            if report is not None:
-                reports.append((seat, report))
-        fired = {
-            seat: begun(self._conclude(seat, report, looks, writer))
-            for seat, report in _transferred(reports)
-        }
-        self._write_active(looks, writer, is_written=any(fired.values()))
-        for seat, alerts in fired.items():
-            tell(alerts, seat.monitor.options.on_alert, run, seat.guard)
-        act([(s.monitor.options.on_alert, fired.get(s, ())) for s in self._seats], run)
-
-    def _write_active(self, look: _Look, writer: Writer, *, is_written: bool) -> None:
-        """Writes how many alerts are firing: of a healthy run, that there are none."""
-        if not is_written:
-            active = sum(len(seat.monitor.ledger.active) for seat in self._seats)
-            number = Scalar(tag="alerts/active", value=float(active))
-            report = Report(step=look.step, items=(number,))
-            with self._seats[0].guard.contain("writing"):
-                writer.write(report, log_step=look.step, epoch=look.run.epoch)
-
-    def _observe(self, seat: Seat, look: _Look) -> Report | None:
-        """Lets a monitor look at what was read for it; None where it cannot."""
-        if any(s.failure for s in seat.subscriptions if s in look.engine.due):
-            return None
-        report: Report | None = None
-        with seat.overhead.measured(), seat.guard.contain("observe"), ExitStack() as stack:
-            snapshot = self._snapshot(seat, look, stack)
-            report = _checked(seat.monitor.observe(snapshot))
-            if snapshot.wants_pictures:
-                seat.next_picture = look.step + max(_FIRST_PICTURES, look.step // 4)
-        return report
-
-    def _snapshot(self, seat: Seat, look: _Look, stack: ExitStack) -> Snapshot:
-        engine, run, step, monitor = look.engine, look.run, look.step, seat.monitor
-        read = {s.probe.name: s for s in seat.subscriptions if s in engine.due}
-        forward = None
-        if "forward" in monitor.needs:
-            forward = stack.enter_context(engine.isolated_forward(seat.forward))
-        return Snapshot(
-            step=step,
-            planned_steps=self._facts.planned_steps,
-            epoch=run.epoch,
-            stage=run.stage,
-            trace=engine.trace,
-            values={name: subscription.values for name, subscription in read.items()},
-            num_samples={name: s.num_samples for name, s in read.items()},
-            weights=Weights(engine.model),
-            loss=_mean_loss(look.shared),
-            metrics=run.metrics,
-            input_stats=input_stats(look.shared) if "samples" in look.shared else {},
-            optimizer=groups_of(
-                engine.model,
-                run.optimizers if run.stage == "fit" else (),
-                look.training.updates.norms() if look.training and look.training.updates else None,
-            ),
-            references=monitor.references,
-            forward=forward,
-            read_layers=partial(engine.read_layers, forward=seat.forward),
-            wants_pictures=step >= seat.next_picture and not seat.overhead.gives_up_pictures,
-            ends_burst=self._schedule(seat).ends_burst(step, self._facts),
-            is_reference=step == 0 and run.stage == "fit",
-        )
-
-    def _conclude(self, seat: Seat, report: Report, look: _Look, writer: Writer) -> list[Alert]:
-        """Rules, ledger, drawing and writing of one monitor's report; returns what changed."""
-        monitor, run = seat.monitor, look.run
-        monitor.last_report = report
-        changes: list[Alert] = []
-        with seat.overhead.measured():
-            with seat.guard.contain("rules"):
-                changes = self._judge(seat, report, run)
-            with seat.guard.contain("writing"):
-                spent = Scalar(tag=f"overhead/{monitor.name}_percent", value=seat.overhead.percent)
-                writer.write(
-                    replace(report, items=(*report.items, spent)),
-                    log_step=look.step,
-                    epoch=run.epoch,
-                    prefix=_prefix(monitor, run),
-                )
-            with seat.guard.contain("writing alerts"):
-                active = sum(len(other.monitor.ledger.active) for other in self._seats)
-                writer.write_alerts(changes, active=active, log_step=look.step, epoch=run.epoch)
-        if monitor.options.verbose and run.is_global_zero:
-            say(f"{monitor.name}: snapshot at step {look.step}", level=logging.INFO)
-        self._keep_within_limit(seat, look)
-        return changes
-
-    def _judge(self, seat: Seat, report: Report, run: RunView) -> list[Alert]:
-        monitor = seat.monitor
-        if run.stage != "fit" and max(monitor.history.steps, default=0) > report.step:
-            return []  # another Trainer's evaluation says nothing of the training before it
-        monitor.history.append(report.step, report.readings())
-        judged: list[tuple[Rule, Outcome]] = []
-        for rule in monitor.active_rules:
-            with seat.guard.contain(f"the rule {rule.kind}"):
-                judged += judge((rule,), monitor.history)
-        changes = monitor.ledger.update(judged, step=report.step, epoch=run.epoch, stage=run.stage)
-        monitor.alerts.extend(
-            alert for alert in changes if alert.state == "firing" and alert.severity != "info"
-        )
-        return list(changes)
-
-    def _keep_within_limit(self, seat: Seat, look: _Look) -> None:
-        sums = look.shared.get(f"overhead/{self._seats.index(seat)}")
-        if sums is None:
-            return
-        # The mean of all ranks, so that all of them thin at the same step.
-        percent, run_seconds = (sums[:2] / sums[2]).tolist()
-        gave_up = seat.overhead.keep_within_limit(percent, run_seconds)
-        if gave_up:
-            say(
-                f"{seat.monitor.name} took {seat.overhead.percent:.1f} % of the training time, "
-                f"more than max_overhead={seat.overhead.limit}: it gives up {gave_up}."
-            )
-
-
-# Pictures at the steps 0, 20, 40, ..., 100, then each a quarter later than the one before:
-# what must be compared over time is a film strip, and its frames are log-spaced anyway.
-_FIRST_PICTURES = 20
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What all monitors of one snapshot look at."""
-
-    run: RunView
-    step: int
-    engine: Engine
-    training: Step | None
-    shared: Mapping[str, Tensor]
+        """Takes what was read for these monitors through all that follows."""
+        if self._line is not None and self._engine is not None:
+            self._line.take(due, run, self._facts, step=step, training=training)
+            if training is not None:
+                self._learn_batch_size(self._engine)
 
 
 def _keep_silent(message: str) -> None:
@@ -629,49 +425,3 @@ def _read_nothing(activation: Activation, batch: Batch) -> dict[str, Tensor]:
 
 # Matches no name: the pass meets the layers in their order, and nothing is read of them.
 _TRACE = Probe(name="trace", layers=(), reduce=_read_nothing, merge={})
-
-
-def _checked(report: object) -> Report:
-    """Returns what ``observe`` returned, if that is a report."""
-    if not isinstance(report, Report):
-        raise TypeError(f"observe returned a {type(report).__name__}. Return a Report.")
-    return report
-
-
-def _transferred(reports: Sequence[tuple[Seat, Report]]) -> list[tuple[Seat, Report]]:
-    """Moves all reports in one transfer; where that fails, each in its own, to spare the others."""
-    with Attempt() as attempt:
-        moved = transfer([report for _, report in reports])
-    if attempt.error is None:
-        return [(seat, report) for (seat, _), report in zip(reports, moved, strict=True)]
-    spared = []
-    for seat, report in reports:
-        with seat.guard.contain("transfer"):
-            spared.append((seat, transfer([report])[0]))
-    return spared
-
-
-def _keep_references(monitor: Monitor, batch: Any, source: str) -> None:
-    """Copies a monitor's reference samples once; they are never exchanged afterwards."""
-    if "references" not in monitor.needs or monitor.references is not None:
-        return
-    with monitor.guard.contain("keeping reference samples"):
-        options = monitor.options
-        monitor.references = take_references(
-            batch,
-            options.num_samples,
-            source=source,
-            input_fn=options.input_fn,
-            label_fn=options.label_fn,
-        )
-
-
-def _mean_loss(shared: Mapping[str, Tensor]) -> Tensor | None:
-    if "loss_sum" not in shared:
-        return None
-    return shared["loss_sum"] / shared["loss_batches"]
-
-
-def _prefix(monitor: Monitor, run: RunView) -> str:
-    stage = "" if run.stage == "fit" else f"{run.stage}/"
-    return f"{stage}{monitor.options.tag_prefix}"
