@@ -68,9 +68,9 @@ class UpdateWatch:
         return [
             [
                 update_norms(before, selection.values())
-                for selection, before in zip(selections, befores, strict=True)
+                for selection, before in zip(selections, earlier, strict=True)
             ]
-            for selections, befores in zip(self._selections, self._before, strict=True)
+            for selections, earlier in zip(self._selections, self._before, strict=True)
         ]
 
 
