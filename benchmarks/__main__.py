@@ -13,7 +13,7 @@ import argparse
 import logging
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +23,16 @@ from pytorch_lightning import Callback
 from benchmarks.imports import added_import_seconds
 from benchmarks.nets import BENCHMARKS, Benchmark
 from benchmarks.ratio import paired_ratio
-from benchmarks.steps import idle_pairs, idle_python, one_thread, snapshot_pairs, train
+from benchmarks.steps import (
+    MakeCallbacks,
+    idle_pairs,
+    idle_python,
+    one_thread,
+    snapshot_pairs,
+    train,
+)
 from vis_callbacks import ActivationMonitor
-from vis_callbacks.engine.schedule import RunFacts
+from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
 
 SNAPSHOT_EVERY = 3
 SHARE_STEPS = 2000
@@ -48,8 +55,23 @@ class Row:
         return f"{self.net:<12} {self.what:<44} {self.value:<24} {self.limit:<10} {verdict}"
 
 
+class WithinBurst(EveryNSteps):
+    """Snapshots of which none ends a burst: only the last of a burst measures the update."""
+
+    def ends_burst(self, step: int, facts: RunFacts) -> bool:
+        """Returns False."""
+        return False
+
+
 def snapshots() -> list[Callback]:
-    """Returns the monitor at a fixed, dense schedule."""
+    """Returns the monitor at a dense schedule, statistics alone."""
+    monitor = ActivationMonitor(every_n_train_steps=SNAPSHOT_EVERY)
+    monitor.schedule = WithinBurst(SNAPSHOT_EVERY)
+    return [monitor]
+
+
+def snapshots_with_updates() -> list[Callback]:
+    """Returns the monitor at a dense schedule, the size of the update measured each time."""
     return [ActivationMonitor(every_n_train_steps=SNAPSHOT_EVERY)]
 
 
@@ -65,20 +87,27 @@ def at_defaults() -> list[Callback]:
 
 def step_rows(benchmark: Benchmark, num_pairs: int) -> Iterator[Row]:
     """Yields what single steps of one network cost."""
-    watched, plain = snapshot_pairs(benchmark, snapshots, num_pairs=num_pairs, every=SNAPSHOT_EVERY)
+    watched, plain = _snapshot_pairs(benchmark, snapshots, num_pairs)
     plain_seconds = statistics.median(plain)
     yield Row(benchmark.name, "a plain step", f"{plain_seconds * 1e3:.2f} ms")
     ratio = paired_ratio(watched, plain)
     limit = None if plain_seconds < TOO_FAST else benchmark.max_ratio
     yield _row(benchmark, "step with a snapshot / plain", str(ratio), ratio.median, limit, "x")
+    ending = _snapshot_pairs(benchmark, snapshots_with_updates, num_pairs)
+    yield Row(benchmark.name, "the last one of a burst / plain", str(paired_ratio(*ending)))
     idle = paired_ratio(*idle_pairs(benchmark, resting, num_pairs=num_pairs))
     yield Row(benchmark.name, "step without a snapshot / plain", str(idle))
     python = idle_python(benchmark, resting)
     yield _row(
         benchmark, "our Python, no snapshot", f"{python * 1e6:.1f} us", python * 1e6, 30, " us"
     )
-    extra = statistics.median(a - b for a, b in zip(watched, plain, strict=True))
-    share = default_share(benchmark, extra, python, plain_seconds)
+    share = default_share(
+        benchmark,
+        extra=_median_difference(watched, plain),
+        extra_at_end=_median_difference(*ending),
+        idle=python,
+        plain=plain_seconds,
+    )
     yield _row(
         benchmark,
         f"share of {SHARE_STEPS} steps at defaults (computed)",
@@ -89,15 +118,19 @@ def step_rows(benchmark: Benchmark, num_pairs: int) -> Iterator[Row]:
     )
 
 
-def default_share(benchmark: Benchmark, extra: float, idle: float, plain: float) -> float:
+def default_share(
+    benchmark: Benchmark, *, extra: float, extra_at_end: float, idle: float, plain: float
+) -> float:
     """Returns (snapshots x extra + steps x idle) / training time, from the schedule itself.
 
     Two whole runs would scatter by more than the difference that is looked for.
     """
     facts = RunFacts(planned_steps=SHARE_STEPS, batch_size=benchmark.batch_size)
     schedule = ActivationMonitor().schedule
-    num_snapshots = sum(schedule.due(step, facts) for step in range(SHARE_STEPS))
-    return (num_snapshots * extra + SHARE_STEPS * idle) / (SHARE_STEPS * plain)
+    due = [step for step in range(SHARE_STEPS) if schedule.due(step, facts)]
+    num_ends = sum(schedule.ends_burst(step, facts) for step in due)
+    snapshots_cost = (len(due) - num_ends) * extra + num_ends * extra_at_end
+    return (snapshots_cost + SHARE_STEPS * idle) / (SHARE_STEPS * plain)
 
 
 def file_row(benchmark: Benchmark, steps_an_epoch: int) -> Row:
@@ -132,6 +165,16 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
     by_name = {benchmark.name: benchmark for benchmark in BENCHMARKS}
     yield file_row(by_name["cnn"], options.steps_an_epoch)
     yield import_row()
+
+
+def _snapshot_pairs(
+    benchmark: Benchmark, make_callbacks: MakeCallbacks, num_pairs: int
+) -> tuple[list[float], list[float]]:
+    return snapshot_pairs(benchmark, make_callbacks, num_pairs=num_pairs, every=SNAPSHOT_EVERY)
+
+
+def _median_difference(watched: Sequence[float], plain: Sequence[float]) -> float:
+    return statistics.median(a - b for a, b in zip(watched, plain, strict=True))
 
 
 def _row(

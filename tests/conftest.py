@@ -16,7 +16,7 @@ import pytorch_lightning  # noqa: F401
 import torch
 from tests.identity import fingerprint
 from torch import nn
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import tensorboard  # noqa: F401
 
 # The words of a writer's channel, whose log records hold no exception.
@@ -69,9 +69,12 @@ def nothing_left_attached() -> Iterator[None]:
     """Fails a test that leaves a mode, a global flag, a filter or a thread behind."""
     before = _process_state()
     yield
+    left = [f"the function mode {type(mode).__name__}" for mode in _modes_taken_off()]
     after = _process_state()
-    left = [name for name in before if before[name] != after[name]]
-    _take_off_what_is_left()
+    left += [name for name in before if before[name] != after[name]]
+    torch.set_grad_enabled(True)  # the next test is to begin as if this one had left nothing
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
     if left:
         pytest.fail(f"left behind: {', '.join(left)}")
 
@@ -79,17 +82,25 @@ def nothing_left_attached() -> Iterator[None]:
 def _process_state() -> dict[str, object]:
     flags = fingerprint(nn.Identity())
     return {
-        "a function mode": [type(mode).__name__ for mode in _get_current_function_mode_stack()],
         "a warnings filter": list(warnings.filters),
-        "a thread": {thread for thread in threading.enumerate() if not thread.daemon},
+        "a thread": sorted(
+            thread.name
+            for thread in threading.enumerate()
+            if not thread.daemon and not _is_of_the_compiler(thread)
+        ),
         **{name: value for name, value in flags.items() if name.startswith("flag")},
     }
 
 
-def _take_off_what_is_left() -> None:
-    """Lets the next test begin as if this one had left nothing."""
+def _is_of_the_compiler(thread: threading.Thread) -> bool:
+    """Whether it belongs to the pool that torch's inductor keeps for the whole process."""
+    return thread.name.startswith("ThreadPoolExecutor")
+
+
+def _modes_taken_off() -> list[TorchFunctionMode]:
+    """Takes off every function mode, and returns them: the comparison is not to run in one."""
+    taken_off = []
     while modes := _get_current_function_mode_stack():
+        taken_off.append(modes[-1])
         modes[-1].__exit__(None, None, None)
-    torch.set_grad_enabled(True)
-    torch.set_default_dtype(torch.float32)
-    torch.use_deterministic_algorithms(False)
+    return taken_off

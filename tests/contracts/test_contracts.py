@@ -15,7 +15,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from tests.contracts.every_monitor import EVERY_MONITOR, SHIPPED
 from tests.identity import assert_identical, digest, fingerprint
-from tests.tiny import NUM_STEPS, fullest, required, smallest, tiny_fit
+from tests.tiny import NUM_STEPS, fullest, required, smallest, tiny_fit, tiny_module
 from tests.writers.reading import read
 
 import vis_callbacks
@@ -104,9 +104,12 @@ def test_it_is_copied_before_during_and_after_a_run(cls, copied, tmp_path):
 @every_monitor
 def test_a_pickle_holds_no_model(cls, tmp_path):
     monitor = smallest(cls)
-    trainer = tiny_fit(tmp_path, [monitor])
-    trainer.lightning_module.marker = "this is the user's model"
-    assert b"this is the user's model" not in pickle.dumps(monitor)
+    home = type(tiny_module()).__module__.encode()
+    during = AtEachStep(lambda trainer: pickle.dumps(monitor))
+    tiny_fit(tmp_path, [monitor, during])
+    assert home in pickle.dumps(tiny_module())
+    assert len(during.results) == NUM_STEPS
+    assert not any(home in dumped for dumped in (*during.results, pickle.dumps(monitor)))
 
 
 @every_monitor

@@ -19,7 +19,6 @@ from vis_callbacks.callbacks.activations import ActivationMonitor
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
     # LightningCLI itself calls what its parser has deprecated.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:jsonargparse"),
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
 ]
 

@@ -71,7 +71,8 @@ class Channel:
         """Counts a failure, says a new cause, and rests after too many."""
         # Unlike str(error), this stands an exception whose __str__ raises.
         cause = traceback.format_exception_only(error)[-1].strip()[:500]
-        error.__traceback__ = None  # its frames would keep arrays and the model alive
+        # Its frames would keep arrays and the model alive; a frozen dataclass refuses to be set.
+        error.with_traceback(None)
         self.failures[cause] += 1
         self._in_a_row += 1
         rests = self.max_failures is not None and self._in_a_row >= self.max_failures
