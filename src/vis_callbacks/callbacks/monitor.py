@@ -19,7 +19,7 @@ from vis_callbacks.callbacks.plain import require_plain
 from vis_callbacks.callbacks.session import Session, session_of
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.references import References
-from vis_callbacks.engine.schedule import Decaying, Schedule, schedule_from_options
+from vis_callbacks.engine.schedule import Decaying, LogSpaced, Schedule, schedule_from_options
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.guard import Attempt, Guard
 from vis_callbacks.report import Report
@@ -91,6 +91,9 @@ class Monitor(LightningCallback, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     stem: ClassVar[str] = ""
     default_schedule: ClassVar[Schedule] = Decaying()
+    # Which snapshots draw: the first at or after each step of this one; None: all of them.
+    # What must be compared over time is a film strip, and its frames are log-spaced anyway.
+    picture_schedule: ClassVar[Schedule | None] = LogSpaced(first=20, per_doubling=3)
 
     alerts: list[Alert]
     last_report: Report | None

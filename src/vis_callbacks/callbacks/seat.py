@@ -31,7 +31,7 @@ class Seat:
     forward: Callable[[nn.Module, Any], Any]
     overhead: Overhead
     tracer: Subscription | None = None  # where it has no probe: for the layers alone
-    next_picture: int = 0
+    next_picture: float = 0
     last_evaluation: int = -1
 
     @property

@@ -7,6 +7,7 @@ Merged over ranks -> each monitor's ``observe`` -> one transfer to the host -> r
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -31,10 +32,6 @@ from vis_callbacks.writers.writer import Writer
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor
-
-# Pictures at the steps 0, 20, 40, ..., 100, then each a quarter later than the one before:
-# what must be compared over time is a film strip, and its frames are log-spaced anyway.
-_FIRST_PICTURES = 20
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class StraightLine:
             snapshot = self._snapshot(seat, look, stack)
             report = _checked(seat.monitor.observe(snapshot))
             if snapshot.wants_pictures:
-                seat.next_picture = look.step + max(_FIRST_PICTURES, look.step // 4)
+                seat.next_picture = _next_picture(seat, look)
         return report
 
     def _snapshot(self, seat: Seat, look: _Look, stack: ExitStack) -> Snapshot:
@@ -229,6 +226,15 @@ def _mean_loss(shared: Mapping[str, Tensor]) -> Tensor | None:
     if "loss_sum" not in shared:
         return None
     return shared["loss_sum"] / shared["loss_batches"]
+
+
+def _next_picture(seat: Seat, look: _Look) -> float:
+    """Returns the step from which on the monitor's next snapshot draws."""
+    schedule = seat.monitor.picture_schedule
+    if schedule is None:
+        return 0
+    following = schedule.next_due(look.step, look.facts)
+    return math.inf if following is None else following
 
 
 def _prefix(monitor: Monitor, run: RunView) -> str:
