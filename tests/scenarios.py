@@ -18,31 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vis_callbacks.alerts import readings
-from vis_callbacks.alerts.alert import Alert, Rule
+from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.ledger import Ledger, judge
-from vis_callbacks.alerts.rules.dead_units import DeadFromStart, DyingUnits, NewlyDeadUnits
-from vis_callbacks.alerts.rules.inputs import ConstantInputs, RawInputs
-from vis_callbacks.alerts.rules.non_finite import NonFinite
-from vis_callbacks.alerts.rules.saturation import Saturation
-from vis_callbacks.alerts.rules.weights import CollapsingWeights
-from vis_callbacks.analysis.activations import UnitRows, joined, measure, statistics
+from vis_callbacks.analysis.activations import UnitRows, joined, measure
 from vis_callbacks.analysis.nonlinearities import MODULE_TYPES, NONLINEARITIES, Nonlinearity
 from vis_callbacks.analysis.unit_life import READINGS, UnitLife
 from vis_callbacks.analysis.updates import layer_norm, unit_norms
+from vis_callbacks.callbacks.activations import ActivationMonitor
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 
 BATCH_SIZE = 32
-RULES: tuple[Rule, ...] = (
-    NonFinite(),
-    ConstantInputs(),
-    DyingUnits(),
-    DeadFromStart(),
-    CollapsingWeights(),
-    NewlyDeadUnits(),
-    Saturation(),
-    RawInputs(),
-)
 _PHOTOGRAPHS = (
     "astronaut",
     "brick",
@@ -408,18 +394,19 @@ class OfflineMonitor:
         rows = UnitRows.of(joined(self._life.table, self._measures), self._measures)
         norms = self._norms()
         self._life.update(step, rows, norms)
-        stats = statistics(rows)
         table = {name: dict.fromkeys(rows.table.layers, math.nan) for name in READINGS}
         for name, numbers in zip(READINGS, self._life.readings().tolist(), strict=True):
             table[name] = dict(zip(rows.table.layers, numbers, strict=True))
         table[readings.NON_FINITE] = _by_layer(rows, rows.non_finite())
         table[readings.WEIGHT_NORM] = {name: float(layer_norm(n)) for name, n in norms.items()}
-        for layer, share in _by_layer(rows, stats["flat_share"]).items():
+        for layer, share in _by_layer(rows, rows.flat_share()).items():
             metric = readings.flat_share_of(self._kinds[layer].kind)
             table.setdefault(metric, {})[layer] = share
         table |= {name: {"": number} for name, number in _of_run(inputs, loss, optimizer).items()}
         self.history.append(step, table)
-        self.changes += self._ledger.update(judge(RULES, self.history), step=step, stage="fit")
+        self.changes += self._ledger.update(
+            judge(ActivationMonitor.rules, self.history), step=step, stage="fit"
+        )
 
     def _norms(self) -> dict[str, Tensor]:
         """Returns for each nonlinearity the norms of the weights just before it."""

@@ -134,6 +134,11 @@ class RunView:
         return None if batches == float("inf") else -(-int(batches) // self.accumulated_batches)
 
     @property
+    def evaluates(self) -> bool:
+        """Whether an evaluation passes by: in ``fit``, whether there is a validation at all."""
+        return self.stage != "fit" or bool(self.trainer.enable_validation)
+
+    @property
     def loggers(self) -> Sequence[Any]:
         """The Trainer's loggers."""
         return tuple(self.trainer.loggers)

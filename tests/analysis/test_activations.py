@@ -11,6 +11,7 @@ from torch import Tensor
 from vis_callbacks.alerts import readings
 from vis_callbacks.analysis.activations import (
     HISTOGRAM_MERGE,
+    MAPS_MERGE,
     MERGE,
     UnitRows,
     UnitTable,
@@ -18,6 +19,7 @@ from vis_callbacks.analysis.activations import (
     joined,
     log_edges,
     measure,
+    measure_maps,
     statistics,
     stride_for,
 )
@@ -27,13 +29,23 @@ BY_KIND = {nonlinearity.kind: nonlinearity for nonlinearity in NONLINEARITIES}
 TANH, GELU, SIGMOID = BY_KIND["tanh"], BY_KIND["gelu"], BY_KIND["sigmoid"]
 
 
+def measured_of(
+    values: Tensor, nonlinearity: Nonlinearity | None, inputs: Tensor | None = None
+) -> dict[str, Tensor]:
+    return measure(values, nonlinearity, inputs) | measure_maps(values, nonlinearity)
+
+
+def stats_of(rows: UnitRows) -> dict[str, Tensor]:
+    return statistics(rows, rows.measures)
+
+
 def rows_of(**values: Tensor) -> UnitRows:
-    measures = {layer: measure(v, RELU, max_counted=None) for layer, v in values.items()}
+    measures = {layer: measured_of(v, RELU) for layer, v in values.items()}
     return UnitRows.of(joined(None, measures), measures)
 
 
 def merged(*measures: dict[str, Tensor]) -> dict[str, Tensor]:
-    assert set(MERGE.values()) == {"sum"}
+    assert {*MERGE.values(), *MAPS_MERGE.values()} == {"sum"}
     return {name: sum(m[name] for m in measures) for name in measures[0]}  # type: ignore[misc]
 
 
@@ -46,10 +58,10 @@ def test_the_sums_of_a_small_map_are_those_counted_by_hand() -> None:
         ],
         dtype=torch.float64,
     )
-    got = {name: value.tolist() for name, value in measure(values, RELU).items()}
+    got = {name: value.tolist() for name, value in measured_of(values, RELU).items()}
     assert got == {
         "num_samples": 2.0,
-        "num_counted": 8.0,
+        "num_values": 8.0,
         "magnitude": [12.0, 0.0],
         "nonzeros": [6.0, 0.0],
         # (1 + 3)^2 / (4 (1 + 9)) = 0.4, and 1 for the constant map
@@ -65,7 +77,7 @@ def test_the_sums_are_those_of_the_definition(kind: str | None, positions: int) 
     inputs = 3 * torch.randn(9, 5, positions, generator=generator, dtype=torch.float64)
     function = {"relu": torch.relu, "tanh": torch.tanh, "gelu": torch.nn.functional.gelu}
     values = function.get(str(kind), lambda x: x)(inputs)
-    got = measure(values, None if kind is None else BY_KIND[kind], inputs, max_counted=None)
+    got = measured_of(values, None if kind is None else BY_KIND[kind], inputs)
     size = values.abs()
     # Sums of 63 numbers in float64: their order may move the last few digits.
     torch.testing.assert_close(got["magnitude"], size.sum((0, 2)), rtol=1e-14, atol=0)
@@ -87,21 +99,11 @@ def test_measures_of_parts_merge_to_the_measure_of_the_whole(
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(sum(sizes), 3, 6, generator=generator, dtype=torch.float64)
     values = torch.relu(inputs) if kind == "relu" else torch.tanh(4 * inputs)
-    whole = measure(values, BY_KIND[kind], max_counted=None)
-    parts = [measure(part, BY_KIND[kind], max_counted=None) for part in values.split(sizes)]
+    whole = measured_of(values, BY_KIND[kind])
+    parts = [measured_of(part, BY_KIND[kind]) for part in values.split(sizes)]
     together = merged(*parts)
-    for name in MERGE.keys() & whole.keys():
+    for name in (MERGE | MAPS_MERGE).keys() & whole.keys():
         torch.testing.assert_close(together[name], whole[name], rtol=1e-12, atol=0)
-
-
-def test_all_samples_count_for_a_verdict_and_a_strided_part_for_averages() -> None:
-    values = torch.zeros(64, 2, 3)
-    values[63, 0] = 1.0
-    values[:32, 1] = 1.0
-    measured = measure(values, RELU, max_counted=16)
-    assert measured["magnitude"].tolist() == [3.0, 96.0]
-    assert (measured["num_samples"].item(), measured["num_counted"].item()) == (64.0, 48.0)
-    assert measured["nonzeros"].tolist() == [0.0, 24.0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -112,37 +114,37 @@ def test_a_unit_that_is_not_finite_neither_fires_nor_counts_as_zero(
     values = torch.zeros(3, 3, positions)
     values[0, 0] = bad
     values[1, 1] = 1.0
-    measures = {"fc": measure(values, TANH)}
+    measures = {"fc": measured_of(values, TANH)}
     rows = UnitRows.of(joined(None, measures), measures)
     assert rows.is_finite.tolist() == [[False, True, True]]
     assert (rows.magnitude > 0).tolist() == [[False, True, False]]
     assert rows.non_finite().tolist() == pytest.approx([1 / 3])
     # Two finite units, one of which fired in one of three samples.
-    assert statistics(rows)["sparsity"].item() == pytest.approx(5 / 6)
+    assert stats_of(rows)["sparsity"].item() == pytest.approx(5 / 6)
 
 
 def test_opposite_infinities_do_not_cancel() -> None:
     values = torch.tensor([math.inf, -math.inf]).reshape(2, 1, 1)
-    measures = {"fc": measure(values, None)}
+    measures = {"fc": measured_of(values, None)}
     assert UnitRows.of(joined(None, measures), measures).non_finite().item() == 1.0
 
 
 def test_a_unit_that_is_not_finite_in_one_part_stays_so_when_merged() -> None:
     broken = torch.full((2, 1, 2), math.nan)
-    measures = {"fc": merged(measure(broken, RELU), measure(torch.ones(2, 1, 2), RELU))}
+    measures = {"fc": merged(measured_of(broken, RELU), measured_of(torch.ones(2, 1, 2), RELU))}
     assert UnitRows.of(joined(None, measures), measures).non_finite().item() == 1.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_does_not_overflow(dtype: torch.dtype) -> None:
     values = torch.full((64, 2, 100), 60_000.0, dtype=dtype)
-    measured = measure(values, RELU)
+    measured = measured_of(values, RELU)
     value = values[0, 0, 0].double().item()
     assert measured["magnitude"].dtype == torch.float32
     torch.testing.assert_close(
         measured["magnitude"].double(), torch.full((2,), 6400 * value).double(), rtol=1e-6, atol=0
     )
-    assert measured["area"].tolist() == pytest.approx([16.0, 16.0], rel=1e-6)
+    assert measured["area"].tolist() == pytest.approx([64.0, 64.0], rel=1e-6)
 
 
 def test_large_finite_values_are_finite() -> None:
@@ -153,12 +155,12 @@ def test_large_finite_values_are_finite() -> None:
 
 def test_counts_stay_right_beyond_32_bits() -> None:
     # 2^31 values and more, as the merged sums of many micro-batches.
-    one = measure(torch.ones(16, 1, 4096), RELU)
+    one = measured_of(torch.ones(16, 1, 4096), RELU)
     total = {name: value.double() * 40_000 for name, value in one.items()}
     measures = {"fc": {name: value.float() for name, value in total.items()}}
     rows = UnitRows.of(joined(None, measures), measures)
     assert float(measures["fc"]["nonzeros"]) == pytest.approx(16 * 4096 * 40_000, rel=1e-6)
-    assert statistics(rows)["sparsity"].item() == pytest.approx(0.0, abs=1e-6)
+    assert stats_of(rows)["sparsity"].item() == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "tokens"])
@@ -170,7 +172,7 @@ def test_the_memory_layout_does_not_matter(layout: str) -> None:
         same = values.reshape(4, 6, 2, 5).to(memory_format=torch.channels_last).flatten(2)
     if layout == "tokens":
         same = values.transpose(1, 2).contiguous().transpose(1, 2)
-    expected, got = measure(values, RELU), measure(same, RELU)
+    expected, got = measured_of(values, RELU), measured_of(same, RELU)
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, rtol=1e-14, atol=0)
 
@@ -189,31 +191,31 @@ def test_the_memory_layout_does_not_matter(layout: str) -> None:
 def test_the_flat_share_is_that_of_the_table(kind: str, inputs: list[float], share: float) -> None:
     function = getattr(torch.nn.functional, kind)
     x = torch.tensor(inputs, dtype=torch.float64).reshape(4, 1, 1)
-    measures = {"act": measure(function(x), BY_KIND[kind], x)}
-    assert statistics(UnitRows.of(joined(None, measures), measures))["flat_share"].item() == share
+    measures = {"act": measured_of(function(x), BY_KIND[kind], x)}
+    assert UnitRows.of(joined(None, measures), measures).flat_share().item() == share
 
 
 def test_a_flat_share_told_from_the_input_is_unknown_without_it() -> None:
     values = torch.nn.functional.gelu(torch.randn(4, 2, 1))
-    assert "flat" not in measure(values, GELU, None)
-    assert "flat" not in measure(values.relu(), RELU, values)
-    measures = {"act": measure(values, GELU, None)}
+    assert "flat" not in measured_of(values, GELU, None)
+    assert "flat" not in measured_of(values.relu(), RELU, values)
+    measures = {"act": measured_of(values, GELU, None)}
     rows = UnitRows.of(joined(None, measures), measures)
-    assert math.isnan(statistics(rows)["flat_share"].item())
+    assert math.isnan(rows.flat_share().item())
 
 
 def test_the_effective_area_is_1_for_a_constant_map_and_1_over_positions_for_a_spike() -> None:
     constant = torch.ones(2, 3, 16)
     spike = torch.zeros(2, 3, 16)
     spike[:, :, 5] = 7.0
-    areas = statistics(rows_of(constant=constant, spike=spike))["effective_area"]
+    areas = stats_of(rows_of(constant=constant, spike=spike))["effective_area"]
     assert areas.tolist() == pytest.approx([1.0, 1 / 16])
 
 
 def test_maps_that_are_all_zero_have_no_effective_area() -> None:
     half = torch.zeros(2, 2, 4)
     half[0, 0] = 1.0
-    areas = statistics(rows_of(half=half, dark=torch.zeros(2, 2, 4), flat=torch.ones(2, 2, 1)))
+    areas = stats_of(rows_of(half=half, dark=torch.zeros(2, 2, 4), flat=torch.ones(2, 2, 1)))
     assert areas["effective_area"][0].item() == 1.0
     assert areas["effective_area"][1:].isnan().all()
 
@@ -222,11 +224,11 @@ def test_dormant_units_are_those_below_a_tenth_of_the_mean() -> None:
     # Mean over units: (0 + .19 + .21 + 7.6) / 4 = 2, so the threshold lies at .2.
     means = torch.tensor([0.0, 0.19, 0.21, 7.6], dtype=torch.float64)
     values = means.reshape(1, 4, 1).expand(3, 4, 2)
-    assert statistics(rows_of(fc=values))["dormant_fraction"].item() == 0.5
+    assert stats_of(rows_of(fc=values))["dormant_fraction"].item() == 0.5
 
 
 def test_a_layer_of_zeros_is_all_dormant_and_all_sparse() -> None:
-    stats = statistics(rows_of(fc=torch.zeros(2, 3, 1)))
+    stats = stats_of(rows_of(fc=torch.zeros(2, 3, 1)))
     assert (stats["dormant_fraction"].item(), stats["sparsity"].item()) == (1.0, 1.0)
 
 
@@ -237,37 +239,36 @@ def test_statistics_of_layers_do_not_depend_on_their_company() -> None:
         "b": torch.randn(4, 17, 1, generator=generator).relu(),
         "c": torch.randn(4, 1, 9, generator=generator).relu(),
     }
-    together = statistics(rows_of(**layers))
+    together = stats_of(rows_of(**layers))
     for number, (name, values) in enumerate(layers.items()):
-        for metric, value in statistics(rows_of(**{name: values})).items():
+        for metric, value in stats_of(rows_of(**{name: values})).items():
             torch.testing.assert_close(together[metric][number], value[0], equal_nan=True)
 
 
 def test_the_statistics_carry_the_names_of_the_readings() -> None:
-    assert set(statistics(rows_of(fc=torch.ones(1, 1, 1)))) == {
+    assert set(stats_of(rows_of(fc=torch.ones(1, 1, 1)))) == {
         readings.SPARSITY,
         readings.DORMANT_FRACTION,
         readings.EFFECTIVE_AREA,
-        readings.FLAT_SHARE,
     }
 
 
 def test_a_layer_that_was_not_measured_is_not_known() -> None:
-    both = {name: measure(torch.ones(2, 2, 2), RELU) for name in ("a", "b")}
+    both = {name: measured_of(torch.ones(2, 2, 2), RELU) for name in ("a", "b")}
     table = joined(None, both)
     rows = UnitRows.of(joined(table, {"b": both["b"]}), {"b": both["b"]})
     assert rows.table is table
     assert rows.non_finite().tolist()[1] == 0.0
     assert rows.non_finite().isnan().tolist() == [True, False]
-    assert statistics(rows)["sparsity"].isnan().tolist() == [True, False]
+    assert stats_of(rows)["sparsity"].isnan().tolist() == [True, False]
 
 
 def test_a_table_grows_with_layers_and_follows_a_changed_width() -> None:
-    narrow = {"a": measure(torch.ones(2, 2, 2), RELU)}
+    narrow = {"a": measured_of(torch.ones(2, 2, 2), RELU)}
     table = joined(None, narrow)
-    more = joined(table, {"b": measure(torch.ones(2, 5, 2), RELU)})
+    more = joined(table, {"b": measured_of(torch.ones(2, 5, 2), RELU)})
     assert more.num_units == {"a": 2, "b": 5}
-    wide = joined(more, {"a": measure(torch.ones(2, 4, 2), RELU)})
+    wide = joined(more, {"a": measured_of(torch.ones(2, 4, 2), RELU)})
     assert wide.num_units == {"a": 4, "b": 5}
 
 
@@ -286,14 +287,14 @@ def test_units_go_into_a_table_and_come_back(widths: list[int]) -> None:
 def test_no_layer_at_all_is_an_empty_table() -> None:
     rows = UnitRows.of(joined(None, {}), {})
     assert rows.non_finite().shape == (0,)
-    assert all(value.shape == (0,) for value in statistics(rows).values())
+    assert all(value.shape == (0,) for value in stats_of(rows).values())
 
 
 def test_measuring_leaves_the_activation_and_its_graph_alone() -> None:
     inputs = torch.randn(4, 3, 2, requires_grad=True)
     values = torch.tanh(inputs)
     before, version = values.detach().clone(), values._version
-    measured = measure(values, TANH, inputs)
+    measured = measured_of(values, TANH, inputs)
     assert not any(value.requires_grad for value in measured.values())
     assert torch.equal(values, before)
     assert values._version == version
@@ -304,7 +305,7 @@ def test_measuring_is_allowed_under_deterministic_algorithms() -> None:
     values = torch.randn(4, 3, 5)
     torch.use_deterministic_algorithms(True)
     try:
-        measure(values, TANH)
+        measured_of(values, TANH)
         histogram(values, log_edges())
     finally:
         torch.use_deterministic_algorithms(False)
@@ -313,17 +314,17 @@ def test_measuring_is_allowed_under_deterministic_algorithms() -> None:
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
 def test_activations_of_odd_types_are_measured(dtype: torch.dtype) -> None:
     values = torch.ones(2, 3, 4).to(dtype)
-    measured = measure(values, None)
+    measured = measured_of(values, None)
     assert measured["magnitude"].tolist() == [8.0] * 3
     assert histogram(values, log_edges())["counts"].sum().item() == 24.0
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES, ids=lambda n: n.kind)
 def test_nothing_is_measured_of_an_empty_batch(nonlinearity: Nonlinearity) -> None:
-    measures = {"fc": measure(torch.zeros(0, 3, 2), nonlinearity, torch.zeros(0, 3, 2))}
+    measures = {"fc": measured_of(torch.zeros(0, 3, 2), nonlinearity, torch.zeros(0, 3, 2))}
     rows = UnitRows.of(joined(None, measures), measures)
     assert rows.num_samples.item() == 0
-    assert statistics(rows)["sparsity"].isnan().all()
+    assert stats_of(rows)["sparsity"].isnan().all()
 
 
 def test_the_histogram_counts_what_lies_between_its_edges() -> None:

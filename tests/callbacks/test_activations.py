@@ -48,15 +48,17 @@ class Observed:
 
     def __init__(self, model: nn.Module, monitor: ActivationMonitor) -> None:
         self.monitor, self.engine = monitor, Engine(model)
-        (probe,) = monitor.probes()
-        self.subscription = self.engine.subscribe(
-            probe,
-            guard=monitor.guard,
-            batch_of=lambda x: Batch(inputs=x, labels=None, num_samples=len(x)),
-        )
+
+        def batch_of(x: Tensor) -> Batch:
+            return Batch(inputs=x, labels=None, num_samples=len(x))
+
+        self.subscriptions = {
+            probe.name: self.engine.subscribe(probe, guard=monitor.guard, batch_of=batch_of)
+            for probe in monitor.probes()
+        }
 
     def look(self, step: int, x: Tensor, **known) -> Report:
-        self.engine.begin([self.subscription], live=False)
+        self.engine.begin([*self.subscriptions.values()], live=False)
         self.engine.start_batch(x)
         self.engine.read_isolated(training=True)
         self.engine.count_batch()
@@ -64,8 +66,8 @@ class Observed:
             **{
                 "step": step,
                 "trace": self.engine.trace,
-                "values": {"statistics": self.subscription.values},
-                "num_samples": {"statistics": self.subscription.num_samples},
+                "values": {name: s.values for name, s in self.subscriptions.items()},
+                "num_samples": {name: s.num_samples for name, s in self.subscriptions.items()},
                 "weights": Weights(self.engine.model),
                 "wants_pictures": False,
                 **known,

@@ -44,7 +44,7 @@ def snapshot(step: int) -> Snapshot:
     return Snapshot(
         step=step,
         trace=tuple(LayerInfo(name=n, kind="relu", shape=(1, 4, 6, 6), num_units=4) for n in names),
-        values={"statistics": {n: {} for n in names}},
+        values={"units": {n: {} for n in names}},
         references=References(inputs=torch.rand(1, 3, 8, 8), labels=None, source="a test"),
         read_layers=lambda wanted, given: {n: torch.full((1, 4, 6, 6), step) for n in wanted},
     )
@@ -74,5 +74,5 @@ def test_a_strip_goes_on_after_a_restart():
 
 
 def test_without_reference_samples_nothing_is_drawn():
-    bare = Snapshot(step=0, values={"statistics": {}})
+    bare = Snapshot(step=0, values={"units": {}})
     assert list(MapStrips(None, 4).pictures(bare, CheckedOptions())) == []

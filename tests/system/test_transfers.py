@@ -108,7 +108,7 @@ def test_a_snapshot_crosses_to_the_host_once_for_all_monitors_and_otherwise_neve
 
 def test_the_count_sees_a_transfer_in_a_reduction(tmp_path, monkeypatch):
     def reading(self, snapshot):
-        next(iter(snapshot.values["statistics"].values()))["magnitude"].sum().item()
+        next(iter(snapshot.values["units"].values()))["magnitude"].sum().item()
         return observe(self, snapshot)
 
     observe = ActivationMonitor.observe

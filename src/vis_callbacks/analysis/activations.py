@@ -21,16 +21,10 @@ from torch import Tensor
 from vis_callbacks.analysis.nonlinearities import Nonlinearity
 
 MERGE: Mapping[str, Literal["sum", "max", "min"]] = dict.fromkeys(
-    (
-        "num_samples",
-        "num_counted",
-        "magnitude",
-        "nonzeros",
-        "flat",
-        "area",
-        "num_maps",
-    ),
-    "sum",
+    ("num_samples", "num_values", "magnitude", "flat"), "sum"
+)
+MAPS_MERGE: Mapping[str, Literal["sum", "max", "min"]] = dict.fromkeys(
+    ("nonzeros", "area", "num_maps"), "sum"
 )
 
 Measures = Mapping[str, Mapping[str, Tensor]]  # layer -> name -> tensor
@@ -38,77 +32,75 @@ Measures = Mapping[str, Mapping[str, Tensor]]  # layer -> name -> tensor
 
 @torch.no_grad()
 def measure(
-    values: Tensor,
-    nonlinearity: Nonlinearity | None,
-    inputs: Tensor | None = None,
-    *,
-    max_counted: int | None = 16,
+    values: Tensor, nonlinearity: Nonlinearity | None, inputs: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Returns sums over samples and positions, reduced without a host synchronisation.
+    """Returns the sums that verdicts rest on, reduced without a host synchronisation.
 
-    Of all samples, since a verdict rests on them:
-
-    - ``num_samples``: one number.
+    - ``num_samples`` and ``num_values`` (of each unit: samples x positions), one number each.
     - ``magnitude``: sum of abs(h) of each unit. Above 0 means that the unit fired, and a NaN or
       an infinity that it held one: such a unit neither fired nor was 0, and its other numbers
       mean nothing. So does a sum that overflows float32 (float64 for such activations): a mean
       above 1e32.
+    - ``flat``: how many values of each unit lie where the nonlinearity is flat. Missing where
+      its table does not say where that is, or where it is told from the input and ``inputs``
+      are missing.
 
-    Of at most ``max_counted`` samples, evenly strided over the batch, for they are averages over
-    many values and cost more than all the rest:
-
-    - ``num_counted``: number of values of each unit that were looked at.
-    - ``nonzeros``: how many of them are not exactly 0, of each unit.
-    - ``flat``: how many of them lie where the nonlinearity is flat. Missing where its table does
-      not say where that is, or where it is told from the input and ``inputs`` are missing.
-    - ``area`` and ``num_maps``: sum over the maps that are not all zero of their effective area
-      (sum abs(h))^2 / (positions x sum h^2), and how many maps these are. Missing where units
-      have only one position. A map whose squares leave the range of the type is left out.
-
-    All merge as `MERGE` says.
+    All merge as `MERGE` says. For a ReLU this reads the values once.
 
     Args:
         values: (samples, units, positions).
         nonlinearity: None for a layer that is none.
         inputs: What went into the nonlinearity, same shape.
-        max_counted: None counts all samples.
     """
     values = _as_real(values.detach())
     samples, _, positions = values.shape
-    is_nonnegative = nonlinearity is not None and nonlinearity.is_nonnegative
-    sizes = values if is_nonnegative else values.abs()
-    maps = sizes.sum(2) if positions > 1 else sizes[:, :, 0]  # (samples, units)
-    magnitude = maps.sum(0)
-    stride = 1 if max_counted is None else max(1, -(-samples // max_counted))
-    part = values[::stride]
-    scratch = torch.empty_like(part)  # one allocation for all passes that need to write
     measured = {
-        "num_samples": magnitude.new_full((), samples),
-        "num_counted": magnitude.new_full((), part.shape[0] * positions),
-        "magnitude": magnitude,
-        "nonzeros": torch.ne(part, 0, out=scratch).sum((0, 2)),
+        "num_samples": values.new_full((), samples),
+        "num_values": values.new_full((), samples * positions),
+        "magnitude": _magnitudes(values, nonlinearity).sum(0),
     }
-    flat = _num_flat(part, nonlinearity, None if inputs is None else inputs[::stride], scratch)
+    flat = _num_flat(values, nonlinearity, inputs)
     if flat is not None:
         measured["flat"] = flat
-    if positions > 1:
-        measured |= _areas(maps[::stride], part, scratch)
     return measured
 
 
-def _areas(maps: Tensor, values: Tensor, scratch: Tensor) -> dict[str, Tensor]:
-    """Returns per unit the sum of its maps' effective areas and the number of maps not all 0.
+@torch.no_grad()
+def measure_maps(values: Tensor, nonlinearity: Nonlinearity | None) -> dict[str, Tensor]:
+    """Returns the sums of what is shown of the maps, reduced without a host synchronisation.
+
+    They cost two further passes over the values, and no verdict rests on them: once a burst
+    of snapshots is enough.
+
+    - ``nonzeros``: how many values of each unit are not exactly 0.
+    - ``area`` and ``num_maps``: sum over the maps that are not all zero of their effective area
+      (sum abs(h))^2 / (positions x sum h^2), and how many maps these are. Missing where units
+      have only one position. A map whose squares leave the range of the type is left out.
+
+    All merge as `MAPS_MERGE` says.
 
     Args:
-        maps: Sum of each map's magnitudes, (samples, units).
         values: (samples, units, positions).
-        scratch: Like ``values``, to write to.
+        nonlinearity: None for a layer that is none.
     """
-    # vector_norm would not write, but over a strided dimension (tokens, channels last) it was
-    # measured 7-10 times slower than this.
-    squares = torch.mul(values, values, out=scratch).sum(2)
-    areas = (maps.square() / squares.mul_(values.shape[2])).nan_to_num_(0.0, 0.0, 0.0)
-    return {"area": areas.sum(0), "num_maps": areas.sign_().sum(0)}
+    values = _as_real(values.detach())
+    scratch = torch.empty_like(values)  # one allocation for both passes that need to write
+    measured = {"nonzeros": torch.ne(values, 0, out=scratch).sum((0, 2))}
+    if values.shape[2] > 1:
+        # vector_norm would not write, but over a strided dimension (tokens, channels last) it
+        # was measured 7-10 times slower than this.
+        squares = torch.mul(values, values, out=scratch).sum(2)
+        maps = _magnitudes(values, nonlinearity)
+        areas = (maps.square() / squares.mul_(values.shape[2])).nan_to_num_(0.0, 0.0, 0.0)
+        measured |= {"area": areas.sum(0), "num_maps": areas.sign_().sum(0)}
+    return measured
+
+
+def _magnitudes(values: Tensor, nonlinearity: Nonlinearity | None) -> Tensor:
+    """Returns the sum over positions of abs(h), (samples, units)."""
+    is_nonnegative = nonlinearity is not None and nonlinearity.is_nonnegative
+    sizes = values if is_nonnegative else values.abs()
+    return sizes.sum(2) if values.shape[2] > 1 else sizes[:, :, 0]
 
 
 def _as_real(values: Tensor) -> Tensor:
@@ -119,11 +111,12 @@ def _as_real(values: Tensor) -> Tensor:
 
 
 def _num_flat(
-    values: Tensor, nonlinearity: Nonlinearity | None, inputs: Tensor | None, scratch: Tensor
+    values: Tensor, nonlinearity: Nonlinearity | None, inputs: Tensor | None
 ) -> Tensor | None:
     """Returns per unit how many values lie in a flat part, None where that cannot be told."""
     if nonlinearity is None or not nonlinearity.saturates:
         return None
+    scratch = torch.empty_like(values)
     counts: list[Tensor] = []
     if (below := nonlinearity.flat_output_below) is not None:
         counts.append(torch.lt(values, below, out=scratch).sum((0, 2)))
@@ -255,6 +248,19 @@ class UnitRows:
         share = 1 - self.is_finite.sum(1) / self.table.widths
         return torch.where(self.num_samples > 0, share, math.nan)
 
+    def num_finite(self) -> Tensor:
+        """Returns how many units of each layer held neither a NaN nor an infinity, (layers,)."""
+        return self.is_finite.sum(1, dtype=torch.float32)
+
+    def num_values(self) -> Tensor:
+        """Returns how many values these units have, (layers,)."""
+        return _per_layer(self.table, self.measures, "num_values") * self.num_finite()
+
+    def flat_share(self) -> Tensor:
+        """Returns each layer's share of flat values, (layers,); NaN where that is not known."""
+        (flat,) = self.table.fill(_column(self.table, self.measures, "flat", math.nan))
+        return torch.where(self.is_finite, flat, 0.0).sum(1) / self.num_values()
+
 
 def _column(
     table: UnitTable, measures: Measures, name: str, missing: float
@@ -271,7 +277,7 @@ def _per_layer(table: UnitTable, measures: Measures, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def statistics(rows: UnitRows, *, tau: float = 0.1) -> dict[str, Tensor]:
+def statistics(rows: UnitRows, maps: Measures, *, tau: float = 0.1) -> dict[str, Tensor]:
     """Returns the statistics of all layers, one tensor (layers,) each, without a host sync.
 
     - ``sparsity``: share of values that are exactly 0.
@@ -281,12 +287,13 @@ def statistics(rows: UnitRows, *, tau: float = 0.1) -> dict[str, Tensor]:
     - ``effective_area``: share of a map's positions that carries its activation, mean over the
       maps that are not all zero: 1 for a constant map, 1 / positions for a single spike. NaN
       where units have one position or no map is lit.
-    - ``flat_share``: share of flat values; NaN where that is not known.
+
     Units that held a NaN or an infinity are left out; a layer is NaN where no unit is left or
     it was not measured. For what is shown, not for verdicts: once in a while is enough.
 
     Args:
         rows: Of one snapshot, merged.
+        maps: Of the same snapshot (`measure_maps`), merged.
         tau: 0.1 is what dormant units were compared at with other signs of dying.
 
     References:
@@ -296,22 +303,19 @@ def statistics(rows: UnitRows, *, tau: float = 0.1) -> dict[str, Tensor]:
     """
     table = rows.table
     columns = table.fill(
-        _column(table, rows.measures, "nonzeros", 0.0),
-        _column(table, rows.measures, "flat", math.nan),
-        _column(table, rows.measures, "area", 0.0),
-        _column(table, rows.measures, "num_maps", 0.0),
+        _column(table, maps, "nonzeros", 0.0),
+        _column(table, maps, "area", 0.0),
+        _column(table, maps, "num_maps", 0.0),
     )
-    nonzeros, flat, area, num_maps = torch.where(rows.is_finite, columns, 0.0).sum(2)
-    num_finite = rows.is_finite.sum(1, dtype=torch.float32)
-    num_values = _per_layer(table, rows.measures, "num_counted") * num_finite
+    nonzeros, area, num_maps = torch.where(rows.is_finite, columns, 0.0).sum(2)
+    num_finite = rows.num_finite()
     # Every unit of a layer has as many values, so a unit's mean compares as its sum does.
     level = tau * rows.magnitude.sum(1) / num_finite
     num_dormant = ((rows.magnitude <= level[:, None]) & rows.is_finite).sum(1)
     return {
-        "sparsity": 1 - nonzeros / num_values,
+        "sparsity": 1 - nonzeros / rows.num_values(),
         "dormant_fraction": num_dormant / num_finite,
         "effective_area": area / num_maps,
-        "flat_share": flat / num_values,
     }
 
 

@@ -155,8 +155,8 @@ _BY_FUNCTION.update(dict.fromkeys((F.hardtanh, F.hardtanh_), HARDTANH))
 _BY_FUNCTION.update(dict.fromkeys((F.threshold, torch.threshold, torch.threshold_), THRESHOLD))
 
 # ``clamp(min=0)`` is a ReLU in disguise; every other clamp is none.
-_CLAMPS: dict[Function, bool] = dict.fromkeys(
-    (
+_CLAMPS: frozenset[Function] = frozenset(
+    {
         torch.clamp,
         torch.clamp_,
         torch.clip,
@@ -169,9 +169,11 @@ _CLAMPS: dict[Function, bool] = dict.fromkeys(
         torch.clamp_min_,
         Tensor.clamp_min,
         Tensor.clamp_min_,
-    ),
-    True,
+    }
 )
+
+# What `classify` need be asked about.
+FUNCTIONS: frozenset[Function] = frozenset({*_BY_FUNCTION, *_CLAMPS})
 
 
 def classify(

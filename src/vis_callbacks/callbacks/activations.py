@@ -20,12 +20,14 @@ from vis_callbacks.alerts.rules.saturation import Saturation
 from vis_callbacks.alerts.rules.weights import CollapsingWeights
 from vis_callbacks.analysis.activations import (
     HISTOGRAM_MERGE,
+    MAPS_MERGE,
     MERGE,
     UnitRows,
     histogram,
     joined,
     log_edges,
     measure,
+    measure_maps,
     statistics,
 )
 from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
@@ -34,7 +36,7 @@ from vis_callbacks.analysis.updates import layer_norm, unit_norms
 from vis_callbacks.callbacks.map_strips import MapStrips
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count, check_names
-from vis_callbacks.engine.schedule import Bursts
+from vis_callbacks.engine.schedule import BurstEnds, Bursts
 from vis_callbacks.engine.snapshot import Group, Snapshot
 from vis_callbacks.render.heat_map import heat_map
 from vis_callbacks.render.raster import raster
@@ -150,21 +152,24 @@ class ActivationMonitor(Monitor):
         self._forget_units()
 
     def probes(self) -> Sequence[Probe]:
-        """Asks for one reading of every nonlinearity (or of the layers that are named)."""
+        """Asks for the units of every nonlinearity, and once a burst for its maps."""
         from vis_callbacks.engine.probe import Probe
 
+        edges = log_edges() if self.histograms else None
         return (
+            Probe(name="units", reduce=_reduce_units, merge=MERGE, layers=self.layers),
             Probe(
-                name="statistics",
-                reduce=partial(_reduce, edges=log_edges() if self.histograms else None),
-                merge={**MERGE, **HISTOGRAM_MERGE},
+                name="maps",
+                reduce=partial(_reduce_maps, edges=edges),
+                merge={**MAPS_MERGE, **HISTOGRAM_MERGE},
                 layers=self.layers,
+                schedule=BurstEnds(self.schedule),
             ),
         )
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Updates the life of every unit and says what the layers do."""
-        measures = snapshot.values["statistics"]
+        measures = snapshot.values["units"]
         if not measures:
             raise ValueError(
                 "no nonlinearity was seen in the forward pass. Name layers to read: "
@@ -177,29 +182,39 @@ class ActivationMonitor(Monitor):
         norms = _unit_norms(infos, list(measures), snapshot.weights)
         self.life.update(snapshot.step, rows, norms)
         table = self.life.readings()
-        life = dict(zip(READINGS, table, strict=True))
-        layers, stats = rows.table.layers, statistics(rows)
-        shown_too = torch.stack([rows.non_finite(), *(stats[name] for name in _SHOWN)])
         items: list[Item] = [
             *_run_readings(snapshot),
             ReadingsTable(
-                metrics=(readings.NON_FINITE, *_SHOWN, *READINGS),
-                layers=layers,
-                values=torch.cat([shown_too, table]),
+                metrics=(readings.NON_FINITE, *READINGS),
+                layers=rows.table.layers,
+                values=torch.cat([rows.non_finite()[None], table]),
             ),
-            *_flat_readings(layers, infos, stats["flat_share"]),
+            *_flat_readings(rows, infos),
             *_norm_readings(norms),
-            *self._scalars(layers, stats, life),
-            *_group_scalars(snapshot.optimizer, snapshot.ends_burst),
         ]
+        if "maps" in snapshot.values:
+            life = dict(zip(READINGS, table, strict=True))
+            items += self._shown(snapshot, rows, life)
+        return Report(step=snapshot.step, items=tuple(items))
+
+    def _shown(
+        self, snapshot: Snapshot, rows: UnitRows, life: Mapping[str, Tensor]
+    ) -> Iterator[Item]:
+        """Yields what is there to be looked at; rules need none of it."""
+        layers, maps = rows.table.layers, snapshot.values["maps"]
+        stats = statistics(rows, maps)
+        yield ReadingsTable(
+            metrics=_SHOWN, layers=layers, values=torch.stack([stats[name] for name in _SHOWN])
+        )
+        yield from self._scalars(layers, stats, life)
+        yield from _group_scalars(snapshot.optimizer)
         shown = life[_DEAD] if self._can_die(layers) else stats["dormant_fraction"]
         self._layers_over_time.append(snapshot.step, (100 * shown).round().nan_to_num(-1))
         self._units_over_time.append(snapshot.step, self.life.all_states())
         if snapshot.wants_pictures:
-            items += self._pictures(snapshot, layers)
+            yield from self._pictures(snapshot, layers)
         if self.histograms:
-            items += _histograms(list(measures), measures)
-        return Report(step=snapshot.step, items=tuple(items))
+            yield from _histograms([name for name in layers if name in maps], maps)
 
     def _can_die(self, layers: Sequence[str]) -> bool:
         return any(layer not in self.life.immortal for layer in layers)
@@ -260,7 +275,7 @@ class ActivationMonitor(Monitor):
                 rows=layers,
                 steps=self._layers_over_time.steps,
                 what="dead" if can_die else "dormant",
-                num_samples=snapshot.num_samples.get("statistics", 0),
+                num_samples=snapshot.num_samples.get("units", 0),
             ),
             arrays={"percents": percents},
         )
@@ -277,13 +292,15 @@ class ActivationMonitor(Monitor):
             )
 
 
-def _reduce(activation: Activation, batch: Batch, edges: Tensor | None) -> dict[str, Tensor]:
-    # All samples are counted, so that the shares of several ranks are those of one process.
-    measured = measure(
-        activation.values, activation.nonlinearity, activation.inputs, max_counted=None
-    )
+def _reduce_units(activation: Activation, batch: Batch) -> dict[str, Tensor]:
+    measured = measure(activation.values, activation.nonlinearity, activation.inputs)
     # Windows and frames of one sample are rows of the activation, never samples.
     measured["num_samples"] = torch.full_like(measured["num_samples"], batch.num_samples)
+    return measured
+
+
+def _reduce_maps(activation: Activation, batch: Batch, edges: Tensor | None) -> dict[str, Tensor]:
+    measured = measure_maps(activation.values, activation.nonlinearity)
     if edges is not None:
         measured |= histogram(activation.values, edges.to(activation.values.device))
     return measured
@@ -314,7 +331,7 @@ def _run_readings(snapshot: Snapshot) -> Iterator[ReadingsTable]:
     known = {
         readings.LEARNING_RATE: max((group.lr for group in groups), default=math.nan),
         readings.WEIGHT_DECAY: max((group.weight_decay for group in groups), default=math.nan),
-        readings.NUM_SAMPLES: float(snapshot.num_samples.get("statistics", 0)),
+        readings.NUM_SAMPLES: float(snapshot.num_samples.get("units", 0)),
     }
     measured = {
         readings.CONSTANT_INPUTS: stats.get("share_constant"),
@@ -332,14 +349,18 @@ def _run_readings(snapshot: Snapshot) -> Iterator[ReadingsTable]:
         yield ReadingsTable(metrics=tuple(numbers), layers=("",), values=values)
 
 
-def _flat_readings(
-    layers: tuple[str, ...], infos: Mapping[str, LayerInfo], flat_share: Tensor
-) -> Iterator[Readings]:
-    for kind, metric in _FLAT_READING.items():
-        places = [i for i, name in enumerate(layers) if infos[name].kind == kind]
-        if places:
-            named = tuple(layers[i] for i in places)
-            yield Readings(metric=metric, layers=named, values=flat_share[places])
+def _flat_readings(rows: UnitRows, infos: Mapping[str, LayerInfo]) -> Iterator[Readings]:
+    layers = rows.table.layers
+    by_metric: dict[str, list[int]] = {}
+    for place, name in enumerate(layers):
+        metric = _FLAT_READING.get(infos[name].kind)
+        if metric is not None:
+            by_metric.setdefault(metric, []).append(place)
+    if by_metric:
+        shares = rows.flat_share()
+        for metric, places in by_metric.items():
+            named = tuple(layers[place] for place in places)
+            yield Readings(metric=metric, layers=named, values=shares[places])
 
 
 def _norm_readings(norms: Mapping[str, Tensor]) -> Iterator[Readings]:
@@ -348,7 +369,7 @@ def _norm_readings(norms: Mapping[str, Tensor]) -> Iterator[Readings]:
         yield Readings(metric=readings.WEIGHT_NORM, layers=tuple(norms), values=values)
 
 
-def _group_scalars(groups: Sequence[Group], ends_burst: bool) -> Iterator[Scalar]:
+def _group_scalars(groups: Sequence[Group]) -> Iterator[Scalar]:
     """Yields rate and update ratio of each group; of many, the largest and the smallest rate."""
     shown = list(groups)
     if len(shown) > _MAX_GROUPS:
@@ -356,7 +377,7 @@ def _group_scalars(groups: Sequence[Group], ends_burst: bool) -> Iterator[Scalar
         shown = [by_rate[0], by_rate[-1]]
     for group in shown:
         yield Scalar(tag=tag("learning_rate", group.name), value=group.lr)
-        if ends_burst and group.weight_norm is not None and group.update_norm is not None:
+        if group.weight_norm is not None and group.update_norm is not None:
             ratio = group.update_norm / group.weight_norm
             yield Scalar(tag=tag("update_ratio", group.name), value=ratio)
 
@@ -404,9 +425,10 @@ def _draw_raster(
     worst = int(np.argmax(percents))
     first = sum(list(widths.values())[:worst])
     rows = states[first : first + widths[layers[worst]]]
+    dead = percents[worst]
+    why = f"the layer with most dead units ({dead} %)" if dead > 0 else "no layer has dead units"
     caption = [
-        f"life of the units of {layers[worst]}, the layer with most dead units "
-        f"({percents[worst]} %)",
+        f"life of the units of {layers[worst]}; {why}",
         f"dead: 0 for every one of {min_samples} samples or more",
     ]
     return raster(rows, steps, caption)

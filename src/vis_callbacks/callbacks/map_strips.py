@@ -71,7 +71,7 @@ class MapStrips:
         self._num_units = {str(name): int(count) for name, count in state["num_units"].items()}
 
     def _chosen(self, snapshot: Snapshot) -> list[str]:
-        read = snapshot.values.get("statistics", {})
+        read = snapshot.values.get("units", {})
         names = [i.name for i in snapshot.trace if i.name in read or self._layers is not None]
         if self._layers is not None:
             return [name for name in names if matches(name, self._layers)]

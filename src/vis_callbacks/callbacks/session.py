@@ -201,9 +201,12 @@ class Session:
         if self._engine is None:
             return
         run = RunView(trainer)
-        if run.step != self._last_step:
-            self._last_step = run.step
-            self._begin_step(run, batch)
+        step = run.step  # Lightning has it behind several attributes, and most steps end here
+        if step != self._last_step:
+            self._last_step = step
+            self._drop_step()
+            if step >= self._next_due:
+                self._begin_step(run, batch)
         if self._step is not None:
             self._step.was_read = self._step.live
             self._engine.start_batch(batch)
@@ -253,9 +256,6 @@ class Session:
             self._take(due, run, step=step)
 
     def _begin_step(self, run: RunView, batch: Any) -> None:
-        self._drop_step()
-        if run.step < self._next_due:
-            return
         due = [seat for seat in self._seats if self._is_due(seat, run.step)]
         self._next_due = min((self._due_after(s, run.step) for s in self._seats), default=math.inf)
         if not due or self._engine is None:

@@ -27,7 +27,7 @@ from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Attempt, say
-from vis_callbacks.report import Report, Scalar, transfer
+from vis_callbacks.report import Readings, ReadingsTable, Report, Scalar, transfer
 from vis_callbacks.writers.writer import Writer
 
 if TYPE_CHECKING:
@@ -92,19 +92,19 @@ class StraightLine:
             seat: begun(self._conclude(seat, report, looks, writer))
             for seat, report in _transferred(reports)
         }
-        self._write_active(looks, writer, is_written=any(fired.values()))
+        if any(_is_written(report) for _, report in reports) and not any(fired.values()):
+            self._write_active(looks, writer)
         for seat, alerts in fired.items():
             tell(alerts, seat.monitor.options.on_alert, run, seat.guard)
         act([(s.monitor.options.on_alert, fired.get(s, ())) for s in self._seats], run)
 
-    def _write_active(self, look: _Look, writer: Writer, *, is_written: bool) -> None:
+    def _write_active(self, look: _Look, writer: Writer) -> None:
         """Writes how many alerts are firing: of a healthy run, that there are none."""
-        if not is_written:
-            active = sum(len(seat.monitor.ledger.active) for seat in self._seats)
-            number = Scalar(tag="alerts/active", value=float(active))
-            report = Report(step=look.step, items=(number,))
-            with self._seats[0].guard.contain("writing"):
-                writer.write(report, log_step=look.step, epoch=look.run.epoch)
+        active = sum(len(seat.monitor.ledger.active) for seat in self._seats)
+        number = Scalar(tag="alerts/active", value=float(active))
+        report = Report(step=look.step, items=(number,))
+        with self._seats[0].guard.contain("writing"):
+            writer.write(report, log_step=look.step, epoch=look.run.epoch)
 
     def _observe(self, seat: Seat, look: _Look) -> Report | None:
         """Lets a monitor look at what was read for it; None where it cannot."""
@@ -121,6 +121,9 @@ class StraightLine:
     def _snapshot(self, seat: Seat, look: _Look, stack: ExitStack) -> Snapshot:
         engine, run, step, monitor = look.engine, look.run, look.step, seat.monitor
         read = {s.probe.name: s for s in seat.subscriptions if s in engine.due}
+        # An evaluation stands for itself, and the first snapshot is what all others are seen by.
+        is_whole = look.training is None or step == 0
+        is_whole = is_whole or seat.schedule.ends_burst(step, look.facts)
         forward = None
         if "forward" in monitor.needs:
             forward = stack.enter_context(engine.isolated_forward(seat.forward))
@@ -130,6 +133,7 @@ class StraightLine:
             epoch=run.epoch,
             stage=run.stage,
             trace=engine.trace,
+            weighted=engine.weights,
             values={name: subscription.values for name, subscription in read.items()},
             num_samples={name: s.num_samples for name, s in read.items()},
             weights=Weights(engine.model),
@@ -144,8 +148,9 @@ class StraightLine:
             references=monitor.references,
             forward=forward,
             read_layers=partial(engine.read_layers, forward=seat.forward),
-            wants_pictures=step >= seat.next_picture and not seat.overhead.gives_up_pictures,
-            ends_burst=seat.schedule.ends_burst(step, look.facts),
+            wants_pictures=is_whole
+            and step >= seat.next_picture
+            and not seat.overhead.gives_up_pictures,
             is_reference=step == 0 and run.stage == "fit",
         )
 
@@ -157,14 +162,9 @@ class StraightLine:
         with seat.overhead.measured():
             with seat.guard.contain("rules"):
                 changes = self._judge(seat, report, run)
-            with seat.guard.contain("writing"):
-                spent = Scalar(tag=f"overhead/{monitor.name}_percent", value=seat.overhead.percent)
-                writer.write(
-                    replace(report, items=(*report.items, spent)),
-                    log_step=look.step,
-                    epoch=run.epoch,
-                    prefix=_prefix(monitor, run),
-                )
+            if _is_written(report):
+                with seat.guard.contain("writing"):
+                    self._write(seat, report, look, writer)
             with seat.guard.contain("writing alerts"):
                 active = sum(len(other.monitor.ledger.active) for other in self._seats)
                 writer.write_alerts(changes, active=active, log_step=look.step, epoch=run.epoch)
@@ -172,6 +172,16 @@ class StraightLine:
             say(f"{monitor.name}: snapshot at step {look.step}", level=logging.INFO)
         self._keep_within_limit(seat, look)
         return changes
+
+    def _write(self, seat: Seat, report: Report, look: _Look, writer: Writer) -> None:
+        percent = seat.overhead.percent
+        spent = Scalar(tag=f"overhead/{seat.monitor.name}_percent", value=percent)
+        writer.write(
+            replace(report, items=(*report.items, spent)),
+            log_step=look.step,
+            epoch=look.run.epoch,
+            prefix=_prefix(seat.monitor, look.run),
+        )
 
     def _judge(self, seat: Seat, report: Report, run: RunView) -> list[Alert]:
         monitor = seat.monitor
@@ -207,6 +217,11 @@ def _checked(report: object) -> Report:
     if not isinstance(report, Report):
         raise TypeError(f"observe returned a {type(report).__name__}. Return a Report.")
     return report
+
+
+def _is_written(report: Report) -> bool:
+    """Whether it holds anything to be looked at: within a burst only rules learn of it."""
+    return not all(isinstance(item, Readings | ReadingsTable) for item in report.items)
 
 
 def _transferred(reports: Sequence[tuple[Seat, Report]]) -> list[tuple[Seat, Report]]:

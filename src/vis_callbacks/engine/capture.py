@@ -8,7 +8,7 @@ tells who called.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,11 +25,13 @@ from torch.overrides import (
 from torch.utils.hooks import RemovableHandle
 
 from vis_callbacks.analysis.nonlinearities import (
+    FUNCTIONS,
     MODULE_TYPES,
     Nonlinearity,
     classify,
 )
-from vis_callbacks.engine.layers import module_names, nth_call
+from vis_callbacks.engine.layers import module_names, nth_call, strip_compiled
+from vis_callbacks.engine.probe import WeightInfo
 
 Site = Literal["output", "input"]
 
@@ -56,6 +58,7 @@ class Seen:
     nonlinearity: Nonlinearity | None
     module: nn.Module
     weighted: WeightedCall | None
+    attached: Tensor  # the values with their graph, where the pass records one
 
     @property
     def kind(self) -> str:
@@ -104,6 +107,8 @@ _TRANSPOSED: frozenset[Callable[..., Any]] = frozenset(
 # parallel branches (57 convolutions lie in all of an Inception network).
 _REMEMBERED_CALLS = 64
 _WEIGHTED = _LINEAR | _CONVOLUTIONS | _TRANSPOSED
+_MAX_KEPT_VALUES = 2**22  # of a weight that touches the input: 16 MiB
+_LOOKED_AT = _WEIGHTED | FUNCTIONS
 
 
 class Capture:
@@ -120,6 +125,7 @@ class Capture:
             by the model's own ``__call__`` (DDP): that outermost call is no forward pass.
         contain: Context in which the sink runs, so that its failure is not the user's.
         follow: Tensors whose way is followed to the first weights they meet.
+        on_weight: Told of each call that multiplies with a weight.
     """
 
     def __init__(
@@ -131,12 +137,14 @@ class Capture:
         wrapped_root: bool = False,
         contain: Callable[[], AbstractContextManager[Any]] = nullcontext,
         follow: Iterable[Tensor] = (),
+        on_weight: Callable[[WeightInfo], object] | None = None,
     ) -> None:
         self._model = model
         self._sink = sink
         self._watched = {site: frozenset(names) for site, names in (watched or {}).items()}
         self._wrapped_root = wrapped_root
         self._contain = contain
+        self._on_weight = on_weight
         self._names = module_names(model)
         self._parameter_names = {id(p): name for name, p in model.named_parameters()}
         self._handles: list[RemovableHandle] = []
@@ -231,6 +239,11 @@ class Capture:
 
     # -- functional calls
 
+    @property
+    def follows(self) -> bool:
+        """Whether the way of some tensor is followed, through whatever call."""
+        return bool(self._raw)
+
     def call(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """Runs a function that the model has called, and looks at what came of it."""
         if _in_backward():
@@ -284,6 +297,7 @@ class Capture:
                     nonlinearity=nonlinearity,
                     module=module,
                     weighted=self._weight_before(module, values),
+                    attached=values,
                 )
             )
 
@@ -306,6 +320,7 @@ class Capture:
         places = (owner._parameters, owner._buffers)
         has_own_weight = is_computed or any(p.get("weight") is weight for p in places)
         block = self._names[owner]
+        touches_input = id(given) in self._raw
         self._weighted.append(
             WeightedCall(
                 block=block.rpartition(".")[0] if has_own_weight else block,
@@ -314,9 +329,25 @@ class Capture:
                     weight.shape[1] * groups if function in _TRANSPOSED else weight.shape[0]
                 ),
                 unit_axis=-1 if function in _LINEAR else 1,
-                touches_input=id(given) in self._raw,
+                touches_input=touches_input,
             )
         )
+        if self._on_weight is not None:
+            own = owner._parameters.get("weight")
+            if name is None and own is not None and own.shape == weight.shape:
+                # Rounded on the way (quantisation-aware): what learns is the module's own.
+                name, weight = f"{block}.weight", own
+            is_kept = touches_input and weight.numel() <= _MAX_KEPT_VALUES
+            self._on_weight(
+                WeightInfo(
+                    layer=strip_compiled(block),
+                    weight_name=name,
+                    kind=function.__name__,
+                    groups=groups,
+                    touches_input=touches_input,
+                    initial=weight.detach().clone() if is_kept else None,
+                )
+            )
 
     def _weight_before(self, module: nn.Module, values: Tensor) -> WeightedCall | None:
         """Returns the last weighted call before, in the same or an enclosing block.
@@ -338,10 +369,23 @@ class Capture:
 
     def _spread_raw(self, args: Any, kwargs: dict[str, Any], result: Any) -> None:
         """Follows the input through calls without weights."""
-        if any(id(item) in self._raw for item in (*_flat(args), *kwargs.values())):
+        given = [*_flat(args), *kwargs.values()]
+        if any(id(item) in self._raw for item in given) and not self._mixes(given):
             for tensor in _flat((result,)):
                 if isinstance(tensor, Tensor):
                     self._raw[id(tensor)] = tensor
+
+    def _mixes(self, given: Sequence[Any]) -> bool:
+        """Whether the input meets what a weight may have made of it: a skip connection."""
+        return bool(self._weighted) and any(
+            isinstance(item, Tensor)
+            and item.dim() > 1
+            and item.is_floating_point()
+            and id(item) not in self._raw
+            and id(item) not in self._parameter_names
+            and not any(item is buffer for buffer in self._model.buffers())
+            for item in given
+        )
 
 
 class _FunctionMode(TorchFunctionMode):
@@ -364,9 +408,11 @@ class _FunctionMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if self._capture is None:
+        capture = self._capture
+        # Most calls are none that we look at: a whole step makes some hundred of them.
+        if capture is None or (func not in _LOOKED_AT and not capture.follows):
             return func(*args, **(kwargs or {}))
-        return self._capture.call(func, args, kwargs or {})
+        return capture.call(func, args, kwargs or {})
 
     def leave(self) -> None:
         """Takes the mode off the stack, or makes it inert where another lies above it.
@@ -380,21 +426,21 @@ class _FunctionMode(TorchFunctionMode):
         stack = _modes()
         if stack and stack[-1] is self:
             self.__exit__(None, None, None)
-        elif stack and stack[-1] is below and self not in stack:
+        elif self in stack:
+            _INERT.append(self)
+        elif stack and stack[-1] is below:
             _pop_mode()  # type: ignore[no-untyped-call]
 
-    @property
-    def is_inert(self) -> bool:
-        """Whether it only waits to be taken off."""
-        return self._capture is None
+
+# Modes that only wait to be taken off.
+_INERT: list[_FunctionMode] = []
 
 
 def remove_inert_modes() -> None:
     """Takes off a mode of ours that could not be closed in its turn and has surfaced."""
-    top = _top_mode()
-    while isinstance(top, _FunctionMode) and top.is_inert:
-        top.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        top = _top_mode()
+    while _INERT and (top := _top_mode()) in _INERT:
+        top.__exit__(None, None, None)
+        _INERT.remove(top)
 
 
 def _modes() -> list[Any]:

@@ -22,7 +22,7 @@ from vis_callbacks.engine.layers import (
     nth_call,
     strip_compiled,
 )
-from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe
+from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe, WeightInfo
 from vis_callbacks.engine.ranks import RanksError, gather, merge_two
 from vis_callbacks.guard import Attempt, Guard
 
@@ -107,6 +107,7 @@ class Engine:
         self._due: list[Subscription] = []
         self._batch: Any = None
         self._trace: dict[str, LayerInfo] = {}
+        self._weights: dict[str, WeightInfo] = {}
         self._names_checked: set[int] = set()
         self._guard = Guard("the engine")
         self._batches_of: dict[int, Batch] = {}
@@ -136,6 +137,11 @@ class Engine:
     def trace(self) -> tuple[LayerInfo, ...]:
         """The layers met so far, in the order of the forward pass."""
         return tuple(self._trace.values())
+
+    @property
+    def weights(self) -> tuple[WeightInfo, ...]:
+        """The weights that the first extra pass met, in the order of the forward pass."""
+        return tuple(self._weights.values())
 
     # -- one occasion
 
@@ -259,6 +265,8 @@ class Engine:
             globs = subscription.probe.layers
             if globs is None or subscription.failure or id(subscription) in self._names_checked:
                 continue
+            if not subscription.probe.must_match:
+                continue
             self._names_checked.add(id(subscription))
             for glob in globs:
                 if not any(matches(name, (glob,)) for name in subscription.values):
@@ -273,16 +281,17 @@ class Engine:
         self._subscriptions.clear()
 
     def read_layers(
-        self, names: Sequence[str], inputs: Tensor, forward: Forward
+        self, names: Sequence[str], inputs: Tensor, forward: Forward, *, site: Site = "output"
     ) -> dict[str, Tensor]:
         """Returns copies of the named layers' activations for some inputs, as the model has them.
 
-        An isolated pass in evaluation mode. Names that are not met are missing.
+        An isolated pass in evaluation mode. Names that are not met are missing; at the site
+        "input" it is what the modules of these names are given.
         """
         kept: dict[str, Tensor] = {}
 
         def keep(seen: Seen) -> None:
-            if seen.name in names and seen.name not in kept:
+            if seen.name in names and seen.site == site and seen.name not in kept:
                 kept[seen.name] = torch.movedim(seen.values, seen.unit_axis, 1).clone()
 
         with (
@@ -293,7 +302,7 @@ class Engine:
                 devices=self._devices,
                 grad=False,
             ) as run,
-            Capture(self.model, keep, watched=self._watched("output", names)),
+            Capture(self.model, keep, watched=self._watched(site, names)),
         ):
             run.run(inputs)
         return kept
@@ -313,6 +322,7 @@ class Engine:
         self, due: Sequence[Subscription], wrapped_root: bool, follow: Any = None
     ) -> Capture:
         globs: dict[Site, list[str]] = {"output": [], "input": []}
+        is_first_pass = isinstance(follow, Tensor) and not self._weights
         for subscription in due:
             globs[subscription.probe.site].extend(subscription.probe.layers or ())
         return Capture(
@@ -326,6 +336,7 @@ class Engine:
             wrapped_root=wrapped_root,
             contain=lambda: self._guard.contain("seeing an activation"),
             follow=[follow] if isinstance(follow, Tensor) else (),
+            on_weight=self._note_weight if is_first_pass else None,
         )
 
     def _watched(self, site: Site, globs: Sequence[str]) -> dict[Site, list[str]]:
@@ -385,6 +396,9 @@ class Engine:
                 touches_input=bool(weighted and weighted.touches_input),
             )
         return name
+
+    def _note_weight(self, info: WeightInfo) -> None:
+        self._weights.setdefault(info.layer, info)
 
     def _batch_for(self, subscription: Subscription) -> Batch:
         key = id(subscription.batch_of)

@@ -62,15 +62,21 @@ class IsolatedForward:
             raise ValueError(f"chunk={chunk} is too small. Use at least 1 sample at a time.")
         return torch.cat([self._scores(part) for part in torch.split(inputs, chunk)])
 
-    def run(self, inputs: Any) -> Any:
-        """Returns whatever the forward pass returns: for reading activations."""
+    @property
+    def module(self) -> nn.Module:
+        """The module that is run, for reading its layers. Raises RuntimeError when over."""
         if self._module is None:
             raise RuntimeError(
                 "this forward pass is alive only inside observe (or the `isolated` context it "
                 "came from), which is over. Keep its results, not the function."
             )
+        return self._module
+
+    def run(self, inputs: Any) -> Any:
+        """Returns whatever the forward pass returns: for reading activations."""
+        module = self.module
         with self._forward_context():
-            return self._forward(self._module, _without_inference(inputs))
+            return self._forward(module, _without_inference(inputs))
 
     def close(self) -> None:
         """Ends its life, and lets go of the model."""

@@ -55,6 +55,7 @@ class Probe:
         occasion: ``"train_step"``, or ``"evaluation"``: fit's validation, trainer.validate,
             trainer.test.
         schedule: None takes the monitor's.
+        must_match: Whether a glob that no layer answers to is reported as a mistake.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Probe:
     site: Literal["output", "input"] = "output"
     occasion: Literal["train_step", "evaluation"] = "train_step"
     schedule: Schedule | None = None
+    must_match: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,28 @@ class LayerInfo:
     weight_name: str | None = None  # parameter whose rows feed the units; None: not known
     is_gate: bool = False
     touches_input: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightInfo:
+    """One weight as the forward pass met it, in the pass that found the layers.
+
+    Attributes:
+        layer: Name of the module that multiplied with it.
+        weight_name: Key in ``Snapshot.weights``; None: neither a parameter nor computed of some.
+        kind: ``"linear"``, ``"conv2d"``, ``"conv_transpose2d"``, ...
+        groups: Of a convolution.
+        touches_input: No other weight lies between it and the model's input.
+        initial: What it multiplied with, before the step's update: the effective values of a
+            parametrised weight. None where it does not touch the input, or is too large to keep.
+    """
+
+    layer: str
+    weight_name: str | None
+    kind: str
+    groups: int = 1
+    touches_input: bool = False
+    initial: Tensor | None = None
 
 
 Values = Mapping[str, Mapping[str, Any]]  # layer -> name -> tensor

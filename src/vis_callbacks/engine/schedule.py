@@ -15,6 +15,7 @@ _FIRST_STEPS = 20
 _APART = 5
 _SAMPLES_PER_BURST = 160
 _MIN_BURST, _MAX_BURST, _BURST_OF_UNKNOWN_BATCHES = 3, 8, 5
+_LONGEST_BURST = 100  # a user's own schedule may have bursts that never end
 _INTERVAL, _MAX_INTERVAL = 50, 1000
 _PER_STRETCH = 10  # bursts at one interval before it may grow
 _SHARE_OF_RUN = 20
@@ -148,6 +149,27 @@ class Bursts(Schedule):
     def thinned(self, thinning: int) -> Bursts:
         """Returns the schedule with ``thinning`` as given."""
         return replace(self, thinning=thinning)
+
+
+@final
+@dataclass(frozen=True)
+class BurstEnds(Schedule):
+    """Of another schedule, step 0 and the last step of each burst: for what is only shown."""
+
+    of: Schedule
+
+    def next_due(self, step: int, facts: RunFacts) -> int | None:
+        """Returns the next step that ends a burst, None where no burst of a fair size ends."""
+        following = self.of.next_due(step, facts)
+        for _ in range(_LONGEST_BURST):
+            if following is None or self.of.ends_burst(following, facts):
+                return following
+            following = self.of.next_due(following, facts)
+        return None
+
+    def thinned(self, thinning: int) -> BurstEnds:
+        """Returns the ends of the thinned schedule."""
+        return BurstEnds(self.of.thinned(thinning))
 
 
 @final

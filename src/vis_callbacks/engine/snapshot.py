@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from vis_callbacks.engine.isolation import forked_rng, kept_modes, swapped_buffers
-from vis_callbacks.engine.probe import LayerInfo, Values
+from vis_callbacks.engine.probe import LayerInfo, Values, WeightInfo
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import ForwardFn
@@ -94,6 +94,8 @@ class Snapshot:
         step: The x-axis of the user's own ``self.log``.
         planned_steps: None where the loop has no end that is known.
         trace: The layers in the order of the forward pass.
+        weighted: The weights in the order of the forward pass, as the run's first extra pass
+            met them.
         values: By probe, layer and name: merged over calls, micro-batches and ranks; on the
             device. A probe that was not due is missing.
         num_samples: By probe, the number of samples its values rest on (all ranks).
@@ -112,6 +114,7 @@ class Snapshot:
     epoch: int = 0
     stage: str = "fit"
     trace: tuple[LayerInfo, ...] = ()
+    weighted: tuple[WeightInfo, ...] = ()
     values: Mapping[str, Values] = field(default_factory=dict)
     num_samples: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
@@ -123,7 +126,6 @@ class Snapshot:
     forward: ForwardFn | None = None
     read_layers: Callable[..., Mapping[str, Tensor]] | None = None
     wants_pictures: bool = True
-    ends_burst: bool = True
     is_reference: bool = False
 
     def layer(self, name: str) -> LayerInfo:
