@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,22 +48,29 @@ class Weights(Mapping[str, Tensor]):
     name and read as its effective value.
     """
 
-    def __init__(self, model: nn.Module, names: Mapping[str, str] | None = None) -> None:
-        """Reads from ``model``; ``names`` maps our names to the model's where they differ."""
+    def __init__(self, model: nn.Module) -> None:
+        """Reads from ``model``, at each access anew."""
         self._model = model
-        self._names = {_plain(name): name for name, _ in model.named_parameters()} | dict(
-            names or {}
-        )
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:  # at each snapshot of a large model this would tell
+        return {_plain(name): name for name, _ in self._model.named_parameters()}
 
     def __getitem__(self, name: str) -> Tensor:
-        path, _, attribute = self._names.get(name, name).rpartition(".")
         try:
-            value = _read(self._model.get_submodule(path), attribute)
-        except AttributeError as error:
-            raise KeyError(name) from error
+            value = self._find(name)
+        except AttributeError:
+            try:
+                value = self._find(self._names.get(name, name))
+            except AttributeError as error:
+                raise KeyError(name) from error
         if not isinstance(value, Tensor):
             raise KeyError(name)
         return value.detach()
+
+    def _find(self, name: str) -> Any:
+        path, _, attribute = name.rpartition(".")
+        return _read(self._model.get_submodule(path), attribute)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
