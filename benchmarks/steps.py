@@ -27,10 +27,17 @@ _STEP_HOOKS = ("on_train_batch_start", "on_before_backward", "on_train_batch_end
 
 @dataclass(eq=False)
 class StepClock:
-    """Times each step from before the first callback to behind the last one."""
+    """Times each step from before the first callback to behind the last one.
+
+    Attributes:
+        seconds: Of each step.
+        tails: Of each epoch's end, from its last step on: the validation and what follows.
+    """
 
     seconds: list[float] = field(default_factory=list)
+    tails: list[float] = field(default_factory=list)
     _started: float = 0.0
+    _ended: float = 0.0
 
     def around(self, callbacks: Sequence[Callback]) -> list[Callback]:
         """Returns the callbacks between the two ends of the clock."""
@@ -50,7 +57,11 @@ class _Stop(Callback):
         self.clock = clock
 
     def on_train_batch_end(self, *args: Any) -> None:
-        self.clock.seconds.append(perf_counter() - self.clock._started)
+        self.clock._ended = perf_counter()
+        self.clock.seconds.append(self.clock._ended - self.clock._started)
+
+    def on_train_epoch_end(self, *args: Any) -> None:
+        self.clock.tails.append(perf_counter() - self.clock._ended)
 
 
 class Training(LightningModule):
@@ -86,13 +97,15 @@ def train(
     num_steps: int,
     folder: Path,
     num_epochs: int = 1,
+    num_validation_batches: int = 1,
+    clock: StepClock | None = None,
 ) -> list[float]:
     """Trains a fresh network and returns the seconds of each step.
 
     Every step sees the same batch, so that loading data takes no time.
     """
     torch.manual_seed(0)
-    clock = StepClock()
+    clock = clock or StepClock()
     batch = benchmark.batch()
     trainer = Trainer(
         accelerator="cpu",
@@ -107,7 +120,7 @@ def train(
     trainer.fit(
         Training(benchmark.make()),
         DataLoader([batch] * num_steps, batch_size=None),
-        DataLoader([batch], batch_size=None),
+        DataLoader([batch] * num_validation_batches, batch_size=None),
     )
     return clock.seconds
 

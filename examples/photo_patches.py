@@ -34,7 +34,13 @@ from photographs import (
     load_photographs,
     split_photographs,
 )
-from vis_callbacks import ActivationMonitor  # (1)
+from vis_callbacks import (  # (1)
+    ActivationMaximizationMonitor,
+    Monitor,
+    OcclusionMonitor,
+    TopPatchesMonitor,
+    default_monitors,
+)
 
 LEARNING_RATES = {"healthy": 0.01, "sick": 0.1}
 
@@ -107,6 +113,17 @@ def load_data(patches_per_photograph: int = 1000) -> PatchData:
     )
 
 
+def make_monitors(data: PatchData) -> list[Monitor]:
+    """Returns the four that may always be on, and the three that one adds to look closer."""
+    images = {"class_names": CLASS_NAMES, "mean": data.mean, "std": data.std}
+    return [
+        *default_monitors(**images),
+        OcclusionMonitor(**images),
+        TopPatchesMonitor(layers=["features.4", "features.7"], **images),
+        ActivationMaximizationMonitor(**images),
+    ]
+
+
 def train(name: str, learning_rate: float, data: PatchData, options: argparse.Namespace) -> None:
     """Trains one network into ``<output>/<name>`` and prints what came of it."""
     if (options.output / name).exists():
@@ -116,9 +133,9 @@ def train(name: str, learning_rate: float, data: PatchData, options: argparse.Na
         )
     print(f"\n=== {name}: learning rate {learning_rate:g} ===", flush=True)
     seed_everything(options.seed, verbose=False)
-    monitor = ActivationMonitor(class_names=CLASS_NAMES, mean=data.mean, std=data.std)  # (2)
+    monitors = make_monitors(data)  # (2)
     trainer = Trainer(
-        callbacks=[monitor],  # (3)
+        callbacks=[*monitors],  # (3) a copy: Lightning adds its own to the list
         max_epochs=options.epochs,
         logger=TensorBoardLogger(options.output, name=name, version=""),
         log_every_n_steps=10,
@@ -132,9 +149,10 @@ def train(name: str, learning_rate: float, data: PatchData, options: argparse.Na
     )
     accuracy = float(trainer.callback_metrics["val_accuracy"])
     print(f"{name}: validation accuracy {accuracy:.1%} (chance {1 / len(CLASS_NAMES):.1%})")
-    for alert in monitor.alerts:
+    alerts = [alert for monitor in monitors for alert in monitor.alerts]
+    for alert in alerts:
         print(f"{name}: [{alert.severity}] step {alert.step}: {alert.message} {alert.remedy}")
-    if not monitor.alerts:
+    if not alerts:
         print(f"{name}: no alert")
 
 

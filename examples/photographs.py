@@ -86,8 +86,8 @@ class PhotoPatches(Dataset[tuple[Tensor, int]]):
         generator = torch.Generator().manual_seed(seed)
         self.places = [
             (label, _below(height - size, generator), _below(width - size, generator))
+            for _ in range(patches_per_photograph)  # classes take turns: any part holds all
             for label, (_, height, width) in enumerate(p.shape for p in photographs)
-            for _ in range(patches_per_photograph)
         ]
 
     def __len__(self) -> int:

@@ -4,10 +4,21 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.tiny import tiny_loader, tiny_module
 
-from vis_callbacks import ActivationMonitor
+import vis_callbacks
+from vis_callbacks import Monitor
 
 ROOT = Path(__file__).parent.parent
+
+
+PUBLIC = [getattr(vis_callbacks, name) for name in vis_callbacks.__all__]
+MONITORS = [
+    kind
+    for kind in PUBLIC
+    if isinstance(kind, type) and issubclass(kind, Monitor) and kind is not Monitor
+]
+RULES = [rule for kind in MONITORS for rule in kind.rules]
 
 
 def cells(page: str, column: int) -> list[str]:
@@ -17,7 +28,7 @@ def cells(page: str, column: int) -> list[str]:
 
 def test_the_table_of_alerts_names_every_rule_and_no_other():
     named = re.findall(r"`(\w+)`", " ".join(cells((ROOT / "docs/alerts.md").read_text(), 1)))
-    assert set(named) == {rule.kind for rule in ActivationMonitor.rules}
+    assert set(named) == {rule.kind for rule in RULES}
 
 
 def test_the_table_of_alerts_has_the_severities_of_the_rules():
@@ -26,14 +37,34 @@ def test_the_table_of_alerts_has_the_severities_of_the_rules():
     for kinds, severities in zip(cells(page, 1), cells(page, 2), strict=True):
         for kind in re.findall(r"`(\w+)`", kinds):
             said.setdefault(kind, set()).update(severities.split(", "))
-    for rule in ActivationMonitor.rules:
+    for rule in RULES:
         assert rule.severity in said[rule.kind], rule.kind
 
 
 def test_the_readme_names_the_tags_that_are_written():
     named = re.findall(r"`([\w<>/]+)`", " ".join(cells((ROOT / "README.md").read_text(), 1)))
-    ours = {"alerts/active", "alerts/text", "overhead/activations_percent"}
-    assert set(named) <= ours | set(ActivationMonitor.tags)
+    ours = {"alerts/active", "alerts/text"}
+    ours |= {f"overhead/{kind.stem}_percent" for kind in MONITORS}
+    assert set(named) <= ours.union(*(kind.tags for kind in MONITORS))
+
+
+@pytest.mark.parametrize("kind", MONITORS, ids=lambda kind: kind.__name__)
+def test_every_monitor_has_its_page_and_a_picture_in_the_readme(kind):
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition(f"### `{kind.__name__}`")[2].partition("\n##")[0]
+    assert f"docs/monitors/{kind.stem}.md" in section
+    assert "](docs/images/" in section
+
+
+def test_the_readmes_lines_of_code_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    loader = tiny_loader()
+    names = {"model": tiny_module(), "train_loader": loader, "val_loader": loader}
+    code = code.replace("default_monitors())", "default_monitors(), max_epochs=2)")
+    exec(code, names)
+    assert len(names["trainer"].callbacks) > 4
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
 @pytest.mark.parametrize(

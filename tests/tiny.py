@@ -35,9 +35,18 @@ _SMALLEST: dict[str, Any] = {
     "stride": 2,
 }
 _SHARED = ("every_n_train_steps", "num_samples")
+# What fewer samples would leave nothing of: no map has less than four.
+_SMALLEST_OF: dict[str, dict[str, Any]] = {"EmbeddingMonitor": {"num_samples": 8}}
 # Options that have no default, and those that make a monitor write all that it can write.
 _REQUIRED: dict[str, Any] = {"layers": ["*relu*"]}
-_MOST: dict[str, Any] = {"layers": ["*relu*"], "histograms": True, "projector": True}
+_MOST: dict[str, Any] = {
+    "layers": ["*relu*"],
+    "histograms": True,
+    "projector": True,
+    "methods": ["gradient", "guided_backprop", "integrated_gradients", "grad_cam"],
+    "mask_fn": lambda batch: (batch[0] > 0).any(1),
+    "sanity_check": True,
+}
 
 
 class TinyModule(LightningModule):
@@ -115,12 +124,13 @@ def tiny_fit(
 
 def smallest(cls: type[Monitor], **options: Any) -> Monitor:
     """Returns the monitor that does all it does at the least cost, at every step."""
-    return cls(**_chosen(cls, _SMALLEST) | options)
+    return cls(**_chosen(cls, _SMALLEST) | _SMALLEST_OF.get(cls.__name__, {}) | options)
 
 
 def fullest(cls: type[Monitor], **options: Any) -> Monitor:
     """Returns the monitor at the least cost that still writes all that it can write."""
-    return cls(**_chosen(cls, _SMALLEST) | _chosen(cls, _MOST) | options)
+    least = _SMALLEST_OF.get(cls.__name__, {})
+    return cls(**_chosen(cls, _SMALLEST) | least | _chosen(cls, _MOST) | options)
 
 
 def required(cls: type[Monitor]) -> dict[str, Any]:

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from vis_callbacks.alerts.alert import Finding as Finding
     from vis_callbacks.alerts.alert import Rule as Rule
     from vis_callbacks.alerts.history import History as History
+    from vis_callbacks.callbacks.activation_maximization import (
+        ActivationMaximizationMonitor as ActivationMaximizationMonitor,
+    )
     from vis_callbacks.callbacks.activations import ActivationMonitor as ActivationMonitor
+    from vis_callbacks.callbacks.defaults import default_monitors as default_monitors
+    from vis_callbacks.callbacks.embedding import EmbeddingMonitor as EmbeddingMonitor
+    from vis_callbacks.callbacks.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
+    from vis_callbacks.callbacks.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
+    from vis_callbacks.callbacks.saliency import SaliencyMonitor as SaliencyMonitor
+    from vis_callbacks.callbacks.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.engine.probe import Activation as Activation
     from vis_callbacks.engine.probe import Batch as Batch
     from vis_callbacks.engine.probe import Probe as Probe
@@ -30,22 +39,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ActivationMaximizationMonitor": "callbacks.activation_maximization",
     "ActivationMonitor": "callbacks.activations",
     "Activation": "engine.probe",
     "Alert": "alerts.alert",
     "AlertRaisedError": "callbacks.reactions",
     "Batch": "engine.probe",
+    "EmbeddingMonitor": "callbacks.embedding",
+    "FilterMonitor": "callbacks.filters",
     "Finding": "alerts.alert",
     "History": "alerts.history",
     "Image": "report",
     "Monitor": "callbacks.monitor",
+    "OcclusionMonitor": "callbacks.occlusion",
     "Probe": "engine.probe",
     "Readings": "report",
     "Report": "report",
     "Rule": "alerts.alert",
+    "SaliencyMonitor": "callbacks.saliency",
     "Scalar": "report",
     "Snapshot": "engine.snapshot",
     "Text": "report",
+    "TopPatchesMonitor": "callbacks.top_patches",
+    "default_monitors": "callbacks.defaults",
     "summary": "layer_table",
 }
 

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from vis_callbacks.engine.capture import Capture, Seen, remove_inert_modes
+from vis_callbacks.engine.probe import WeightInfo
 
 # Nonlinearities in evaluation mode, and in training mode where auxiliary heads add some.
 COUNTS = {
@@ -250,6 +251,77 @@ def test_the_first_weight_that_touches_the_input_is_found_by_following_it():
     seen = see(Late(), x, follow=[x])
     assert [s.weighted.weight_name for s in seen] == ["stem.weight", "head.weight"]
     assert [s.weighted.touches_input for s in seen] == [True, False]
+
+
+def weights_of(model: nn.Module, x: Tensor) -> dict[str, WeightInfo]:
+    told: list[WeightInfo] = []
+    with torch.no_grad(), Capture(model, lambda seen: None, follow=[x], on_weight=told.append):
+        model(x)
+    return {info.layer: info for info in told}
+
+
+def test_each_weight_is_told_of_with_what_it_was_where_it_touches_the_input():
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(6, 5, 2), nn.ReLU())
+    told = weights_of(model, torch.randn(2, 4, 8, 8))
+    assert [(i.weight_name, i.kind, i.groups) for i in told.values()] == [
+        ("0.weight", "conv2d", 2),
+        ("1.weight", "conv_transpose2d", 1),
+    ]
+    assert told["1"].initial is None
+    before = told["0"].initial.clone()
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    assert torch.equal(told["0"].initial, before)
+
+
+def test_the_initial_values_of_a_computed_weight_are_those_it_computed():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.ReLU())
+    (info,) = weights_of(model, torch.randn(2, 4)).values()
+    assert info.weight_name == "0.weight"
+    assert torch.equal(info.initial, model[0].weight.detach())
+
+
+def test_a_skip_connection_over_the_first_layer_does_not_make_the_second_a_first():
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.register_buffer("shift", torch.ones(1, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x - self.shift
+            return self.second(x + self.first(x))
+
+    told = weights_of(Skip(), torch.randn(2, 4))
+    assert [info.touches_input for info in told.values()] == [True, False]
+
+
+def test_both_branches_of_an_input_touch_it():
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(2, 3), nn.Linear(2, 3)
+            self.scale = nn.Parameter(torch.ones(1, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = x.chunk(2, 1)
+            return self.left(left) + self.right(right * self.scale)
+
+    told = weights_of(Branches(), torch.randn(2, 4))
+    assert [info.touches_input for info in told.values()] == [True, True]
+
+
+def test_behind_a_recurrent_layer_nothing_touches_the_input():
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0])
+
+    (info,) = weights_of(Recurrent(), torch.randn(2, 5, 4)).values()
+    assert not info.touches_input
 
 
 def test_nothing_is_left_after_a_normal_exit_and_leaving_twice_is_harmless():

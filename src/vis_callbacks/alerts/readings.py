@@ -38,6 +38,34 @@ DORMANT_FRACTION = "dormant_fraction"  # share of units with E|h| <= .1 of the l
 EFFECTIVE_AREA = "effective_area"  # share of a map's positions that carry its activation
 FLAT_SHARE = "flat_share"  # share of values where the nonlinearity hardly has a gradient
 
+# Of the filters of a layer that touches the input. Here the learning rate is a layer's own.
+FILTER_ROUGHNESS = "filter_roughness"  # mean over the filters; white noise has 1
+INITIAL_ROUGHNESS = "initial_roughness"  # the same of the weights that changes are seen from
+ROUGHNESS_ERROR = "roughness_error"  # standard deviation of that mean, of white noise
+FILTER_NOISE = "filter_noise"  # mean of min(roughness, 1) over the filters that are not dead
+FILTER_CHANGE = "filter_change"  # |w - w0| / |w0| of the layer
+INHERITED_SHARE = "inherited_share"  # of the layer's energy, along the initial filters
+LEARNED_ROUGHNESS = "learned_roughness"  # of what training added, by energy
+INPUT_ROUGHNESS = "input_roughness"  # of the reference samples' windows of the kernel's size
+NOISE_LIKE = "noise_like"  # share of filters; known from 5x5 with three channels upwards
+DEAD_FILTERS = "dead_filters"  # share of filters with a norm below a thousandth of the median
+DOMINATING_FILTERS = "dominating_filters"  # norm above 5 x the median and the 95 % quantile
+DUPLICATED_FILTERS = "duplicated_filters"  # |cosine| above .98 with another one
+NUM_FILTERS = "num_filters"
+KERNEL_SIZE = "kernel_size"  # the shortest side; 0 where neighbours mean nothing
+DECAY_LEFT = "decay_left"  # factor that weight decay alone has left of the initial weights
+FIRST_STEP = "first_step"  # of the weights that changes are seen from; 0: the initial ones
+PLANNED_STEPS = "planned_steps"  # of the whole run
+TRAINING_LOSS = "training_loss"  # of the whole run, as the user logs it; or 1 - accuracy
+VALIDATION_LOSS = "validation_loss"  # likewise
+
+# Of the features of a layer over samples of an evaluation.
+EFFECTIVE_RANK = "effective_rank"  # directions in which they vary; 0: all features are equal
+FEATURE_SPREAD = "feature_spread"  # root mean squared distance from the mean / norm
+CLASS_AGREEMENT = "class_agreement"  # share of the 10 nearest neighbours of the same class
+NUM_EMBEDDED = "num_embedded"  # samples they are read of; of the whole run
+NUM_CLASSES = "num_classes"  # different labels among these; of the whole run
+
 # The first time that one of these is above 0 is remembered for the whole run.
 LANDMARKS = (NON_FINITE, NON_FINITE_LOSS)
 

@@ -89,4 +89,5 @@ def keep_references(monitor: Monitor, batch: Any, source: str) -> None:
             source=source,
             input_fn=options.input_fn,
             label_fn=options.label_fn,
+            mask_fn=getattr(monitor, "mask_fn", None),
         )

@@ -370,10 +370,15 @@ class Capture:
     def _spread_raw(self, args: Any, kwargs: dict[str, Any], result: Any) -> None:
         """Follows the input through calls without weights."""
         given = [*_flat(args), *kwargs.values()]
-        if any(id(item) in self._raw for item in given) and not self._mixes(given):
-            for tensor in _flat((result,)):
-                if isinstance(tensor, Tensor):
-                    self._raw[id(tensor)] = tensor
+        followed = [item for item in given if id(item) in self._raw]
+        if not followed or self._mixes(given):
+            return
+        # A matrix that is learned and a new shape: an embedding, a recurrent layer, ``x @ w``.
+        has_matrix = any(id(i) in self._parameter_names and i.dim() > 1 for i in given)
+        for tensor in _flat((result,)):
+            is_new = isinstance(tensor, Tensor) and tensor.shape != followed[0].shape
+            if isinstance(tensor, Tensor) and not (has_matrix and is_new):
+                self._raw[id(tensor)] = tensor
 
     def _mixes(self, given: Sequence[Any]) -> bool:
         """Whether the input meets what a weight may have made of it: a skip connection."""

@@ -36,12 +36,14 @@ class References:
         labels: (samples,) int64, or None where there are none that name classes.
         source: Where they come from, for captions: "the first validation batch".
         note: What must be said about them, such as why there are no labels.
+        masks: (samples, ...) what the user's ``mask_fn`` gave for them, or None.
     """
 
     inputs: Tensor
     labels: Tensor | None
     source: str
     note: str = ""
+    masks: Tensor | None = None
 
 
 def take_references(
@@ -51,6 +53,7 @@ def take_references(
     source: str,
     input_fn: Callable[[Any], Tensor] | None = None,
     label_fn: Callable[[Any], Tensor | None] | None = None,
+    mask_fn: Callable[[Any], Tensor] | None = None,
 ) -> References:
     """Returns copies of up to ``num_samples`` samples of a batch that passes by.
 
@@ -75,11 +78,13 @@ def take_references(
             labels, note = None, "too few samples have a label of 0 or above"
             chosen = list(range(min(num_samples, len(values))))
     index = torch.tensor(chosen, device=inputs.device)
+    masks = None if mask_fn is None else _checked_masks(mask_fn(batch), len(inputs))
     return References(
         inputs=_copied(inputs, index),
         labels=None if labels is None else _copied(labels, index.to(labels.device)),
         source=source,
         note=note,
+        masks=None if masks is None else _copied(masks, index.to(masks.device)),
     )
 
 
@@ -145,6 +150,15 @@ def require_tensor(inputs: object, batch: Any) -> Tensor:
             f"{describe(batch)}. Return a tensor (samples, ...)."
         )
     return inputs
+
+
+def _checked_masks(masks: object, num_samples: int) -> Tensor:
+    if not isinstance(masks, Tensor) or masks.dim() == 0 or len(masks) != num_samples:
+        raise TypeError(
+            f"mask_fn returned {describe(masks)} for a batch of {num_samples} samples. Return a "
+            "tensor (samples, height, width)."
+        )
+    return masks
 
 
 def _check_inputs(inputs: object, batch: Any) -> None:

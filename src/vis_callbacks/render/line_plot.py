@@ -43,6 +43,7 @@ def line_plot(
     caption: Sequence[object] = (),
     *,
     y_label: str = "",
+    x_label: str = "step",
     y_range: tuple[float, float] | None = None,
     width: int = MAX_FRAME_WIDTH,
     height: int = 220,
@@ -53,6 +54,7 @@ def line_plot(
         curves: Name to (steps, values). A value that is not finite leaves a gap, and is counted.
         caption: Lines over the picture.
         y_label: What the values are, with their unit; written over the axis.
+        x_label: What the steps are, where they are none: whole numbers in any case.
         y_range: By default what the values take.
         width: Of the picture, in pixels.
         height: Of the plot, without caption and legend.
@@ -69,10 +71,10 @@ def line_plot(
             raise ValueError(f"curve {name!r} has {len(steps)} steps and {len(values)} values")
     y_ends = _ends([values for _, values in data.values()]) if y_range is None else y_range
     y_axis = _Axis(*y_ends, height - line_height() - _GAP, line_height() + _GAP)
-    left = max(text_width(text) for text in ("step", *(text for text, _ in y_axis.ticks()))) + _GAP
+    left = max(text_width(text) for text in (x_label, *(text for text, _ in y_axis.ticks()))) + _GAP
     x_axis = _Axis(*_ends([steps for steps, _ in data.values()]), left, width - _MARGIN)
     plot = _plot(list(data.values()), x_axis, y_axis, (width, height))
-    _draw_axes(plot, x_axis, y_axis, y_label)
+    _draw_axes(plot, x_axis, y_axis, (x_label, y_label))
     num_missing = sum(int(np.count_nonzero(~np.isfinite(values))) for _, values in data.values())
     notes = [f"gaps: {num_missing:,} values that are not finite"] if num_missing else []
     parts = [plot]
@@ -163,12 +165,13 @@ def _draw_curve(
         draw_marker(draw, x, y, kind, 4 * OVERSAMPLING, is_wrong=False)
 
 
-def _draw_axes(canvas: Picture, x_axis: _Axis, y_axis: _Axis, y_label: str) -> None:
+def _draw_axes(canvas: Picture, x_axis: _Axis, y_axis: _Axis, labels: tuple[str, str]) -> None:
     """Draws the two axes, their ticks and what they are."""
     left, bottom = x_axis.start, y_axis.start
     canvas[bottom, left : x_axis.end] = canvas[y_axis.end : bottom, left] = FAINT_INK
+    x_label, y_label = labels
     write(canvas, y_label, 3, 0, colour=FAINT_INK)
-    write(canvas, "step", left - 3, bottom + 5, align="right", colour=FAINT_INK)
+    write(canvas, x_label, left - 3, bottom + 5, align="right", colour=FAINT_INK)
     for text, y in y_axis.ticks():
         write(canvas, text, left - 3, y - line_height() // 2, align="right")
     for text, x in x_axis.ticks(whole=True):

@@ -1,0 +1,150 @@
+"""Looks at a saved checkpoint: saliency, occlusion and filters, without any Trainer.
+
+    python examples/checkpoint.py                       trains a minute's worth, saves, looks
+    python examples/checkpoint.py --checkpoint my.ckpt  looks at one of photo_patches.py's network
+
+Three pictures are written: which pixels drive a class and a unit, where hiding a square costs
+the class, and what the first layer looks for. What is needed for your own network are the
+functions `saliency`, `occlusion` and `filters`: they take a module and tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from photo_patches import PatchClassifier, PatchData, load_data
+from photographs import CLASS_NAMES
+from vis_callbacks.analysis.filters import as_filters
+from vis_callbacks.analysis.occlusion import occlude, probabilities
+from vis_callbacks.analysis.occlusion_plan import plan_occlusion
+from vis_callbacks.analysis.saliency import attribute
+from vis_callbacks.analysis.saliency_maps import saliency_maps
+from vis_callbacks.engine.isolation import isolated
+from vis_callbacks.engine.score_functions import class_score, unit_score
+from vis_callbacks.engine.scores import Unit
+from vis_callbacks.render.filter_grid import FilterPanel, filter_grid
+from vis_callbacks.render.images import to_uint8
+from vis_callbacks.render.occlusion_maps import OcclusionView, occlusion_views
+from vis_callbacks.render.saliency_maps import SaliencyMap, SaliencyRow, saliency_grid
+
+UNIT = Unit.parse("features.7:5")  # channel 5 of the last ReLU; `summary` lists the layers
+
+
+def saliency(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarray) -> np.ndarray:
+    """Returns each image beside what drives its class, by two methods, and what drives a unit."""
+    with isolated(model) as forward:  # evaluation mode; nothing of the model changes
+        of_class, of_unit = class_score(forward, labels), unit_score(forward, UNIT)
+        found = {
+            "gradient": attribute("gradient", of_class, images),
+            "SmoothGrad": attribute("smoothgrad", of_class, images),
+            f"unit {UNIT}": attribute("gradient", of_unit, images),
+        }
+    maps = {title: saliency_maps(part.values).numpy() for title, part in found.items()}
+    rows = [
+        SaliencyRow(
+            image=image,
+            lines=(CLASS_NAMES[label],),
+            maps=tuple(SaliencyMap(title=t, values=of_all[i]) for t, of_all in maps.items()),
+        )
+        for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True))
+    ]
+    return saliency_grid(rows, ["which pixels drive the class, and a unit"])
+
+
+def occlusion(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarray) -> np.ndarray:
+    """Returns each image beside its class's probability while a square hides a part of it."""
+    plan = plan_occlusion(tuple(images.shape[-2:]), len(images))
+
+    def measure(occluded: Tensor, owners: Tensor) -> Tensor:
+        shares = probabilities(model(occluded))
+        of_class = shares.gather(1, labels[owners, None])
+        return torch.cat([of_class, shares.argmax(1, keepdim=True)], dim=1)
+
+    values = occlude(measure, images, plan).values.numpy()
+    views = [
+        OcclusionView(
+            image=image,
+            probability=values[i, :, :, 0],
+            activity=None,
+            classes=values[i, :, :, 1].astype(np.int64),
+            lines=(CLASS_NAMES[label],),
+        )
+        for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True))
+    ]
+    half = plan.window_size / 2
+    centres = [top + half for top in plan.tops], [left + half for left in plan.lefts]
+    caption = [f"a grey square of {plan.window_size} px hides each place in turn"]
+    return occlusion_views(views, centres, plan.window_size, caption, class_names=CLASS_NAMES)
+
+
+def filters(model: nn.Module) -> np.ndarray:
+    """Returns the filters of the first convolution."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    weights = as_filters(first.weight.detach(), "conv2d", first.groups, ())
+    return filter_grid([FilterPanel(filters=weights.numpy())], ["filters of the first layer"])
+
+
+def train(path: Path, data: PatchData, num_steps: int) -> None:
+    """Trains the network of photo_patches.py for a short while and saves it."""
+    torch.manual_seed(0)
+    model = PatchClassifier(len(CLASS_NAMES), learning_rate=0.02)
+    optimizer = model.configure_optimizers()
+    loader = iter(DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True))
+    for _ in range(num_steps):
+        images, labels = next(loader)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": model.state_dict()}, path)
+
+
+def load(path: Path) -> nn.Module:
+    """Returns the network of a Lightning checkpoint, ready to be looked at."""
+    model = PatchClassifier(len(CLASS_NAMES), learning_rate=0.0)
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    return model.eval()
+
+
+def one_of_each(data: PatchData, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Returns the first unseen patch of each of these classes, and its label."""
+    a_class = len(data.validation) // len(CLASS_NAMES)
+    pairs = [data.validation[label * a_class] for label in classes]
+    return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the three pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("checkpoint_pictures"))
+    parser.add_argument("--steps", type=int, default=600, help="of training, without a checkpoint")
+    options = parser.parse_args(arguments)
+    path = options.checkpoint or options.output / "patches.ckpt"
+    data = load_data(max(8, -(-64 * options.steps // len(CLASS_NAMES))))
+    if options.checkpoint is None and not path.exists():
+        train(path, data, options.steps)
+    model = load(path)
+    images, labels = one_of_each(data, classes=(0, 1, 3, 4, 7, 11))
+    shown = to_uint8(images.numpy(), data.mean, data.std).images
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name, picture in {
+        "saliency": saliency(model, images, labels, shown),
+        "occlusion": occlusion(model, images, labels, shown),
+        "filters": filters(model),
+    }.items():
+        Image.fromarray(picture).save(options.output / f"{name}.png")
+        print(options.output / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

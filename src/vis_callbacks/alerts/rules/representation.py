@@ -1,0 +1,133 @@
+"""Features that no longer tell samples apart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vis_callbacks.alerts.alert import Evidence, Finding, Outcome, Severity, Verdict
+from vis_callbacks.alerts.history import History
+from vis_callbacks.alerts.readings import (
+    CLASS_AGREEMENT,
+    EFFECTIVE_RANK,
+    FEATURE_SPREAD,
+    NUM_CLASSES,
+    NUM_EMBEDDED,
+)
+from vis_callbacks.alerts.rules.circumstances import has_broken_down, quoted, share, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationCollapse:
+    """The features of all samples are equal, or vary along one direction only.
+
+    Judged by numbers, never by the look of a map: t-SNE pulls any cloud apart. A classifier
+    that has learned to the end leaves as many directions as classes, less one, so with two
+    classes one direction is health and is not judged; a layer that never had more than one
+    direction is not judged either.
+
+    Of 112 trainings of eight small networks on digits, at rates from far too low to far too
+    high, all 22 that raised it ended below 25 % accuracy; none of the 74 above 30 % did, whose
+    rank never fell below 2.4 once 90 % were reached.
+
+    Attributes:
+        equal_spread: Spread of the features, relative to their size, up to which they count as
+            equal: what float32 leaves.
+        max_rank: Effective rank up to which the features vary along about one direction.
+        min_fall: By what factor the rank must have fallen since the first snapshot, or since
+            the highest that is remembered.
+        min_classes: With fewer, one direction is enough.
+        min_samples: With fewer, nothing is said.
+    """
+
+    kind: ClassVar[str] = "representation_collapse"
+    severity: ClassVar[Severity] = "warning"
+
+    equal_spread: float = 1e-6
+    max_rank: float = 1.2
+    min_fall: float = 2.0
+    min_classes: int = 3
+    min_samples: int = 32
+
+    def check(self, history: History) -> Outcome:
+        """Returns the layers whose features have collapsed."""
+        num_samples = history.latest(NUM_EMBEDDED)
+        if has_broken_down(history) or not num_samples >= self.min_samples:
+            return Verdict.UNDECIDED
+        layers = history.layers(FEATURE_SPREAD)
+        equal = [x for x in layers if history.latest(FEATURE_SPREAD, x) <= self.equal_spread]
+        if equal:
+            return self._equal(history, tuple(equal), int(num_samples))
+        if not history.latest(NUM_CLASSES) >= self.min_classes:
+            return None
+        fallen = [layer for layer in layers if self._has_fallen(history, layer)]
+        return self._fallen(history, tuple(fallen), int(num_samples)) if fallen else None
+
+    def _has_fallen(self, history: History, layer: str) -> bool:
+        latest = history.latest(EFFECTIVE_RANK, layer)
+        return latest <= self.max_rank and _highest(history, layer) >= self.min_fall * latest
+
+    def _equal(self, history: History, layers: tuple[str, ...], num_samples: int) -> Finding:
+        return Finding(
+            message=f"The features of {quoted(layers)} are equal for all {num_samples:,} samples:"
+            " whatever lies behind them cannot tell samples apart.",
+            layers=layers,
+            since_step=_since(history, layers[0], FEATURE_SPREAD, self.equal_spread),
+            evidence=_evidence(history, layers[0]),
+            sample_size=num_samples,
+            could_be=("inputs that are all equal", "a layer before it whose units are all dead"),
+            remedy="Look at the dead units of the layers before; try a tenth of the learning rate.",
+            severity="critical",
+            cause="equal",
+        )
+
+    def _fallen(self, history: History, layers: tuple[str, ...], num_samples: int) -> Finding:
+        worst = min(layers, key=lambda layer: history.latest(EFFECTIVE_RANK, layer))
+        rank, highest = history.latest(EFFECTIVE_RANK, worst), _highest(history, worst)
+        agreement = history.latest(CLASS_AGREEMENT, worst)
+        of_class = (
+            ""
+            if math.isnan(agreement)
+            else f" {share(agreement)} of nearest neighbours are of the same class."
+        )
+        return Finding(
+            message=f"The features of {quoted(layers)} vary along about one direction: effective"
+            f" rank {rank:.2f}, once {highest:.1f}, with"
+            f" {whole(history.latest(NUM_CLASSES))} classes.{of_class}",
+            layers=layers,
+            since_step=_since(history, worst, EFFECTIVE_RANK, self.max_rank),
+            evidence=_evidence(history, worst),
+            sample_size=num_samples,
+            could_be=("classes that lie in an order, such as ages",),
+            remedy="Try a tenth of the learning rate; look at the dead units of the layers before.",
+            cause="one direction",
+            min_snapshots=2,
+        )
+
+
+def _highest(history: History, layer: str) -> float:
+    """Returns the highest effective rank that is remembered."""
+    series = history.series(EFFECTIVE_RANK, layer)
+    return max((rank for rank in series if not math.isnan(rank)), default=math.nan)
+
+
+def _since(history: History, layer: str, metric: str, most: float) -> int:
+    """Returns since which step the number has been so low without a break."""
+    since = history.steps[-1]
+    for step, value in zip(history.steps[::-1], history.series(metric, layer)[::-1], strict=True):
+        if not value <= most:
+            break
+        since = step
+    return since
+
+
+def _evidence(history: History, layer: str) -> Evidence:
+    return {
+        "layer": layer,
+        EFFECTIVE_RANK: history.latest(EFFECTIVE_RANK, layer),
+        "highest_effective_rank": _highest(history, layer),
+        FEATURE_SPREAD: history.latest(FEATURE_SPREAD, layer),
+        CLASS_AGREEMENT: history.latest(CLASS_AGREEMENT, layer),
+        NUM_CLASSES: history.latest(NUM_CLASSES),
+    }

@@ -1,0 +1,102 @@
+"""Which classes and units are maximized, and their scores: one row of a batch each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vis_callbacks.engine.isolation import IsolatedForward
+from vis_callbacks.engine.score_functions import run_with_layers, value_of_unit
+from vis_callbacks.engine.scores import Unit, find_scores, select_scores
+from vis_callbacks.render.occlusion_maps import class_name
+
+if TYPE_CHECKING:
+    from vis_callbacks.engine.isolation import ForwardFn
+
+
+@dataclass(frozen=True)
+class MaximizedTargets:
+    """The targets in the order of the rows: classes, then units."""
+
+    classes: tuple[int, ...]
+    units: tuple[Unit, ...]
+
+    @classmethod
+    def chosen(
+        cls,
+        classes: Sequence[int] | None,
+        units: Sequence[Unit] | None,
+        *,
+        num_classes: int,
+        max_images: int,
+    ) -> MaximizedTargets:
+        """Returns what is asked for; where nothing is, all classes, of many a part.
+
+        Raises:
+            ValueError: A class that the scores do not have.
+        """
+        for number in classes or ():
+            if number >= num_classes:
+                raise ValueError(
+                    f"classes holds {number}, which is no class of these scores: they have "
+                    f"{num_classes}. Use 0 to {num_classes - 1}."
+                )
+        if classes is None:
+            count = 0 if units else min(num_classes, max_images)
+            classes = [index * num_classes // count for index in range(count)]
+        return cls(tuple(classes), tuple(units or ()))
+
+    @property
+    def num_rows(self) -> int:
+        """How many targets there are."""
+        return len(self.classes) + len(self.units)
+
+    def names(self, class_names: Sequence[str] | None) -> list[str]:
+        """Returns what each target is called in pictures."""
+        return [class_name(number, class_names) for number in self.classes] + [
+            f"unit {unit}" for unit in self.units
+        ]
+
+    def of_all(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
+        """Returns the score of each sample for each target, (samples, rows)."""
+        columns = [
+            select_scores(scores, scores.new_full((len(scores),), number, dtype=torch.int64))
+            for number in self.classes
+        ]
+        columns += [value_of_unit(layers[unit.layer], unit) for unit in self.units]
+        return torch.stack(columns, dim=1)
+
+    def of_rows(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
+        """Returns the score of each row for its own target, (rows,)."""
+        num_classes = len(self.classes)
+        numbers = torch.tensor(self.classes, dtype=torch.int64, device=scores.device)
+        parts = [select_scores(scores[:num_classes], numbers)] if num_classes else []
+        for row, unit in enumerate(self.units, start=num_classes):
+            parts.append(value_of_unit(layers[unit.layer][row : row + 1], unit))
+        return torch.cat(parts)
+
+
+def run(
+    forward: ForwardFn, inputs: Tensor, units: Sequence[Unit]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the scores, and the activations of the units' layers, of one pass.
+
+    Raises:
+        ValueError: A layer was not met, or only scores can be had from this function.
+    """
+    names = list(dict.fromkeys(unit.layer for unit in units))
+    if not names:
+        return forward(inputs), {}
+    if not isinstance(forward, IsolatedForward):
+        raise ValueError(f"units cannot be read through {type(forward).__name__}.")
+    output, layers = run_with_layers(forward, inputs, names)
+    values = {name: _at_least_float32(layer.values) for name, layer in layers.items()}
+    return _at_least_float32(find_scores(output, len(inputs))), values
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.element_size() < 4 else values

@@ -1,0 +1,301 @@
+"""Reading top-activating patches as the batches of an evaluation pass by."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vis_callbacks.analysis.receptive_field import ReceptiveField
+from vis_callbacks.analysis.top_patches import (
+    ByteImages,
+    as_bytes,
+    as_pictures,
+    factor_and_side,
+    finite_samples,
+    merged,
+    packed,
+    top_patches,
+)
+from vis_callbacks.engine.references import class_labels
+from vis_callbacks.engine.scores import Unit
+
+if TYPE_CHECKING:
+    from vis_callbacks.engine.probe import Activation, Batch, Probe
+
+PROBE = "patches"
+
+Chosen = Literal["random", "strongest", "selective"]
+
+MAX_PATCH_SIDE = 64  # larger ones are averaged: more would not be seen in a row of nine
+MAX_IMAGE_SIDE = 256
+_FEW_UNITS = 16  # of more, whole images are kept no larger than patches
+_MAX_BYTES = 64 * 2**20  # of the units among which the strongest are looked for
+
+
+@dataclass(frozen=True)
+class UnitChoice:
+    """Which units of a layer are watched.
+
+    Attributes:
+        units: A word; or indices that hold for all layers, and ``"layer:index"``.
+        max_units: How many a word chooses.
+        seed: Of what is drawn at random.
+    """
+
+    units: Chosen | Sequence[int | str]
+    max_units: int
+    seed: int
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the choice is made among many, once they have been read."""
+        return self.units in ("strongest", "selective")
+
+    def candidates(self, layer: str, num_units: int, most: int) -> list[int]:
+        """Returns the units to read, in increasing order; at most ``most`` that are not named.
+
+        Raises:
+            ValueError: A named one is none of the layer's.
+        """
+        if not isinstance(self.units, str):
+            return self._named(layer, num_units)
+        count = min(num_units, most if self.is_measured else self.max_units)
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn: list[int] = torch.randperm(num_units, generator=generator)[:count].tolist()
+        return sorted(drawn)
+
+    def _named(self, layer: str, num_units: int) -> list[int]:
+        parsed = [Unit.parse(u) if isinstance(u, str) else Unit(layer, u) for u in self.units]
+        wanted = [unit for unit in parsed if unit.layer == layer]
+        for unit in wanted:
+            unit.check({layer: num_units})
+        return list(dict.fromkeys(unit.index for unit in wanted))
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """What each position of a map sees of an image of one size, on the device."""
+
+    table: Tensor  # (positions, 4)
+    extent: int  # of the largest box
+
+
+class PatchReader:
+    """The reduction: of each batch the best patches of each unit, with the pixels under them.
+
+    It is made for one run and keeps only what is the same for all batches of it.
+
+    Args:
+        choice: Which units.
+        top_k: Patches a unit.
+        per_image: At most so many of one image.
+        keep_whole: Keep the whole images.
+        fields: By layer; one that is not there yet sees the whole image.
+        meet: Called with the inputs of each batch, and whether they have labels.
+    """
+
+    def __init__(
+        self,
+        choice: UnitChoice,
+        *,
+        top_k: int,
+        per_image: int,
+        keep_whole: bool,
+        fields: Mapping[str, ReceptiveField],
+        meet: Callable[[Tensor, bool], object],
+    ) -> None:
+        self._choice = choice
+        self._top_k = top_k
+        self._per_image = per_image
+        self._keep_whole = keep_whole
+        self._fields = fields
+        self._meet = meet
+        self._indices: dict[tuple[str, int, torch.device], Tensor] = {}
+        self._boxes: dict[tuple[object, ...], _Boxes | None] = {}
+        # Several layers read the same batch; what is kept of it goes when it goes.
+        self._batch: weakref.ref[Batch] | None = None
+        self._images: dict[int, ByteImages] = {}
+
+    def probe(self, layers: Sequence[str]) -> Probe:
+        """Returns what to read, of these layers."""
+        from vis_callbacks.engine.probe import Probe
+
+        return Probe(
+            name=PROBE,
+            reduce=self.read,
+            merge={
+                "top": partial(merged, top_k=self._top_k),
+                "fired": "sum",
+                "ignored": "sum",
+            },
+            layers=layers,
+            occasion="evaluation",
+        )
+
+    def read(self, activation: Activation, batch: Batch) -> dict[str, Tensor]:
+        """Returns packed patches, how many samples excite each unit, and how many are ignored."""
+        inputs, values = batch.inputs, activation.values
+        if inputs is None or len(values) != len(inputs):
+            raise ValueError(
+                f'layer "{activation.layer}" has {len(values)} rows for {batch.num_samples} '
+                "samples: its activations cannot be told apart by image. Leave it out of layers."
+            )
+        pictures = as_pictures(inputs[:0])
+        size = (pictures.shape[2], pictures.shape[3])
+        boxes = self._boxes_of(activation, size, inputs.dim())
+        whole = boxes is None or self._keep_whole
+        extent = max(size) if whole or boxes is None else boxes.extent
+        index = self._index_of(activation.layer, values, max(size))
+        if not len(index):  # units of other layers are named
+            return _nothing(values.device)
+        factor, side = factor_and_side(extent, self._limit(len(index), whole=whole))
+        images, shown = self._bytes_of(batch, inputs, factor), values[:, index].float()
+        is_valid = finite_samples(shown, images)
+        labels, _ = class_labels(batch.labels, len(inputs))
+        self._meet(inputs, labels is not None)
+        top = top_patches(
+            shown,
+            images,
+            samples=_numbers(batch, values.device),
+            is_valid=is_valid,
+            labels=labels,
+            boxes=None if boxes is None else boxes.table,
+            keep_whole=whole,
+            top_k=self._top_k,
+            per_sample=self._per_image if boxes is not None else 1,
+            side=side,
+        )
+        return {
+            "top": packed(top),
+            "fired": ((shown.amax(2) > 0) & is_valid.unsqueeze(1)).sum(0),
+            "ignored": (~is_valid).sum(),
+        }
+
+    def _limit(self, num_units: int, *, whole: bool) -> int:
+        return MAX_IMAGE_SIDE if whole and num_units <= _FEW_UNITS else MAX_PATCH_SIDE
+
+    def _index_of(self, layer: str, values: Tensor, image_side: int) -> Tensor:
+        """Returns the units that are read, on the device."""
+        num_units = values.shape[1]
+        key = (layer, num_units, values.device)
+        if key not in self._indices:
+            side = min(image_side, MAX_PATCH_SIDE)
+            most = max(self._choice.max_units, _MAX_BYTES // (self._top_k * 3 * side * side))
+            chosen = self._choice.candidates(layer, num_units, most)
+            self._indices[key] = torch.tensor(chosen, dtype=torch.int64, device=values.device)
+        return self._indices[key]
+
+    def _bytes_of(self, batch: Batch, inputs: Tensor, factor: int) -> ByteImages:
+        if self._batch is None or self._batch() is not batch:
+            self._images.clear()
+            self._batch = weakref.ref(batch, lambda _: self._images.clear())
+        if factor not in self._images:
+            self._images[factor] = as_bytes(inputs, factor)
+        return self._images[factor]
+
+    def _boxes_of(self, activation: Activation, size: tuple[int, int], rank: int) -> _Boxes | None:
+        """Returns what each position sees; None: all of the image."""
+        field = self._fields.get(activation.layer)
+        if field is None or field.is_global:
+            return None
+        num_positions = activation.values.shape[2]
+        grid = _grid_of(activation, field)
+        key = (activation.layer, grid, num_positions, size, activation.values.device)
+        if key not in self._boxes:
+            boxes = boxes_of(field, grid, size, rank)
+            fits = boxes is not None and len(boxes) == num_positions
+            self._boxes[key] = (
+                _Boxes(boxes.to(activation.values.device), _extent_of(boxes))
+                if fits and boxes is not None
+                else None
+            )
+        return self._boxes[key]
+
+
+def _nothing(device: torch.device) -> dict[str, Tensor]:
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    records = torch.zeros(0, 0, 1, 0, dtype=torch.uint8, device=device)
+    return {"top": records, "fired": none, "ignored": none.sum()}
+
+
+def boxes_of(
+    field: ReceptiveField, grid: Sequence[int], size: Sequence[int], rank: int
+) -> Tensor | None:
+    """Returns what each position sees of a picture, (positions, 4); None where it is not known.
+
+    Args:
+        field: The layer's.
+        grid: The lengths of its positions.
+        size: Height and width of the picture.
+        rank: Dimensions of the inputs: a picture of sequences has one spatial axis only, the
+            width; one of volumes shows the last two.
+    """
+    num_axes = rank - 2
+    if field.is_global or len(field.axes) != num_axes or not field.fits(grid):
+        return None
+    lengths = [1] * max(0, num_axes - 2) + list(size)[-min(num_axes, 2) :]
+    windows = field.windows(grid, lengths)
+    boxes = torch.zeros(len(windows), 4, dtype=torch.int32)
+    boxes[:, 2], boxes[:, 3] = size[0], size[1]
+    boxes[:, 1], boxes[:, 3] = windows[:, -1, 0], windows[:, -1, 1]
+    if num_axes > 1:
+        boxes[:, 0], boxes[:, 2] = windows[:, -2, 0], windows[:, -2, 1]
+    return boxes
+
+
+def _extent_of(boxes: Tensor) -> int:
+    return max(1, int((boxes[:, 2:] - boxes[:, :2]).max()))
+
+
+def _grid_of(activation: Activation, field: ReceptiveField) -> tuple[int, ...]:
+    """Returns the lengths that the positions of a map are made of; images may differ in size."""
+    shape, num_units = activation.shape, activation.values.shape[1]
+    if len(shape) == len(field.positions) + 2:
+        return shape[2:] if shape[1] == num_units else shape[1:-1]
+    return field.grid
+
+
+def _numbers(batch: Batch, device: torch.device) -> Tensor:
+    """Returns the samples' numbers: their places in the data set.
+
+    Of several ranks it is so with the sampler that Lightning puts in, which deals samples out
+    one by one; with another one they are still all different.
+    """
+    ranks, rank = 1, 0
+    if dist.is_available() and dist.is_initialized():
+        ranks, rank = dist.get_world_size(), dist.get_rank()
+    here = torch.arange(batch.num_samples, device=device) + batch.first_index
+    return here * ranks + rank
+
+
+def check_units(units: object) -> None:
+    """Raises unless it is one of the words, or whole numbers and names of units.
+
+    Raises:
+        TypeError, ValueError: The message says what to write.
+    """
+    words = get_args(Chosen)
+    listed = ", ".join(f'"{word}"' for word in words)
+    if isinstance(units, str):
+        if units not in words:
+            raise ValueError(
+                f'units="{units}" is none of the choices. Use {listed}, or a list: '
+                '[3, 17] or ["layer4.1.relu-1:17"].'
+            )
+        return
+    if not isinstance(units, Sequence) or isinstance(units, bytes) or not units:
+        raise TypeError(f"units={units!r} is no list of units. Use {listed}, or [3, 17].")
+    for unit in units:
+        parsed = Unit.parse(unit) if isinstance(unit, str) else Unit("", unit)
+        if parsed.position is not None:
+            raise ValueError(
+                f'units holds "{unit}", one position of a unit. Patches are looked for at all '
+                f'positions: use "{parsed.layer}:{parsed.index}".'
+            )

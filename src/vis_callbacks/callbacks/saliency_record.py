@@ -1,0 +1,108 @@
+"""What `SaliencyMonitor` remembers: the frames of its strips and each method's last maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vis_callbacks.analysis.saliency_maps import rank_correlation
+from vis_callbacks.render.film_strip import kept_frames
+
+_MAX_FRAMES = 8
+_MAX_ROWS = 2  # samples of a strip
+_MAX_SIZE = 64  # pixels of a remembered map: 8 frames of 2 samples are 131 kB a method
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One step of a strip: the first samples' maps and what is said of them.
+
+    Attributes:
+        maps: (samples, height, width) float16, of a mean magnitude of 1.
+        classes: (samples,) int64, -1 for a unit.
+        values: (samples,) the probability, or the unit's value.
+    """
+
+    step: int
+    maps: Tensor
+    classes: Tensor
+    values: Tensor
+
+
+class SaliencyRecord:
+    """Keeps the first, log-spaced and the latest frames of each method, and its last maps."""
+
+    def __init__(self) -> None:
+        self._frames: dict[str, list[Frame]] = {}
+        self._last: dict[str, Tensor] = {}
+
+    def similarity(self, method: str, maps: Tensor) -> Tensor | None:
+        """Returns (samples,) the rank correlation with the last maps; None at the first time."""
+        last, small = self._last.get(method), _remembered(maps)
+        self._last[method] = small
+        if last is None or last.shape != small.shape:
+            return None
+        return rank_correlation(last.to(small.device).float(), small.float())
+
+    def append(self, method: str, step: int, maps: Tensor, classes: Tensor, values: Tensor) -> None:
+        """Adds a frame; frames at this step and behind it belong to a run that began anew."""
+        small = _remembered(maps[:_MAX_ROWS])
+        frame = Frame(step, small, classes[:_MAX_ROWS], values[:_MAX_ROWS].float())
+        frames = [f for f in self._frames.get(method, []) if f.step < step]
+        if frames and frames[-1].maps.shape != small.shape:
+            frames = []
+        frames.append(frame)
+        keep = kept_frames([frame.step for frame in frames], _MAX_FRAMES)
+        self._frames[method] = [frames[index] for index in keep]
+
+    def steps(self, method: str) -> list[int]:
+        """Returns the steps of a strip, oldest first; none where it has no frame yet."""
+        return [frame.step for frame in self._frames.get(method, ())]
+
+    def arrays(self, method: str) -> dict[str, Tensor]:
+        """Returns the frames of a strip, stacked: maps, classes and values."""
+        frames = self._frames[method]
+        device = frames[-1].maps.device
+        return {
+            name: torch.stack([getattr(frame, name).to(device) for frame in frames])
+            for name in ("maps", "classes", "values")
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Returns plain values and tensors for a checkpoint."""
+        return {
+            "frames": {
+                method: [[f.step, f.maps.cpu(), f.classes.cpu(), f.values.cpu()] for f in frames]
+                for method, frames in self._frames.items()
+            },
+            "last": {method: maps.cpu() for method, maps in self._last.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state` returned."""
+        self._frames = {
+            str(method): [Frame(int(step), *tensors) for step, *tensors in frames]
+            for method, frames in state["frames"].items()
+        }
+        self._last = {str(method): maps for method, maps in state["last"].items()}
+
+
+def shrunk(maps: Tensor, max_size: int) -> Tensor:
+    """Returns (samples, height, width) averaged so that no side is above ``max_size``."""
+    height, width = maps.shape[1:]
+    if max(height, width) <= max_size:
+        return maps
+    ratio = max_size / max(height, width)
+    size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+    return F.adaptive_avg_pool2d(maps.unsqueeze(1), size).squeeze(1)
+
+
+def _remembered(maps: Tensor) -> Tensor:
+    """Returns small maps in half precision; scaled first, as gradients of 1e-8 would be 0."""
+    means = maps.abs().flatten(1).mean(1).view(-1, 1, 1)
+    return shrunk(maps / torch.where(means > 0, means, 1), _MAX_SIZE).half()

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vis_callbacks.analysis.occlusion import (
+    baseline_images,
+    blurred,
+    effective_area,
+    occlude,
+    probabilities,
+)
+from vis_callbacks.analysis.occlusion_plan import plan_occlusion
+
+
+def images(num: int = 3, size: tuple[int, int] = (9, 12), dtype=torch.float64) -> Tensor:
+    return torch.randn(num, 2, *size, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def of_linear(weight: Tensor):
+    return lambda inputs, owners: (inputs * weight).flatten(1).sum(1)[:, None]
+
+
+@pytest.mark.parametrize("baseline", ["mean", "blur", 0.0, -1.5])
+@pytest.mark.parametrize(("window_size", "stride"), [(3, 1), (4, 3), (9, 9)])
+def test_it_is_exact_on_a_linear_model(baseline, window_size, stride):
+    x = images()
+    weight = torch.randn(2, 9, 12, dtype=torch.float64)
+    plan = plan_occlusion((9, 12), 3, window_size=window_size, stride=stride)
+    maps = occlude(of_linear(weight), x, plan, baseline, batch_size=7)
+    hidden = baseline_images(x, baseline, window_size).expand_as(x)
+    effect = (weight * (hidden - x)).sum(1)  # of hiding each pixel
+    for row, top in enumerate(plan.tops):
+        for column, left in enumerate(plan.lefts):
+            inside = effect[:, top : top + window_size, left : left + window_size].sum((1, 2))
+            expected = maps.whole[:, 0] + inside
+            # Sums of 108 products of numbers of about 1, in float64.
+            torch.testing.assert_close(
+                maps.values[:, row, column, 0], expected, atol=1e-11, rtol=0.0
+            )
+
+
+def test_every_pixel_is_hidden_by_some_position():
+    for side in range(5, 40):
+        for window in (1, 2, 3, 5):
+            for stride in range(1, window + 1):
+                plan = plan_occlusion((side, side), 1, window_size=window, stride=stride)
+                hidden = {pixel for top in plan.tops for pixel in range(top, top + window)}
+                assert hidden == set(range(side))
+
+
+@pytest.mark.parametrize("side", [28, 32, 64, 150, 224])
+def test_the_defaults_need_about_as_many_passes_for_any_size_of_image(side):
+    plan = plan_occlusion((side, side), 1)
+    assert plan.window_size == -(-side // 4)
+    assert 12 <= len(plan.tops) <= 14
+
+
+def test_the_plan_counts_the_passes_that_are_made():
+    for options in ({}, {"coarse_to_fine": True}, {"window_size": 4, "stride": 3}):
+        rows: list[int] = []
+
+        def measure(inputs: Tensor, owners: Tensor) -> Tensor:
+            rows.append(len(inputs))  # noqa: B023 - called within this turn of the loop
+            return inputs.sum((1, 2, 3))[:, None]
+
+        plan = plan_occlusion((9, 12), 3, **options)
+        told: list[int] = []
+        occlude(measure, images(), plan, batch_size=10, progress=told.append)
+        assert sum(rows) == sum(told) == plan.num_forward_passes
+        assert max(rows) == 10
+
+
+def test_the_stride_grows_to_keep_within_the_bound():
+    wanted = plan_occlusion((32, 32), 8)
+    plan = plan_occlusion((32, 32), 8, max_forward_passes=700)
+    assert wanted.num_forward_passes == 1_360
+    assert (plan.stride, plan.num_images) == (3, 8)
+    assert plan.num_forward_passes <= 700
+    assert plan.notes == ("stride 3 instead of 2 px, to keep within 700 forward passes",)
+
+
+def test_images_are_left_out_where_the_largest_stride_is_not_enough():
+    plan = plan_occlusion((32, 32), 8, max_forward_passes=60)
+    assert (plan.stride, plan.num_images, plan.num_forward_passes) == (8, 3, 51)
+    assert "3 of 8 images" in plan.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_size": 40}, "window_size=40 does not fit images of 32 x 32 pixels. Use 1 to 32"),
+        ({"window_size": 3, "stride": 4}, "stride=4 is larger than window_size=3"),
+        ({"max_forward_passes": 5}, "max_forward_passes=5 is too small .* it takes 17"),
+    ],
+)
+def test_a_plan_that_cannot_be_says_what_can(options, message):
+    with pytest.raises(ValueError, match=message):
+        plan_occlusion((32, 32), 8, **options)
+
+
+def test_images_of_another_size_than_the_plan_are_refused():
+    with pytest.raises(ValueError, match="do not fit a plan"):
+        occlude(of_linear(torch.ones(2, 9, 12)), images(), plan_occlusion((8, 8), 3))
+
+
+def test_each_image_is_asked_about_with_its_own_question():
+    x = images()
+    weights = torch.randn(3, 2, 9, 12, dtype=torch.float64)
+
+    def measure(inputs: Tensor, owners: Tensor) -> Tensor:
+        return (inputs * weights[owners]).flatten(1).sum(1)[:, None]
+
+    plan = plan_occlusion((9, 12), 3, window_size=3)
+    together = occlude(measure, x, plan, 0.0, batch_size=11).values
+    for index in range(3):
+        alone = plan_occlusion((9, 12), 1, window_size=3)
+        values = occlude(of_linear(weights[index]), x[index : index + 1], alone, 0.0).values
+        torch.testing.assert_close(together[index], values[0], atol=1e-12, rtol=0.0)
+
+
+def test_images_without_channels_are_hidden_alike():
+    x = images()[:, 0]
+    plan = plan_occlusion((9, 12), 3, window_size=3)
+    flat = occlude(lambda i, _: i.sum((1, 2))[:, None], x, plan, 0.0)
+    deep = occlude(lambda i, _: i.sum((1, 2, 3))[:, None], x[:, None], plan, 0.0)
+    assert torch.equal(flat.values, deep.values)
+
+
+def blob(inputs: Tensor, owners: Tensor) -> Tensor:
+    """Sees one 8 x 8 place only, which a square hides whole from one fine position alone."""
+    return inputs[:, 0, 20:28, 8:16].sum((1, 2))[:, None]
+
+
+def test_coarse_to_fine_finds_the_place_that_all_positions_find():
+    x = torch.ones(2, 1, 32, 32)
+    whole = occlude(blob, x, plan_occlusion((32, 32), 2), 0.0)
+    fine = occlude(blob, x, plan_occlusion((32, 32), 2, coarse_to_fine=True), 0.0)
+    assert fine.plan.num_forward_passes < 0.45 * whole.plan.num_forward_passes
+    lowest = whole.values[0, :, :, 0].min()
+    assert fine.values[0, :, :, 0].min() == lowest
+    assert torch.equal(fine.values[fine.is_measured][:, 0], whole.values[fine.is_measured][:, 0])
+    assert not fine.is_measured.all()
+    assert whole.is_measured.all()
+
+
+def test_what_is_not_measured_is_the_nearest_coarse_position():
+    x = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps = occlude(blob, x, plan_occlusion((32, 32), 1, coarse_to_fine=True), 0.0)
+    values, is_measured = maps.values[0, :, :, 0], maps.is_measured[0]
+    for row, column in (~is_measured).nonzero().tolist():
+        nearest = values[3 * round(row / 3 - 1e-6), 3 * round(column / 3 - 1e-6)]
+        assert values[row, column] == nearest
+
+
+def test_the_mean_is_of_each_channel_over_all_images():
+    x = images()
+    hidden = baseline_images(x, "mean", 3)
+    assert hidden.shape == (1, 2, 1, 1)
+    torch.testing.assert_close(hidden.flatten(), x.mean((0, 2, 3)))
+
+
+def test_a_blur_keeps_a_constant_and_the_mean_of_a_point():
+    assert torch.allclose(blurred(torch.full((1, 3, 9, 9), 2.5), 2.0), torch.tensor(2.5))
+    point = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
+    point[..., 20, 20] = 1.0
+    smooth = blurred(point, 3.0)
+    assert smooth.sum().item() == pytest.approx(1.0, abs=1e-12)
+    places = torch.arange(41, dtype=torch.float64) - 20
+    variance = (smooth[0, 0].sum(0) * places.square()).sum()
+    assert variance.sqrt().item() == pytest.approx(3.0, abs=0.05)  # cut off at 3 sigma
+
+
+def test_no_blur_is_no_change():
+    x = images()
+    assert blurred(x, 0.0) is x
+
+
+def test_an_unknown_baseline_says_which_there_are():
+    with pytest.raises(ValueError, match='Use "mean", "blur" or a number'):
+        baseline_images(images(), "grey", 3)
+
+
+def test_probabilities_are_those_of_the_softmax():
+    scores = torch.randn(5, 4)
+    torch.testing.assert_close(probabilities(scores), scores.softmax(1))
+    torch.testing.assert_close(probabilities(scores.log_softmax(1)), scores.softmax(1))
+
+
+def test_what_is_a_probability_already_stays():
+    shares = torch.randn(5, 4).softmax(1)
+    assert torch.equal(probabilities(shares), shares)
+
+
+def test_a_single_score_is_that_of_a_yes():
+    scores = torch.tensor([[-2.0], [0.3]])
+    torch.testing.assert_close(probabilities(scores), scores.sigmoid())
+
+
+def test_scores_at_several_positions_are_averaged():
+    scores = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(probabilities(scores), scores.mean((2, 3)).softmax(1))
+
+
+def test_the_effective_area_is_that_of_what_falls():
+    falls = torch.full((3, 4, 5), -1.0)
+    falls[0] = 1.0
+    falls[1, 2, 2] = 3.0
+    area = effective_area(falls)
+    assert area[0].item() == pytest.approx(1.0)
+    assert area[1].item() == pytest.approx(1 / 20)
+    assert area[2].isnan()
+
+
+def test_nothing_is_recorded_for_a_gradient():
+    layer = nn.Conv2d(2, 1, 3)
+    x = images(dtype=torch.float32).requires_grad_()
+    maps = occlude(lambda i, _: layer(i).mean((2, 3)), x, plan_occlusion((9, 12), 3))
+    assert not maps.values.requires_grad

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+
+from vis_callbacks.analysis.receptive_field import ReceptiveField, receptive_fields
+
+# -- reading fields, and probing them
+
+
+def outputs_of(net: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
+    """Runs a network and returns what its modules of these names put out."""
+    modules, found = dict(net.named_modules()), {}
+    handles = [
+        modules[name].register_forward_hook(
+            lambda module, args, output, name=name: found.__setitem__(name, output)
+        )
+        for name in names
+    ]
+    net(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def fields_of(net: nn.Module, names: list[str], *shape: int) -> Mapping[str, ReceptiveField]:
+    net = net.eval()
+    with torch.no_grad():
+        return receptive_fields(lambda x: outputs_of(net, names, x), torch.rand(1, *shape))
+
+
+def field_of(function: Callable[[Tensor], Tensor], *shape: int) -> ReceptiveField:
+    with torch.no_grad():
+        return receptive_fields(lambda x: {"it": function(x)}, torch.rand(1, *shape))["it"]
+
+
+def extent(gradient: Tensor, axis: int) -> tuple[int, int] | None:
+    """Returns the first pixel along an axis that has a gradient and the one behind the last."""
+    others = [d for d in range(gradient.dim()) if d != 2 + axis]
+    touched = (gradient != 0).sum(others).nonzero().flatten()
+    return (int(touched[0]), int(touched[-1]) + 1) if len(touched) else None
+
+
+def linear_copy(net: nn.Module) -> nn.Module:
+    """Returns the network with positive weights, without nonlinearities, mean for max pooling.
+
+    Then no path is cut and no two cancel, so that the gradient reaches what is seen and no
+    more. Each weight averages: sums would leave the floats.
+    """
+    net = copy.deepcopy(net).double().eval()
+    for module in net.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU | nn.Hardswish):
+                setattr(module, name, nn.Identity())
+            elif isinstance(child, nn.MaxPool2d):
+                pool = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode)
+                setattr(module, name, pool)
+        if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+        elif isinstance(module, nn.ConvTranspose1d):
+            nn.init.constant_(module.weight, 0.1)
+    return net
+
+
+# -- figures
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "size", "stride"),
+    [
+        ("alexnet", "features.10", 163, 16),  # the fifth convolution; its ReLU is features.11
+        ("alexnet", "features.12", 195, 32),
+        ("vgg16", "features.30", 212, 32),
+        ("resnet50", "layer4", 427, 32),
+    ],
+)
+def test_the_figures_of_known_networks(model, layer, size, stride):
+    net = getattr(torchvision.models, model)(weights=None)
+    field = fields_of(net, [layer], 3, 224, 224)[layer]
+    assert (field.size, field.stride) == ((size, size), (stride, stride))
+    assert field.reason == ""
+    assert field.notes == ()
+
+
+# -- small networks, probed at every position
+
+
+def cat_branches(x: Tensor) -> Tensor:
+    small, large = (
+        F.avg_pool1d(x, 3, 1, 1),
+        F.conv1d(x, torch.full((2, 2, 7), 0.1).to(x), padding=3),
+    )
+    return torch.cat([small, large], 1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    x = F.avg_pool1d(x, 4, 4).transpose(1, 2)  # (samples, positions, channels)
+    return F.linear(x, torch.full((5, 2), 0.3).to(x)).transpose(1, 2)
+
+
+def decoder(x: Tensor) -> Tensor:
+    skip = F.avg_pool1d(x, 2, 2)
+    deep = F.avg_pool1d(skip, 4, 4)
+    up = F.conv_transpose1d(deep, torch.full((2, 2, 6), 0.1).to(x), stride=4, padding=1)
+    return F.avg_pool1d(skip + up, 3, 1, 1)
+
+
+PROBED: dict[str, Callable[[Tensor], Tensor]] = {
+    "stride": lambda x: F.avg_pool1d(F.avg_pool1d(x, 5, 2, 2), 3, 2),
+    "dilation": lambda x: F.conv1d(x, torch.full((3, 2, 3), 0.1).to(x), padding=4, dilation=4),
+    "groups": lambda x: F.conv1d(x, torch.full((2, 1, 5), 0.1).to(x), padding=2, groups=2),
+    "transposed": lambda x: F.conv_transpose1d(
+        F.avg_pool1d(x, 3, 3), torch.full((2, 3, 4), 0.1).to(x), stride=2, padding=1
+    ),
+    "transposed with dilation": lambda x: F.conv_transpose1d(
+        F.avg_pool1d(x, 4, 4), torch.full((2, 3, 3), 0.1).to(x), stride=2, dilation=3
+    ),
+    "a decoder with a skip": decoder,
+    "nearest": lambda x: F.avg_pool1d(F.interpolate(F.avg_pool1d(x, 4, 4), scale_factor=3), 3, 1),
+    "linear": lambda x: F.interpolate(F.avg_pool1d(x, 4, 4), scale_factor=2, mode="linear"),
+    "linear, an odd ratio": lambda x: F.interpolate(F.avg_pool1d(x, 4, 4), size=17, mode="linear"),
+    "uneven adaptive pooling": lambda x: F.adaptive_avg_pool1d(F.avg_pool1d(x, 2, 2), 7),
+    "a residual sum": lambda x: x + F.avg_pool1d(x, 9, 1, 4),
+    "a concatenation": cat_branches,
+    "channels last": channels_last,
+    "a slice with a step": lambda x: F.avg_pool1d(x[:, :, 3::2], 3, 1),
+    "a slice from behind": lambda x: F.avg_pool1d(x[:, :, -20:], 3, 2),
+    "padding": lambda x: F.avg_pool1d(F.pad(x, (5, 2)), 3, 2),
+    "reflection": lambda x: F.avg_pool1d(F.pad(x, (2, 2), mode="reflect"), 5, 1),
+    "a part of the channels": lambda x: F.avg_pool1d(x.chunk(2, 1)[1], 3, 2),
+    "channels shuffled": lambda x: F.avg_pool1d(x, 3, 2)
+    .reshape(1, 1, 2, -1).transpose(1, 2).reshape(1, 2, -1),
+    "in place": lambda x: F.avg_pool1d(x, 3, 1, 1).mul_(2).add_(x).relu_(),
+    "a sum over channels": lambda x: F.avg_pool1d(x, 3, 2).sum(1, keepdim=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_every_position_sees_what_its_gradient_reaches(name):
+    function, length = PROBED[name], 40
+    field = field_of(lambda x: function(x.double()), 2, length)
+    x = torch.rand(1, 2, length, dtype=torch.float64, requires_grad=True)
+    out = function(x)
+    windows = field.windows(out.shape[2:], [length])[:, 0].tolist()
+    assert field.axes[0] is not None
+    num_inside = 0
+    for position, window in enumerate(windows):
+        (gradient,) = torch.autograd.grad(out[0, :, position].sum(), x, retain_graph=True)
+        found = extent(gradient, 0)
+        if found is None:  # a place that sees padding alone, or the bias
+            continue
+        unclipped = field.axes[0].at(position)
+        if unclipped[0] >= 0 and unclipped[1] <= length:
+            assert found == tuple(window)
+            num_inside += 1
+        else:  # what only padding sees is no part of it, but no pixel is missing
+            assert window[0] <= found[0]
+            assert found[1] <= window[1]
+    assert num_inside > 2
+
+
+def test_height_and_width_are_told_apart():
+    field = field_of(lambda x: F.max_pool2d(x, (3, 5), (1, 2), (1, 0)), 3, 12, 15)
+    assert (field.size, field.stride, field.offset) == ((3, 5), (1, 2), (-1, 0))
+    assert field.grid == (12, 6)
+    windows = field.windows((12, 6), (12, 15))
+    assert windows[6 * 2 + 3].tolist() == [[1, 4], [6, 11]]  # row 2, column 3
+
+
+def test_a_transposed_map_keeps_its_axes():
+    field = field_of(lambda x: F.max_pool2d(x, (3, 5)).transpose(2, 3), 3, 12, 15)
+    assert field.size == (3, 5)
+    assert field.grid == (3, 4)
+    assert field.windows((3, 4), (12, 15))[1].tolist() == [[3, 6], [0, 5]]
+
+
+def test_a_volume_has_three_axes():
+    field = field_of(lambda x: F.avg_pool3d(x, (1, 2, 3)), 1, 4, 6, 9)
+    assert field.size == (1, 2, 3)
+
+
+def test_tokens_of_patches_are_where_the_patches_are():
+    cut = nn.Conv2d(3, 8, 4, 4)
+    field = field_of(lambda x: cut(x).flatten(2), 3, 8, 12)
+    assert field.positions == ((2, 0), (3, 1))
+    assert field.windows((2, 3), (8, 12))[4].tolist() == [[4, 8], [4, 8]]
+
+
+def test_a_pixel_shuffle_divides_the_stride():
+    field = field_of(lambda x: F.pixel_shuffle(F.avg_pool2d(x, 4), 2), 4, 16, 16)
+    assert (field.size, field.stride) == ((4, 4), (2, 2))
+
+
+def test_a_map_of_another_size_has_the_same_field():
+    field = field_of(lambda x: F.conv_transpose2d(x, torch.ones(3, 2, 4, 4), stride=2), 3, 9, 9)
+    again = field_of(lambda x: F.conv_transpose2d(x, torch.ones(3, 2, 4, 4), stride=2), 3, 7, 8)
+    grid = again.grid
+    assert field.fits(grid)
+    assert torch.equal(field.windows(grid, (7, 8)), again.windows(grid, (7, 8)))
+
+
+def test_an_uneven_map_is_known_at_its_own_size_alone():
+    field = field_of(lambda x: F.adaptive_avg_pool2d(x, (5, 5)), 3, 12, 12)
+    assert field.fits((5, 5))
+    assert not field.fits((6, 6))
+
+
+# -- what sees the whole image
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: F.linear(x.flatten(1), torch.ones(5, 3 * 64)), "a fully connected layer"),
+        (lambda x: x.mean((2, 3)), "global pooling"),
+        (lambda x: F.adaptive_max_pool2d(x, 1), "global pooling"),
+        (lambda x: x.flatten(2).softmax(2).reshape(x.shape), "attention"),
+        (lambda x: attention(x), "attention"),
+        (lambda x: x + attention(x), "attention"),
+        (lambda x: x.roll(1, 2), "roll"),
+        (lambda x: torch.fft.rfft2(x).real, "fft"),
+        (lambda x: F.avg_pool2d(x, 2) + x[:, :, :4, :4], "different strides"),
+        (lambda x: torch.cat([x, x], 2), "strung together"),
+        (lambda x: F.conv2d(x, x[:, :, :3, :3]), "made by the image"),
+    ],
+)
+def test_what_joins_all_positions_sees_the_whole_image_and_says_why(function, reason):
+    field = field_of(function, 3, 8, 8)
+    assert None in field.axes
+    assert reason in field.reason
+
+
+def attention(x: Tensor) -> Tensor:
+    tokens = x.flatten(2).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(tokens, tokens, tokens)
+    return mixed.transpose(1, 2).reshape(x.shape)
+
+
+def test_one_axis_may_be_lost_and_the_other_not():
+    field = field_of(lambda x: F.max_pool2d(x, 3).mean(3), 3, 9, 9)
+    assert field.size == (3, None)
+    assert field.windows((3,), (9, 9))[1].tolist() == [[3, 6], [0, 9]]
+
+
+def test_what_was_written_into_a_part_is_not_taken_for_a_constant():
+    def written(x: Tensor) -> Tensor:
+        canvas = torch.zeros(1, 3, 8, 8)
+        canvas[:, :, 2:6] = x[:, :, 2:6].mean((2, 3), keepdim=True)
+        return canvas
+
+    assert field_of(written, 3, 8, 8).is_global
+
+
+def test_what_was_overwritten_by_another_view_is_not_what_it_was():
+    def overwritten(x: Tensor) -> Tensor:
+        local = x * 2
+        local.flatten(2).copy_(x.flatten(2).softmax(2))
+        return local
+
+    assert field_of(overwritten, 3, 8, 8).is_global
+
+
+def test_what_does_not_depend_on_the_input_is_not_followed():
+    assert "could not be followed" in field_of(lambda x: torch.ones(1, 3, 4, 4), 3, 8, 8).reason
+
+
+def test_inputs_without_positions_are_seen_whole():
+    field = field_of(lambda x: x * 2, 7)
+    assert field.axes == ()
+    assert field.is_global
+
+
+# -- what is only said
+
+
+def test_a_squeeze_and_excite_gate_keeps_the_field_and_is_said():
+    gate = SqueezeExcitation(4, 2)
+    field = field_of(lambda x: gate(F.avg_pool2d(x, 3, 1, 1)), 4, 12, 12)
+    assert field.size == (3, 3)
+    assert "squeeze-and-excite" in field.notes[0]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.InstanceNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 12, 12])],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_a_normalisation_over_positions_keeps_the_field_and_is_said(norm):
+    field = field_of(lambda x: norm(F.avg_pool2d(x, 3, 1, 1)), 4, 12, 12)
+    assert field.size == (3, 3)
+    assert "normalisation" in field.notes[0]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4).eval(), nn.PReLU(4), nn.Hardswish()])
+def test_what_works_at_single_places_has_nothing_to_be_said_of(norm):
+    field = field_of(lambda x: norm(F.avg_pool2d(x, 3, 1, 1)), 4, 12, 12)
+    assert (field.size, field.notes) == ((3, 3), ())
+
+
+def test_a_sum_with_a_global_mean_is_no_gate():
+    field = field_of(lambda x: x + x.mean((2, 3), keepdim=True), 4, 12, 12)
+    assert field.is_global
+
+
+def test_a_field_goes_through_plain_values():
+    field = field_of(lambda x: F.conv_transpose2d(x, torch.ones(3, 2, 4, 4), stride=2), 3, 9, 9)
+    assert ReceptiveField.from_state(field.state()) == field
+
+
+def test_a_trace_holds_no_tensor_of_the_pass():
+    import gc
+    import weakref
+
+    kept: list[weakref.ref[Tensor]] = []
+
+    def read(x: Tensor) -> dict[str, Tensor]:
+        for _ in range(5):
+            x = F.avg_pool2d(x, 3, 1, 1)
+            kept.append(weakref.ref(x))
+        gc.collect()
+        assert [ref() is None for ref in kept] == [True] * (len(kept) - 1) + [False]
+        return {"it": x}
+
+    with torch.no_grad():
+        assert receptive_fields(read, torch.rand(1, 1, 16, 16))["it"].size == (11, 11)
+
+
+# -- every convolution of whole networks
+
+
+def without_gates(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        for name, child in module.named_children():
+            if isinstance(child, SqueezeExcitation):
+                setattr(module, name, nn.Identity())
+    return net
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "resnet18": lambda: torchvision.models.resnet18(weights=None),
+    "googlenet": lambda: torchvision.models.googlenet(weights=None, init_weights=False),
+    "mobilenet_v3_small": lambda: without_gates(
+        torchvision.models.mobilenet_v3_small(weights=None)
+    ),
+}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_convolution_sees_what_its_gradient_reaches(name, axis):
+    net = NETWORKS[name]().eval()
+    names = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and "aux" not in n]
+    fields = fields_of(net, names, 3, 64, 64)
+    longest = max(field.size[0] for field in fields.values())
+    length = (longest // 32 + 3) * 32  # a strip with room on both sides, as narrow as can be
+    shape = (length, 32) if axis == 0 else (32, length)
+    x = torch.ones(1, 3, *shape, dtype=torch.float64, requires_grad=True)
+    outputs = outputs_of(linear_copy(net), names, x)
+    assert len(fields) == len(outputs) > 15
+    for layer, output in outputs.items():
+        middle = output.shape[2 + axis] // 2
+        score = output.select(2 + axis, middle).sum()
+        (gradient,) = torch.autograd.grad(score, x, retain_graph=True)
+        assert extent(gradient, axis) == fields[layer].axes[axis].at(middle), layer

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import TinyModule, tiny_fit, tiny_loader, tiny_module, tiny_trainer
+from torch import Tensor, nn
+
+from vis_callbacks import ActivationMaximizationMonitor, Report
+from vis_callbacks.analysis.activation_maximization import PRESETS, Preset
+from vis_callbacks.engine.isolation import isolated
+from vis_callbacks.engine.references import References
+from vis_callbacks.engine.scores import Unit
+from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.report import Image, Scalar, transfer
+
+
+def images(num_samples: int = 6, channels: int = 3, side: int = 6) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(num_samples, channels, side, side, generator=generator)
+
+
+def look(
+    monitor: ActivationMaximizationMonitor,
+    model: nn.Module,
+    x: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    step: int = 0,
+    **known: Any,
+) -> Report:
+    references = References(inputs=images() if x is None else x, labels=labels, source="a test")
+    with ExitStack() as stack:
+        forward = stack.enter_context(isolated(model))
+        snapshot = Snapshot(step=step, references=references, forward=forward, **known)
+        (report,) = transfer([monitor.observe(snapshot)])
+    return report
+
+
+def arrays(report: Report) -> dict[str, np.ndarray]:
+    (picture,) = (i for i in report.of(Image) if i.tag == "activation_maximization/images")
+    return dict(picture.arrays)
+
+
+def draw(report: Report) -> list[np.ndarray]:
+    return [item.draw(**item.arrays) for item in report.of(Image)]
+
+
+def scalars(report: Report) -> dict[str, float]:
+    return {item.tag.rpartition("/")[2]: float(item.value) for item in report.of(Scalar)}
+
+
+def net() -> TinyModule:
+    return tiny_module().eval()
+
+
+def names(report: Report) -> tuple[str, ...]:
+    (picture,) = (i for i in report.of(Image) if i.tag == "activation_maximization/images")
+    return picture.draw.keywords["facts"].names
+
+
+def test_each_class_has_an_image_whose_score_is_what_is_said():
+    model = net()
+    report = look(ActivationMaximizationMonitor(), model)
+    found = arrays(report)
+    made = torch.from_numpy(found["deviations"]) + torch.from_numpy(found["centre"])[:, None, None]
+    scores = model(made).diagonal().detach().numpy()
+    np.testing.assert_allclose(found["scores"], scores, rtol=1e-4, atol=1e-6)
+    best = model(images()).amax(0).detach().numpy()
+    np.testing.assert_allclose(found["best_scores"], best, rtol=1e-5)
+    assert names(report) == ("class 0", "class 1", "class 2")
+    assert scalars(report)["score"] == pytest.approx(found["scores"].mean(), rel=1e-5)
+    assert scalars(report)["best_real_score"] == pytest.approx(best.mean(), rel=1e-5)
+
+
+def test_the_real_image_beside_it_is_the_best_one():
+    model, x = net(), images()
+    found = arrays(look(ActivationMaximizationMonitor(), model, x, torch.arange(6) % 3))
+    best = model(x).argmax(0)
+    np.testing.assert_array_equal(found["real"], x[best].numpy())
+    assert found["labels"].tolist() == (best % 3).tolist()
+
+
+@pytest.mark.parametrize("unit", ["relu:2", "relu:1@0,3", "TinyModule/relu:4", "conv:3", "head:1"])
+def test_any_unit_can_be_maximized(unit):
+    torch.manual_seed(0)
+    monitor = ActivationMaximizationMonitor(units=[unit], preset="simonyan")
+    report = look(monitor, net())
+    found = arrays(report)
+    assert names(report) == (f"unit {unit}",)
+    assert found["is_silent"].tolist() == [False]
+    assert found["scores"][0] > found["best_scores"][0] * 0.5
+    assert np.abs(found["deviations"]).max() > 0
+
+
+def test_classes_and_units_are_one_batch():
+    counted: list[int] = []
+    model = net()
+
+    def forward(x: Tensor) -> Tensor:
+        counted.append(len(x))
+        return TinyModule.forward(model, x)
+
+    model.forward = forward
+    monitor = ActivationMaximizationMonitor(
+        classes=[2, 0], units=[Unit("relu", 1), "TinyModule/relu:0"], num_steps=5
+    )
+    report = look(monitor, model)
+    assert names(report) == ("class 2", "class 0", "unit relu:1", "unit TinyModule/relu:0")
+    # The real images, the starts (mean and real), the steps, and the last score.
+    assert counted == [6, 4, 4, *[4] * 5, 4]
+
+
+def test_a_batch_gives_what_each_target_gives_alone():
+    together = arrays(look(ActivationMaximizationMonitor(units=["relu:1", "relu:3"]), net()))
+    for row, unit in enumerate(["relu:1", "relu:3"]):
+        alone = arrays(look(ActivationMaximizationMonitor(units=[unit]), net()))
+        np.testing.assert_allclose(
+            together["deviations"][row], alone["deviations"][0], rtol=1e-3, atol=1e-5
+        )
+
+
+def test_of_many_classes_some_evenly_spread_are_taken():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 40))
+    monitor = ActivationMaximizationMonitor(num_steps=1, max_images=4)
+    assert names(look(monitor, model)) == ("class 0", "class 10", "class 20", "class 30")
+
+
+def test_a_dead_unit_is_said_to_be_silent_and_not_drawn():
+    model = net()
+    with torch.no_grad():
+        model.hidden.weight.zero_()
+        model.hidden.bias.fill_(-1.0)
+        model.hidden.bias[0] = 1.0
+    report = look(ActivationMaximizationMonitor(units=["TinyModule/relu:3", "conv:0"]), model)
+    found = arrays(report)
+    assert found["is_silent"].tolist() == [True, False]
+    assert not found["deviations"][0].any()
+    assert scalars(report)["num_silent"] == 1
+    assert all((p == (200, 200, 200)).all(-1).any() for p in draw(report))
+
+
+def test_a_unit_that_the_mean_image_does_not_reach_begins_at_a_real_one():
+    model = net()
+    x = images()
+    with torch.no_grad():
+        at_mean = model.conv(x.mean((0, 2, 3), keepdim=True).expand(1, 3, 6, 6))[0, 0].max()
+        model.conv.bias[0] -= at_mean + 0.1
+        model.norm = nn.BatchNorm2d(4).eval()
+    found = arrays(look(ActivationMaximizationMonitor(units=["relu:0"]), model, x))
+    assert found["is_real"].tolist() == [True]
+    assert found["scores"][0] > 0
+
+
+def objectives(found: dict[str, np.ndarray], model: nn.Module) -> np.ndarray:
+    real = model(images()).detach().numpy()
+    spread = real.max(0) - real.mean(0)
+    x = images().numpy()
+    scale = (x - x.mean((0, 2, 3), keepdims=True)).std()
+    sizes = np.square(found["deviations"] / scale).mean((1, 2, 3))
+    return found["scores"] / spread - PRESETS["simonyan"].l2 * sizes
+
+
+def test_a_snapshot_goes_on_from_the_last_one():
+    monitor, model = ActivationMaximizationMonitor(num_steps=4, preset="simonyan"), net()
+    first, second = (objectives(arrays(look(monitor, model, step=s)), model) for s in (0, 5))
+    assert (second > first).all()
+
+
+def test_the_state_goes_on_where_it_was():
+    first, second = ActivationMaximizationMonitor(), ActivationMaximizationMonitor()
+    model = net()
+    look(first, model, step=0)
+    second.restore(first.state())
+    one, two = (look(monitor, model, step=5) for monitor in (first, second))
+    np.testing.assert_array_equal(arrays(one)["deviations"], arrays(two)["deviations"])
+    frames = [report.of(Image)[1].arrays["frames"] for report in (one, two)]
+    np.testing.assert_array_equal(*frames)
+    assert len(frames[0]) == 2
+
+
+def test_a_state_of_another_shape_is_not_gone_on_with():
+    first, second = ActivationMaximizationMonitor(), ActivationMaximizationMonitor(classes=[1])
+    look(first, net())
+    second.restore(first.state())
+    assert arrays(look(second, net(), step=5))["deviations"].shape[0] == 1
+
+
+def test_it_is_the_same_again_for_a_seed():
+    first, again = (arrays(look(ActivationMaximizationMonitor(), net())) for _ in range(2))
+    other = arrays(look(ActivationMaximizationMonitor(seed=1), net()))
+    np.testing.assert_array_equal(first["deviations"], again["deviations"])
+    assert not np.array_equal(first["deviations"], other["deviations"])
+
+
+def test_images_without_channels_go_to_the_model_as_they_are():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    report = look(ActivationMaximizationMonitor(), model, images()[:, 0])
+    assert arrays(report)["deviations"].shape == (3, 1, 6, 6)
+    assert all(picture.dtype == np.uint8 for picture in draw(report))
+
+
+def test_pictures_are_drawn_with_and_without_statistics():
+    for options in ({}, {"mean": [0.5] * 3, "std": [0.2] * 3}):
+        report = look(ActivationMaximizationMonitor(**options), net(), labels=torch.arange(6) % 3)
+        for picture in draw(report):
+            assert picture.dtype == np.uint8
+            assert picture.std() > 10
+
+
+def test_a_network_that_gives_nan_is_said_to():
+    model = net()
+    with torch.no_grad():
+        model.head.bias[1] = float("nan")
+    report = look(ActivationMaximizationMonitor(), model)
+    assert arrays(report)["is_silent"].tolist() == [False, True, False]
+    assert all(picture.dtype == np.uint8 for picture in draw(report))
+
+
+def test_a_preset_of_ones_own_can_be_given():
+    monitor = ActivationMaximizationMonitor(preset=Preset(l2=2.0))
+    assert not arrays(look(monitor, net()))["is_silent"].any()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_runs(name):
+    report = look(ActivationMaximizationMonitor(preset=name, num_steps=8), net())
+    assert np.isfinite(arrays(report)["deviations"]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": [7]}, "classes holds 7, which is no class of these scores: they have 3"),
+        ({"units": ["rellu:1"]}, 'layer="rellu" matches none .*nearest: "relu"'),
+        ({"units": ["relu:9"]}, 'layer "relu" has 4 units. Use an index from 0 to 3'),
+        ({"units": ["relu:1@9,9"]}, r"positions of size \(4, 4\)"),
+    ],
+)
+def test_what_the_network_does_not_have_says_what_it_has(options, message):
+    with pytest.raises(ValueError, match=message):
+        look(ActivationMaximizationMonitor(**options), net())
+
+
+def test_inputs_that_are_no_images_are_refused_with_what_to_write():
+    with pytest.raises(ValueError, match="which are no images. Write input_fn="):  # noqa: RUF043
+        look(ActivationMaximizationMonitor(), nn.Linear(6, 2), torch.randn(3, 6))
+
+
+def test_without_reference_samples_it_says_what_to_write():
+    with pytest.raises(ValueError, match="Write input_fn="):
+        ActivationMaximizationMonitor().observe(Snapshot(step=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 3}, "classes=3 is no list of classes"),
+        ({"classes": []}, r"classes=\[\] is no list"),
+        ({"classes": [-1]}, "classes holds -1"),
+        ({"units": "relu:1"}, "units='relu:1' is no list of units"),
+        ({"units": ["relu"]}, "is not written as a layer and an index"),
+        ({"num_steps": 0}, "num_steps=0 is too small"),
+        ({"preset": "deepdream"}, "preset='deepdream' is none. Use a Preset or one of simonyan"),
+        ({"max_images": 0}, "max_images=0 is too small"),
+        ({"seed": 0.5}, "seed=0.5 is no whole number"),
+    ],
+)
+def test_a_wrong_option_says_what_to_write(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        ActivationMaximizationMonitor(**options)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_it_runs_in_an_evaluation_alone(stage, tmp_path):
+    monitor = ActivationMaximizationMonitor(num_steps=2, units=["relu:1"])
+    getattr(tiny_trainer(tmp_path, [monitor]), stage)(tiny_module(), tiny_loader(), verbose=False)
+    assert monitor.last_report is not None
+
+
+def test_it_runs_under_bfloat16_and_with_frozen_parameters(tmp_path):
+    monitor = ActivationMaximizationMonitor(every_n_train_steps=1, num_steps=2)
+    module = tiny_module()
+    module.conv.requires_grad_(False)
+    trainer = tiny_trainer(tmp_path, [monitor], precision="bf16-mixed")
+    trainer.fit(module, tiny_loader(), tiny_loader())
+    assert arrays(monitor.last_report)["scores"].dtype == np.float32
+    assert not module.conv.weight.requires_grad
+
+
+def test_it_takes_a_snapshot_every_five_epochs(tmp_path):
+    monitor = ActivationMaximizationMonitor(num_steps=1)
+    tiny_fit(tmp_path, [monitor], max_epochs=11)
+    assert monitor.history.steps == (0, 9, 19)

@@ -1,0 +1,489 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from tests.identity import assert_identical, digest, fingerprint
+from tests.tiny import (
+    NUM_CLASSES,
+    NUM_STEPS,
+    TinyModule,
+    tiny_fit,
+    tiny_loader,
+    tiny_module,
+    tiny_trainer,
+)
+from tests.writers.reading import images as pictures_in
+from tests.writers.reading import scalars as scalars_in
+from torch import Tensor, nn
+
+from vis_callbacks import SaliencyMonitor, Snapshot
+from vis_callbacks.analysis.saliency import METHODS
+from vis_callbacks.engine.isolation import isolated
+from vis_callbacks.engine.references import References, take_references
+from vis_callbacks.engine.scores import Unit
+from vis_callbacks.report import Image, Report, Scalar, transfer
+
+EVERY_METHOD = tuple(METHODS)
+
+
+def looked(monitor: SaliencyMonitor, model: nn.Module, step: int = 0, **known: Any) -> Report:
+    """Lets the monitor look at a model without any Trainer."""
+    with isolated(model) as forward:
+        snapshot = Snapshot(
+            **{"step": step, "forward": forward, "references": references(), **known}
+        )
+        (report,) = transfer([monitor.observe(snapshot)])
+    return report
+
+
+def references(**changes: Any) -> References:
+    inputs, labels = next(iter(tiny_loader()))
+    return References(**{"inputs": inputs, "labels": labels, "source": "a test", **changes})
+
+
+def scalars(report: Report) -> dict[str, float]:
+    return {item.tag: float(item.value) for item in report.of(Scalar)}
+
+
+def picture(report: Report, tag: str = "saliency/gradient") -> Image:
+    return {item.tag: item for item in report.of(Image)}[tag]
+
+
+def drawn(report: Report) -> dict[str, np.ndarray]:
+    return {item.tag: item.draw(**item.arrays) for item in report.of(Image)}
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, NUM_CLASSES))
+
+
+# -- what is explained
+
+
+def test_the_map_of_a_linear_network_is_the_largest_weight_of_each_class():
+    model = linear()
+    report = looked(SaliencyMonitor(target="label"), model)
+    expected = model[1].weight[references().labels].view(-1, 3, 6, 6).abs().amax(1)
+    np.testing.assert_array_equal(picture(report).arrays["maps"][0], expected.detach())
+
+
+def test_label_and_prediction_stand_side_by_side():
+    model, given = linear(), references()
+    arrays = picture(looked(SaliencyMonitor(), model)).arrays
+    scores = model(given.inputs)
+    predicted = scores.argmax(1)
+    assert (predicted != given.labels).any()
+    weights = model[1].weight.view(NUM_CLASSES, 3, 6, 6).abs().amax(1).detach()
+    np.testing.assert_array_equal(arrays["classes"], torch.stack([given.labels, predicted]))
+    np.testing.assert_array_equal(arrays["maps"], weights[torch.stack([given.labels, predicted])])
+    shares = scores.softmax(1)
+    np.testing.assert_allclose(
+        arrays["values"],
+        torch.stack([shares.gather(1, given.labels[:, None])[:, 0], shares.amax(1)]).detach(),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("target", ["label", "predicted", 2])
+def test_one_target_has_one_map(target):
+    arrays = picture(looked(SaliencyMonitor(target=target), tiny_module())).arrays
+    assert arrays["maps"].shape == (1, 4, 6, 6)
+
+
+def test_a_class_that_the_scores_do_not_have_is_refused():
+    with pytest.raises(ValueError, match=r"target=7 is no class of these scores, which have 3"):
+        looked(SaliencyMonitor(target=7), tiny_module())
+
+
+@pytest.mark.parametrize("unit", ["relu:1", Unit("relu", 1), "relu:1@2,3", "conv:0"])
+def test_a_unit_is_explained_instead_of_a_class(unit):
+    monitor = SaliencyMonitor(unit=unit)
+    arrays = picture(looked(monitor, tiny_module())).arrays
+    assert arrays["maps"].shape == (1, 4, 6, 6)
+    assert (arrays["classes"] == -1).all()
+    active = arrays["values"][0] > 0
+    assert active.any()
+    assert (arrays["maps"][0][active].reshape(active.sum(), -1).max(1) > 0).all()
+
+
+def test_a_unit_at_a_position_sees_its_receptive_field_alone():
+    arrays = picture(looked(SaliencyMonitor(unit="conv:0@1,2"), tiny_module())).arrays
+    seen = arrays["maps"][0] > 0
+    expected = np.zeros((6, 6), dtype=bool)
+    expected[1:4, 2:5] = True
+    assert (seen == expected).all()
+
+
+def test_the_sum_over_positions_sees_the_whole_image():
+    monitor = SaliencyMonitor(unit="conv:0", positions="sum")
+    arrays = picture(looked(monitor, tiny_module())).arrays
+    assert (arrays["maps"][0] > 0).all()
+
+
+def test_a_unit_that_is_not_there_is_told_with_its_neighbours():
+    with pytest.raises(ValueError, match=r'layer="rleu" matches none .*nearest: "relu'):
+        looked(SaliencyMonitor(unit="rleu:1"), tiny_module())
+
+
+# -- methods
+
+
+def test_every_method_is_drawn_for_classes():
+    monitor = SaliencyMonitor(methods=EVERY_METHOD)
+    pictures = drawn(looked(monitor, tiny_module()))
+    assert list(pictures) == [f"saliency/{method}" for method in EVERY_METHOD]
+    for tag, array in pictures.items():
+        assert array.dtype == np.uint8, tag
+        assert array.std() > 10, tag
+
+
+def test_every_method_is_drawn_for_a_unit():
+    monitor = SaliencyMonitor(methods=EVERY_METHOD, unit="relu:1", positions="sum")
+    pictures = drawn(looked(monitor, tiny_module()))
+    assert len(pictures) == len(EVERY_METHOD)
+
+
+def test_the_number_of_relus_that_followed_the_rule_is_told():
+    report = looked(SaliencyMonitor(methods=["guided_backprop"]), tiny_module())
+    facts = picture(report, "saliency/guided_backprop").draw.keywords["facts"]
+    assert facts.rule == "2 ReLUs a pass followed the rule"
+
+
+def test_a_network_without_relus_is_offered_the_gradient():
+    with pytest.raises(ValueError, match='Use the method "gradient"'):
+        looked(SaliencyMonitor(methods=["guided_backprop"]), linear())
+
+
+def test_grad_cam_looks_where_it_is_told():
+    monitor = SaliencyMonitor(methods=["grad_cam"], cam_layer="norm")
+    facts = picture(looked(monitor, tiny_module()), "saliency/grad_cam").draw.keywords["facts"]
+    assert facts.explanation.endswith(
+        "where the units of the layer norm speak for the class's score"
+    )
+
+
+def test_grad_cam_finds_the_last_layer_with_maps():
+    report = looked(SaliencyMonitor(methods=["grad_cam"]), tiny_module())
+    facts = picture(report, "saliency/grad_cam").draw.keywords["facts"]
+    assert facts.cam_layer == "relu"
+
+
+def test_without_a_layer_with_maps_grad_cam_says_so():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(ValueError, match="cam_layer="):
+        looked(SaliencyMonitor(methods=["grad_cam"]), model)
+
+
+# -- numbers
+
+
+def test_the_numbers_of_a_first_snapshot():
+    monitor = SaliencyMonitor(methods=["gradient", "integrated_gradients"])
+    found = scalars(looked(monitor, tiny_module()))
+    assert set(found) == {
+        "saliency/effective_area/gradient",
+        "saliency/effective_area/integrated_gradients",
+        "saliency/completeness_error/integrated_gradients",
+    }
+    assert all(0 < value <= 1 for value in found.values())
+
+
+def test_an_unchanged_network_has_the_same_maps_again():
+    monitor, model = SaliencyMonitor(methods=["gradient", "smoothgrad"]), tiny_module()
+    looked(monitor, model)
+    found = scalars(looked(monitor, model, step=1))
+    assert found["saliency/similarity/gradient"] == pytest.approx(1)
+    assert found["saliency/similarity/smoothgrad"] == pytest.approx(1)
+
+
+def test_the_share_inside_a_mask_is_that_of_a_linear_network():
+    masks = torch.zeros(4, 6, 6)
+    masks[:, :2] = 1
+    model = linear()
+    report = looked(SaliencyMonitor(target="label"), model, references=references(masks=masks))
+    maps = torch.from_numpy(picture(report).arrays["maps"][0])
+    expected = (maps[:, :2].sum((1, 2)) / maps.sum((1, 2))).mean().item()
+    assert scalars(report)["saliency/in_mask/gradient"] == pytest.approx(expected)
+
+
+def test_the_sanity_score_of_a_linear_network_is_about_zero():
+    # Its map is the weights of the top layer, which are replaced by random ones: 4 maps of 36
+    # random numbers.
+    report = looked(SaliencyMonitor(target="label", sanity_check=True), linear())
+    assert abs(scalars(report)["saliency/sanity_score/gradient"]) < 0.3
+
+
+# -- inputs and outputs of other forms
+
+
+def test_missing_labels_are_told():
+    report = looked(SaliencyMonitor(), tiny_module(), references=references(labels=None))
+    facts = picture(report).draw.keywords["facts"]
+    assert facts.notes == ("no usable labels: the predicted class instead",)
+    assert drawn(report)
+
+
+def test_a_label_beyond_the_scores_is_told():
+    labels = torch.tensor([0, 1, 99, -1])
+    report = looked(SaliencyMonitor(), tiny_module(), references=references(labels=labels))
+    facts = picture(report).draw.keywords["facts"]
+    assert facts.notes == ("2 of 4 labels are none of the 3 classes: the predicted class instead",)
+    assert picture(report).arrays["labels"].tolist() == [0, 1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (lambda: nn.Linear(7, 3), (4, 7)),
+        (
+            lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()),
+            (4, 2, 9),
+        ),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(30, 1)), (4, 5, 6)),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(300, 3)), (4, 1, 10, 30)),
+        (lambda: nn.Conv2d(3, 5, 3), (4, 3, 8, 8)),  # scores at positions
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 3)), (4, 2, 6, 6, 6)),
+        (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (4, 3, 300, 200)),
+    ],
+)
+def test_inputs_and_scores_of_every_form_are_drawn(model, shape):
+    given = references(inputs=torch.randn(shape), labels=torch.tensor([0, 1, 0, 1]))
+    monitor = SaliencyMonitor(methods=["gradient", "integrated_gradients"])
+    looked(monitor, net := model(), references=given)
+    assert len(drawn(looked(monitor, net, step=1, references=given))) == 4
+
+
+def test_inputs_that_have_no_gradient_are_refused_with_what_to_write():
+    given = references(inputs=torch.ones(4, 3, 6, 6, dtype=torch.uint8))
+    with pytest.raises(TypeError, match=r"Tensor\(4, 3, 6, 6\) uint8, and no gradient.*input_fn"):
+        looked(SaliencyMonitor(), tiny_module(), references=given)
+
+
+def test_without_reference_samples_it_says_what_to_write():
+    with pytest.raises(ValueError, match="input_fn=lambda batch"):
+        looked(SaliencyMonitor(), tiny_module(), references=None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_weights_that_broke_down_are_still_drawn(value):
+    model = tiny_module()
+    nn.init.constant_(model.head.weight, value)
+    report = looked(SaliencyMonitor(methods=["gradient", "grad_cam", "smoothgrad"]), model)
+    assert all(array.dtype == np.uint8 for array in drawn(report).values())
+
+
+def test_a_snapshot_for_numbers_only_draws_nothing():
+    assert not looked(SaliencyMonitor(), tiny_module(), wants_pictures=False).of(Image)
+
+
+# -- the strip
+
+
+def test_the_strip_grows_and_the_state_goes_on_where_it_was():
+    first, second, model = SaliencyMonitor(), SaliencyMonitor(), tiny_module()
+    for step in (0, 5):
+        report = looked(first, model, step)
+    assert "saliency/over_time/gradient" in drawn(report)
+    second.restore(first.state())
+    looks = [drawn(looked(monitor, model, 9)) for monitor in (first, second)]
+    for tag, array in looks[0].items():
+        assert np.array_equal(array, looks[1][tag])
+
+
+def test_an_evaluation_outside_of_fit_leaves_the_strip_alone():
+    monitor, model = SaliencyMonitor(), tiny_module()
+    looked(monitor, model, 0)
+    report = looked(monitor, model, 0, stage="test")
+    assert list(drawn(report)) == ["saliency/gradient"]
+    assert monitor._record.steps("gradient") == [0]
+
+
+# -- options
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"methods": "gradient"}, r"methods='gradient' is no list of names. Use \[\"gradient\"\]"),
+        ({"methods": ["saliency"]}, 'no method "saliency". Use gradient, guided_backprop'),
+        ({"methods": []}, "holds no name"),
+        ({"target": "lable"}, r'target="lable" is no target.*nearest: "label"'),
+        ({"unit": "relu"}, r'unit "relu" is not written as .* Use "layer4.1.relu-1:17"'),
+        ({"unit": 3}, r'unit=3 is a int. Use "layer4.1.relu-1:17"'),
+        ({"positions": "mean"}, r'positions=.mean. is none. Use "strongest" or "sum"'),
+        ({"cam_layer": 3}, "cam_layer=3 is no name"),
+        ({"mask_fn": "mask"}, "mask_fn=.mask. cannot be called"),
+        ({"sanity_check": 1}, "sanity_check=1 is no bool"),
+        ({"sanity_check": True, "unit": "relu:1"}, "Leave it off with unit="),
+    ],
+)
+def test_a_wrong_option_says_what_to_write(options, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        SaliencyMonitor(**options)
+
+
+def test_masks_are_kept_for_the_samples_that_are_chosen():
+    inputs, labels = torch.arange(4.0)[:, None], torch.tensor([1, 1, 0, 0])
+    kept = take_references(
+        (inputs, labels), 2, source="", mask_fn=lambda batch: 10 * batch[0][:, 0]
+    )
+    assert kept.inputs[:, 0].tolist() == [0, 2]
+    assert kept.masks.tolist() == [0, 20]
+
+
+@pytest.mark.parametrize("given", [None, torch.ones(3, 2, 2)])
+def test_masks_that_do_not_fit_the_batch_are_refused(given):
+    with pytest.raises(TypeError, match=r"mask_fn returned .* for a batch of 4 samples. Return"):
+        take_references(torch.ones(4, 3), 2, source="", mask_fn=lambda batch: given)
+
+
+# -- in a run
+
+
+class FrozenLayers(TinyModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv.requires_grad_(False)
+        self.norm.requires_grad_(False)
+
+
+class AllFrozenButTheHead(TinyModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+
+
+class FrozenNorm(TinyModule):
+    """Its batch norm stays in evaluation mode while all else trains."""
+
+    def train(self, mode: bool = True) -> FrozenNorm:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+class CheckpointedTwin(TinyModule):
+    """Runs its forward twice in a step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        super().forward(x)
+        return super().forward(x)
+
+
+def fitted(folder: Path, module: Any, monitors: list[Any], **options: Any) -> Trainer:
+    torch.manual_seed(3)  # the global numbers that Dropout draws
+    trainer = tiny_trainer(folder, monitors, **options)
+    trainer.fit(module, tiny_loader(), tiny_loader())
+    return trainer
+
+
+def made(cls: type[TinyModule]) -> TinyModule:
+    torch.manual_seed(0)
+    return cls()
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (TinyModule, {}),  # Dropout and BatchNorm
+        (TinyModule, {"precision": "bf16-mixed"}),
+        (TinyModule, {"precision": "bf16-true"}),
+        (TinyModule, {"precision": "64-true"}),
+        (FrozenLayers, {}),
+        (AllFrozenButTheHead, {}),
+        (FrozenNorm, {}),
+        (CheckpointedTwin, {}),
+        (TinyModule, {"accumulate_grad_batches": 2}),
+    ],
+)
+def test_maps_are_made_and_the_run_is_the_same_to_the_bit(cls, options, tmp_path):
+    plain = fitted(tmp_path, made(cls), [], **options)
+    plain = (fingerprint(plain), digest(plain.lightning_module.losses))
+    monitor = SaliencyMonitor(
+        methods=["gradient", "guided_backprop", "grad_cam"],
+        sanity_check=True,
+        every_n_train_steps=1,
+    )
+    trainer = fitted(tmp_path, made(cls), [monitor], **options)
+    assert monitor.guard.counts == {}
+    maps = picture(monitor.last_report).arrays["maps"]
+    assert np.isfinite(maps).all()
+    assert (maps.reshape(len(maps), 4, -1).max(2) > 0).all()
+    assert_identical(plain[0], fingerprint(trainer))
+    assert plain[1] == digest(trainer.lightning_module.losses)
+
+
+@pytest.fixture
+def forget_graphs():
+    """Makes the process one in which nothing was compiled."""
+    import torch._dynamo
+
+    def forget() -> None:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+
+    forget()
+    yield forget
+    forget()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_model_is_explained_and_trains_to_the_same_bits(forget_graphs, tmp_path):
+    states = []
+    for monitors in ([], [monitor := SaliencyMonitor(every_n_train_steps=1)]):
+        forget_graphs()
+        compiled = torch.compile(made(TinyModule), backend="aot_eager")
+        trainer = fitted(tmp_path, compiled, monitors)
+        states.append(fingerprint(trainer))
+    assert monitor.guard.counts == {}
+    assert (picture(monitor.last_report).arrays["maps"] > 0).any()
+    assert_identical(*states)
+
+
+@pytest.mark.parametrize("entry", ["validate", "test"])
+def test_an_evaluation_alone_is_explained(entry, tmp_path):
+    monitor = SaliencyMonitor()
+    trainer = tiny_trainer(tmp_path, [monitor], logger=TensorBoardLogger(tmp_path))
+    getattr(trainer, entry)(made(TinyModule), tiny_loader(), verbose=False)
+    assert monitor.guard.counts == {}
+    found = pictures_in(Path(trainer.logger.log_dir), f"{entry}/saliency/gradient")
+    assert found[0].std() > 10
+
+
+def test_a_fit_writes_pictures_and_numbers_at_its_epochs(tmp_path):
+    monitor = SaliencyMonitor()
+    trainer = tiny_fit(tmp_path, [monitor], logger=TensorBoardLogger(tmp_path))
+    folder = Path(trainer.logger.log_dir)
+    steps = [0, NUM_STEPS // 2 - 1, NUM_STEPS - 1]
+    assert list(pictures_in(folder, "saliency/gradient")) == steps
+    assert list(pictures_in(folder, "saliency/over_time/gradient")) == steps[1:]
+    assert list(scalars_in(folder, "saliency/similarity/gradient")) == steps[1:]
+
+
+def test_the_same_images_are_explained_at_every_epoch(tmp_path):
+    monitor, seen = SaliencyMonitor(every_n_train_steps=1), []
+    watched = monitor.observe
+
+    def noted(snapshot: Snapshot) -> Report:
+        seen.append(digest(snapshot.references.inputs))
+        return watched(snapshot)
+
+    monitor.observe = noted
+    tiny_fit(tmp_path, [monitor])
+    assert len(seen) == NUM_STEPS
+    assert len(set(seen)) == 1
+
+
+def test_the_references_come_from_a_mask_fn_that_sees_the_batch(tmp_path):
+    monitor = SaliencyMonitor(mask_fn=lambda batch: (batch[0] > 0).any(1))
+    tiny_fit(tmp_path, [monitor])
+    assert monitor.references.masks.shape == (4, 6, 6)
+    assert 0 < scalars(monitor.last_report)["saliency/in_mask/gradient"] < 1

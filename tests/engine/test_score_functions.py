@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vis_callbacks.engine.isolation import isolated
+from vis_callbacks.engine.score_functions import (
+    class_layer_gradient,
+    class_score,
+    last_layer_with_maps,
+    run_with_layers,
+    unit_layer_gradient,
+    unit_score,
+)
+from vis_callbacks.engine.scores import Unit
+
+
+class Net(nn.Module):
+    """Functions, a ReLU that is overwritten afterwards, a gate and a module that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.gate = nn.Conv2d(4, 4, 1)
+        self.hidden, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.relu(self.first(x))
+        b = self.second(a).clamp(min=0)
+        b += 0.5 * a  # overwrites what the clamp gave
+        b = b * torch.sigmoid(self.gate(b.mean((2, 3), keepdim=True)))
+        return self.head(F.relu(self.hidden(self.hidden(b.mean((2, 3))))))
+
+
+def images(num_samples: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(num_samples, 3, 6, 6, dtype=torch.float64, generator=generator)
+
+
+@pytest.fixture
+def forward():
+    with isolated(Net()) as live:
+        yield live
+
+
+def second_relu(model: Net, x: Tensor) -> Tensor:
+    return F.relu(model.second(F.relu(model.first(x))))
+
+
+def test_a_layer_is_what_it_was_when_it_was_seen(forward):
+    _, layers = run_with_layers(forward, images(), ["Net/relu"])
+    assert torch.equal(layers["Net/relu"].values, second_relu(forward.module, images()))
+
+
+def test_gradients_flow_through_a_layer_that_is_overwritten_later(forward):
+    x = images().requires_grad_()
+    _, layers = run_with_layers(forward, x, ["Net/relu"])
+    (found,) = torch.autograd.grad(layers["Net/relu"].values[:, 1].sum(), x)
+    other = images().requires_grad_()
+    (expected,) = torch.autograd.grad(second_relu(forward.module, other)[:, 1].sum(), other)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_at_a_layer_is_that_of_the_rest_of_the_network(forward):
+    model, targets = forward.module, torch.tensor([2, 0])
+    values, gradient = class_layer_gradient(forward, targets, "Net/relu")(images().requires_grad_())
+    at_layer = values.clone().requires_grad_()
+    b = at_layer + 0.5 * F.relu(model.first(images()))
+    b = b * torch.sigmoid(model.gate(b.mean((2, 3), keepdim=True)))
+    scores = model.head(F.relu(model.hidden(model.hidden(b.mean((2, 3))))))
+    (expected,) = torch.autograd.grad(scores.gather(1, targets[:, None]).sum(), at_layer)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.abs().max() > 0
+
+
+def test_a_unit_has_a_gradient_at_a_layer_before_it_and_at_its_own(forward):
+    x = images().requires_grad_()
+    unit = Unit("Net/relu", 2, (1, 1))
+    values, gradient = unit_layer_gradient(forward, unit, "Net/relu")(x)
+    expected = torch.zeros_like(values)
+    expected[:, 2, 1, 1] = 1  # the layer's gradient is 0 but for a 1 at the neuron
+    assert torch.equal(gradient, expected)
+    _, before = unit_layer_gradient(forward, unit, "relu")(x)
+    assert before.abs().max() > 0
+
+
+def test_a_layer_behind_what_is_explained_is_refused(forward):
+    asked = unit_layer_gradient(forward, Unit("relu", 0), "Net/relu")
+    with pytest.raises(ValueError, match=r"does not depend on this layer\. Use one"):
+        asked(images().requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("relu", (2, 4, 6, 6)),
+        ("Net/relu", (2, 4, 6, 6)),
+        ("Net/relu-1", (2, 4)),
+        ("Net/sigmoid", (2, 4, 1, 1)),
+        ("second", (2, 4, 6, 6)),
+        ("hidden", (2, 4)),
+        ("hidden-1", (2, 4)),
+    ],
+)
+def test_every_layer_can_be_named(forward, name, shape):
+    output, layers = run_with_layers(forward, images(), [name])
+    assert layers[name].values.shape == shape
+    assert output.shape == (2, 3)
+
+
+def test_the_second_call_of_a_module_is_another_layer(forward):
+    _, layers = run_with_layers(forward, images(), ["hidden", "hidden-1"])
+    again = forward.module.hidden(layers["hidden"].values)
+    assert torch.equal(layers["hidden-1"].values, again)
+
+
+def test_a_layer_that_is_not_met_is_told_with_its_neighbours(forward):
+    with pytest.raises(ValueError, match=r'layer="Net/relu-2" matches none .* Use "Net/relu'):
+        run_with_layers(forward, images(), ["Net/relu-2"])
+
+
+def test_tokens_have_their_units_last_and_get_them_second():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    with isolated(nn.Sequential(layer, nn.Flatten(), nn.Linear(40, 3))) as forward:
+        _, layers = run_with_layers(forward, torch.randn(2, 5, 8), ["0/relu"])
+    assert layers["0/relu"].values.shape == (2, 16, 5)
+
+
+# -- scores
+
+
+def test_a_class_score_takes_whole_copies_of_the_samples(forward):
+    targets = torch.tensor([2, 0])
+    score = class_score(forward, targets)
+    once = score(images())
+    assert torch.equal(once, forward(images()).gather(1, targets[:, None])[:, 0])
+    torch.testing.assert_close(score(images().repeat(3, 1, 1, 1)), once.repeat(3))
+
+
+@pytest.mark.parametrize(
+    ("unit", "positions", "expected"),
+    [
+        ("Net/relu:2", "strongest", lambda v: v[:, 2].amax((1, 2))),
+        ("Net/relu:2", "sum", lambda v: v[:, 2].sum((1, 2))),
+        ("Net/relu:2@3,4", "strongest", lambda v: v[:, 2, 3, 4]),
+        ("Net/relu:2@3,4", "sum", lambda v: v[:, 2, 3, 4]),
+    ],
+)
+def test_a_unit_is_asked_at_its_strongest_position_at_one_or_at_all(
+    forward, unit, positions, expected
+):
+    found = unit_score(forward, Unit.parse(unit), positions=positions)(images())
+    torch.testing.assert_close(found, expected(second_relu(forward.module, images())))
+
+
+def test_a_unit_of_a_linear_layer_has_one_position(forward):
+    for positions in ("strongest", "sum"):
+        found = unit_score(forward, Unit("head", 1), positions=positions)(images())
+        torch.testing.assert_close(found, forward(images())[:, 1])
+
+
+def test_a_unit_beyond_the_layer_is_refused(forward):
+    with pytest.raises(ValueError, match=r"has 4 units\. Use an index from 0 to 3"):
+        unit_score(forward, Unit("relu", 4))(images())
+
+
+# -- where Grad-CAM looks
+
+
+def test_the_last_layer_with_maps_is_no_gate_and_no_vector(forward):
+    assert last_layer_with_maps(forward, images()) == "Net/relu"
+
+
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [("relu", "relu"), ("first", None), ("second", "relu"), ("head", "Net/relu")],
+)
+def test_only_what_lies_before_a_unit_is_taken(forward, before, found):
+    if found is None:
+        with pytest.raises(ValueError, match=r"no nonlinearity has a map.*cam_layer="):
+            last_layer_with_maps(forward, images(), before=before)
+    else:
+        assert last_layer_with_maps(forward, images(), before=before) == found
+
+
+def test_nothing_stays_attached(forward):
+    run_with_layers(forward, images(), ["relu", "second"])
+    hooks = [module._forward_hooks for module in forward.module.modules()]
+    assert not any(hooks)

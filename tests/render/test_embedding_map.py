@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vis_callbacks.render.colours import CLASS_COLOURS
+from vis_callbacks.render.embedding_map import map_strip, no_map, probe_curve
+
+
+def frame(scale: float = 1.0, num_samples: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    points = np.random.default_rng(0).normal(size=(num_samples, 2))
+    return scale * points, np.zeros(num_samples, dtype=np.int64)
+
+
+def extent(picture: np.ndarray) -> int:
+    """Returns the width of what has the first class's colour."""
+    columns = (picture == CLASS_COLOURS[0]).all(axis=2).any(axis=0)
+    return int(np.ptp(np.flatnonzero(columns)))
+
+
+def test_all_frames_have_one_scale():
+    strip = map_strip([frame(1.0), frame(0.1)], [0, 10])
+    body = strip[20:-30]  # without the legend
+    left, right = body[:, :400], body[:, 406:]
+    assert extent(right) < 0.3 * extent(left)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_strip_of_any_length_fits(count: int):
+    strip = map_strip([frame()] * count, list(range(count)))
+    assert strip.shape[1] <= 1_600
+    assert strip.dtype == np.uint8
+
+
+def test_a_hundred_classes_are_listed_below_the_strip():
+    points, _ = frame(num_samples=300)
+    labels = np.arange(300) % 100
+    names = [f"a rather long name {i}" for i in range(100)]
+    few = map_strip([(points, labels % 2)] * 8, list(range(8)), names)
+    many = map_strip([(points, labels)] * 8, list(range(8)), names)
+    assert many.shape[0] > few.shape[0] + 100
+
+
+def test_points_that_are_not_finite_and_classes_that_are_not_known_do_no_harm():
+    points, labels = frame()
+    points[3] = np.nan
+    assert map_strip([(points, labels - 1)], [0]).std() > 5
+    assert map_strip([(np.full((5, 2), np.nan), np.zeros(5, dtype=int))], [0]).std() > 0
+
+
+def test_a_strip_without_a_frame_is_refused():
+    with pytest.raises(ValueError, match="got 0 frames"):
+        map_strip([], [])
+
+
+def test_a_probe_curve_lists_its_layers_below():
+    short = probe_curve({"step 5": [0.2, 0.9]}, ["a", "b"], 0.1)
+    long = probe_curve({"step 5": [0.2] * 8}, [f"layer{i}.relu" for i in range(8)], 0.1)
+    assert short.shape[1] == long.shape[1] == 400
+    assert long.shape[0] > short.shape[0] + 60
+
+
+def test_a_probe_that_could_not_be_fitted_leaves_a_gap():
+    assert probe_curve({"step 5": [0.2, np.nan, 0.5]}, ["a", "b", "c"], 0.1).std() > 5
+    assert probe_curve({"step 5": [np.nan]}, ["a"], 0.1).std() > 5
+
+
+def test_why_there_is_no_map_stands_over_an_empty_one():
+    picture = no_map(["no map: the features of all 500 samples are equal"])
+    assert picture.shape[1] == 400
+    assert (picture[:18] < 100).any()
