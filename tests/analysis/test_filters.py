@@ -110,7 +110,8 @@ def test_dead_dominating_and_duplicated_filters_are_found():
     filters[5] *= 1e-4
     filters[6] = 0
     filters[7] *= 20
-    filters[9] = -3 * filters[8] + 0.01 * filters[10]
+    filters[9] = -3 * filters[8] + 0.3 * filters[10]  # a cosine of -.995
+    filters[12] = filters[11] + 0.33 * filters[13]  # one of .95: alike, and not the same
     numbers = numbers_of(filters, noise_null((7, 7), 3))
     assert numbers.is_duplicated is not None
     assert numbers.is_dead.nonzero().flatten().tolist() == [5, 6]

@@ -208,5 +208,5 @@ def test_too_few_and_too_many_points_are_refused(num_points):
 
 @pytest.mark.parametrize("perplexity", [1.0, 20.0, math.nan])
 def test_a_perplexity_beyond_the_points_is_refused(perplexity):
-    with pytest.raises(ValueError, match="does not fit 20 points. Use more than 1"):
+    with pytest.raises(ValueError, match=r"does not fit 20 points\. Use more than 1"):
         tsne(squared_distances(gaussian(20)), gaussian(20, 2), perplexity=perplexity)

@@ -36,13 +36,14 @@ class Evaluated:
             for probe in monitor.probes()
         ]
 
-    def collect(self, batches: Iterable[Pair]) -> None:
+    def collect(self, batches: Iterable[Pair], num_passes: int = 1) -> None:
         """Evaluates the model on batches, as the session has it read."""
         self.engine.begin(self.subscriptions, live=False)
         for batch in batches:
             self.engine.start_batch(batch)
             self.engine.open_over_evaluation()
-            self.model(batch[0])
+            for _ in range(num_passes):
+                self.model(batch[0])
             if not self.engine.reads_live:
                 self.engine.read_isolated(training=False)
             self.engine.end_capture()

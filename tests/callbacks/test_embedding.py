@@ -150,23 +150,24 @@ def test_of_a_first_batch_no_more_rows_are_kept_than_fit(monkeypatch):
     assert "probe_accuracy/Deep/relu-8" in scalars(report)
 
 
-@torch.no_grad()
-def test_a_step_that_runs_the_model_twice_over_a_batch_gives_each_sample_once():
-    class Twice(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) + super().forward(x.flip(3))
+class Twice(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + super().forward(x.flip(3))
 
-    seen = watched(Twice())
-    seen.collect(batches(images()))
+
+@torch.no_grad()
+@pytest.mark.parametrize(("model", "num_passes"), [(Net(), 2), (Twice(), 1)])
+def test_a_step_that_runs_the_model_twice_over_a_batch_gives_each_sample_once(model, num_passes):
+    seen = watched(model)
+    seen.collect(batches(images()), num_passes)
     samples = collected(seen)
-    assert len(samples.labels) == N
+    assert len(samples.labels) == len(samples.predictions) == N
     (features,) = samples.features.values()
     torch.testing.assert_close(features, seen.model.features(images()))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("num_linear", [0, 1])
-def test_a_network_without_a_linear_layer_is_mapped_at_its_last_nonlinearity(num_linear):
+def test_a_network_without_a_linear_layer_is_mapped_at_its_last_nonlinearity():
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 1), nn.ReLU())
     seen = watched(model)
     seen.collect(batches(images()))

@@ -264,16 +264,29 @@ def test_scaled_weights_have_inherited_all_and_learned_nothing():
 @pytest.mark.parametrize(
     ("kernel", "shares"),
     [
-        (1, {"dead", "dominating"}),
-        (3, {"dead", "dominating"}),
-        (4, {"dead", "dominating", "duplicated"}),
-        (5, {"dead", "dominating", "duplicated", "noise_like"}),
+        (1, {"odd"}),
+        (3, {"odd"}),
+        (5, {"odd", "noise_like"}),
     ],
 )
 def test_what_cannot_be_judged_at_a_size_is_not_written(kernel, shares):
     written = scalars(look(sequential(nn.Conv2d(3, 16, kernel)), images(2, 3, 8, 8)))
     assert {tag.split("/")[1] for tag in written if tag.startswith("filter_share")} == shares
     assert ("filter_noise/0" in written) is (kernel > 1)
+
+
+def test_filters_that_are_dead_dominating_or_duplicated_are_counted_once():
+    model = sequential(nn.Conv2d(3, 40, 7))
+    with torch.no_grad():
+        model[0].weight[0] = 0
+        model[0].weight[1] *= 30
+        model[0].weight[2] = model[0].weight[1]
+    report = look(model, images(2, 3, 12, 12))
+    known = {metric: value["0"] for metric, value in report.readings().items()}
+    assert known[readings.DEAD_FILTERS] == pytest.approx(1 / 40)
+    assert known[readings.DOMINATING_FILTERS] == pytest.approx(2 / 40)
+    assert known[readings.DUPLICATED_FILTERS] == pytest.approx(2 / 40)
+    assert scalars(report)["filter_share/odd/0"] == pytest.approx(3 / 40)
 
 
 def test_the_roughness_of_the_inputs_is_that_of_the_reference_samples():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import StochasticWeightAveraging
+from tests.contracts.every_monitor import SHIPPED
 from tests.identity import digest
 from tests.system.models import (
     LIGHTNING_CHATTER,
@@ -32,6 +33,7 @@ from tests.system.models import (
     vectors,
     watchers,
 )
+from tests.tiny import smallest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -264,6 +266,10 @@ if shutil.which("g++"):
     COMPILED["a part, inductor"] = _with(partial(WithCompiledPart, "inductor"), make_data=pictures)
 
 
+# What shows images cannot look at token numbers.
+OF_IMAGES = ("filters", "saliency", "occlusion", "top_patches", "activation_maximization")
+
+
 def assert_same_run(first: Run, second: Run) -> None:
     """Fails, naming what differs; the second run may have more tags than the first."""
     ours, theirs = first.facts, second.facts
@@ -341,3 +347,34 @@ def test_an_evaluation_that_is_read_gives_the_metrics_of_one_that_is_not(tmp_pat
         metrics.append(digest(run.trainer.validate(run.module, run.loaders[1], verbose=False)))
     assert metrics[0] == metrics[1]
     assert len(monitors[2].history) == 1 + NUM_STEPS // STEPS_AN_EPOCH
+
+
+def convolutional() -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(3, 4, 3),
+            norm=nn.BatchNorm2d(4),
+            relu=nn.ReLU(),
+            dropout=nn.Dropout(0.3),
+            flatten=nn.Flatten(),
+            head=nn.LazyLinear(4),
+        )
+    )
+
+
+TOGETHER = {
+    "cnn": _cnn(),
+    "hooks of the user": Scenario(lambda: Hooked(convolutional()), pictures),
+    "transformer": PLAIN["transformer, norm first"],
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_all_monitors_of_the_library_together_leave_no_trace(name: str, tmp_path: Any) -> None:
+    shows_images = name != "transformer"
+    kinds = [kind for kind in SHIPPED if shows_images or kind.stem not in OF_IMAGES]
+    monitors = [smallest(kind, every_n_train_steps=None, every_n_epochs=1) for kind in kinds]
+    plain = TOGETHER[name].run(tmp_path / "plain")
+    assert_same_run(plain, TOGETHER[name].run(tmp_path / "watched", monitors))
+    assert {m.stem: m.guard.counts for m in monitors} == {m.stem: {} for m in monitors}
+    assert all(monitor.last_report is not None for monitor in monitors)

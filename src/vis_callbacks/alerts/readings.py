@@ -51,6 +51,7 @@ NOISE_LIKE = "noise_like"  # share of filters; known from 5x5 with three channel
 DEAD_FILTERS = "dead_filters"  # share of filters with a norm below a thousandth of the median
 DOMINATING_FILTERS = "dominating_filters"  # norm above 5 x the median and the 95 % quantile
 DUPLICATED_FILTERS = "duplicated_filters"  # |cosine| above .98 with another one
+ODD_FILTERS = "odd_filters"  # share of filters of which one of these three holds
 NUM_FILTERS = "num_filters"
 KERNEL_SIZE = "kernel_size"  # the shortest side; 0 where neighbours mean nothing
 DECAY_LEFT = "decay_left"  # factor that weight decay alone has left of the initial weights

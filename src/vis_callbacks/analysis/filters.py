@@ -74,6 +74,12 @@ class FilterNumbers:
     norms: Tensor
     is_finite: Tensor
 
+    @property
+    def is_odd(self) -> Tensor:
+        """Which filters are dead, dominating or duplicated, (filters,)."""
+        is_odd = self.is_dead | self.is_dominating
+        return is_odd if self.is_duplicated is None else is_odd | self.is_duplicated
+
 
 def as_filters(weight: Tensor, kind: str, groups: int, image_shape: Sequence[int]) -> Tensor:
     """Returns a weight as filters (filters, channels, *kernel), one for each output.
@@ -117,22 +123,22 @@ def split_learned(filters: Tensor, initial: Tensor) -> Split:
         initial: Of the same shape.
     """
     now, before = filters.flatten(1), initial.flatten(1)
-    is_broken = ~(now + before).sum(1, keepdim=True).isfinite()
-    # masked_fill, not where: the latter makes tensors of its numbers, at half of the time.
-    now, before = now.masked_fill(is_broken, 0), before.masked_fill(is_broken, 0)
     energy, total = before.square().sum(1), now.square().sum(1)
-    scale = (now * before).sum(1) / energy.masked_fill(energy == 0, 1)
-    learned = torch.addcmul(now, scale[:, None], before, value=-1)
+    along = ((now * before).sum(1) / energy).nan_to_num(0, 0, 0)  # of zeros, and not finite
+    learned = torch.addcmul(now, along[:, None], before, value=-1)
     learned_energy = learned.square().sum(1)
     # Half a unit in the last place of each number has an energy of eps^2 / 12 at the most.
-    is_rounding = learned_energy <= 4 * torch.finfo(filters.dtype).eps ** 2 * total
-    learned = learned.masked_fill(is_rounding[:, None], 0)
-    learned_energy = learned_energy.masked_fill(is_rounding, 0)
+    is_real = learned_energy > 4 * torch.finfo(filters.dtype).eps ** 2 * total  # no NaN is
+    learned = learned.masked_fill(~is_real[:, None], 0)
+    moved = (now - before).square().sum(1)
+    of_filters = torch.stack([total, learned_energy.masked_fill(~is_real, 0), moved, energy])
+    is_broken = ~moved.isfinite()
+    of_all, of_learned, of_movement, of_initial = of_filters.masked_fill(is_broken, 0).sum(1)
     return Split(
         learned=learned.view_as(filters),
-        learned_share=learned_energy / total,
-        inherited_share=1 - learned_energy.sum() / total.sum(),
-        movement=(now - before).norm() / before.norm(),
+        learned_share=of_filters[1] / total,
+        inherited_share=1 - of_learned / of_all,
+        movement=(of_movement / of_initial).sqrt(),
     )
 
 
@@ -152,8 +158,9 @@ def filter_numbers(filters: Tensor, null: NoiseNull | None, rough: Tensor) -> Fi
     norms = norms.masked_fill(~is_finite, math.nan)
     median = norms.nanmedian()
     is_dead = (norms < _DEAD_NORM * median) | (norms == 0)
-    # NaN is sorted last. A quantile between two ranks would take fifteen operations.
-    high = norms.kthvalue(math.ceil(_DOMINATING_QUANTILE * len(norms))).values
+    # NaN is sorted last. A quantile between two ranks takes fifteen operations, and kthvalue
+    # is refused on CUDA where only deterministic algorithms are allowed.
+    high = norms.sort().values[math.ceil(_DOMINATING_QUANTILE * len(norms)) - 1]
     is_judged = null is not None and can_judge_one(kernel, channels)
     return FilterNumbers(
         roughness=rough,

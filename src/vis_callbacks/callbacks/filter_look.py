@@ -37,6 +37,7 @@ MEASURED = (
     readings.DEAD_FILTERS,
     readings.DOMINATING_FILTERS,
     readings.DUPLICATED_FILTERS,
+    readings.ODD_FILTERS,
 )
 _TAGS = {
     readings.FILTER_NOISE: "filter_noise",
@@ -44,9 +45,7 @@ _TAGS = {
     readings.INHERITED_SHARE: "filter_inherited",
     readings.LEARNED_ROUGHNESS: "filter_learned_noise",
     readings.NOISE_LIKE: "filter_share/noise_like",
-    readings.DEAD_FILTERS: "filter_share/dead",
-    readings.DOMINATING_FILTERS: "filter_share/dominating",
-    readings.DUPLICATED_FILTERS: "filter_share/duplicated",
+    readings.ODD_FILTERS: "filter_share/odd",
 }
 
 
@@ -122,7 +121,6 @@ def scalars_of(look: FilterLook) -> Iterator[Scalar]:
         readings.FILTER_NOISE: look.known[readings.KERNEL_SIZE] > 1,
         readings.LEARNED_ROUGHNESS: look.known[readings.KERNEL_SIZE] > 1,
         readings.NOISE_LIKE: look.numbers.noise_like is not None,
-        readings.DUPLICATED_FILTERS: look.numbers.is_duplicated is not None,
     }
     for metric, name in _TAGS.items():
         if is_judged.get(metric, True):
@@ -153,6 +151,7 @@ def _measured(
         readings.DEAD_FILTERS: _share(numbers.is_dead),
         readings.DOMINATING_FILTERS: _share(numbers.is_dominating),
         readings.DUPLICATED_FILTERS: _share(numbers.is_duplicated),
+        readings.ODD_FILTERS: _share(numbers.is_odd),
     }
     known = [values[metric] for metric in MEASURED]
     return torch.stack([unknown if value is None else value.to(rough) for value in known])

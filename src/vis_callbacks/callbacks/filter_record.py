@@ -39,6 +39,7 @@ class FilterRecord:
     frames: list[Tensor] = field(default_factory=list)
     _initial_roughness: Tensor | None = None  # these two can be had again: not in the state
     _input_roughness: Tensor | None = None
+    _places: Tensor | None = None
     _decay: float = 0.0  # the exponent so far
     _decay_rate: float = math.nan
     _decay_step: int = 0
@@ -64,7 +65,7 @@ class FilterRecord:
             return
         self.steps.append(step)
         # Not in half precision: changes of a thousandth would look rough by its rounding.
-        self.frames.append(filters[self.strip_places].float())
+        self.frames.append(filters[self._index(filters.device)].float())
         keep = kept_frames(self.steps, _MAX_FRAMES)
         self.steps = [self.steps[index] for index in keep]
         self.frames = [self.frames[index] for index in keep]
@@ -77,6 +78,12 @@ class FilterRecord:
         few = few if self.initial.shape[1] in (1, 3) else _FEWEST  # a map for each channel
         most = max(1, min(few, _MAX_FRAME_VALUES // num_values))
         return evenly_spread(len(self.initial), most)
+
+    def _index(self, device: torch.device) -> Tensor:
+        """Returns `strip_places` on the device: a list would be sent there at each snapshot."""
+        if self._places is None or self._places.device != device:
+            self._places = torch.tensor(self.strip_places, device=device)
+        return self._places
 
     def initial_roughness(self) -> Tensor:
         """Returns the mean roughness of the initial filters."""

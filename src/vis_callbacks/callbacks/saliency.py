@@ -10,27 +10,15 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.analysis.occlusion import probabilities
-from vis_callbacks.analysis.saliency import (
-    METHODS,
-    named_method,
-)
+from vis_callbacks.analysis.saliency import METHODS, named_method
 from vis_callbacks.analysis.saliency_maps import effective_area, share_in_mask
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_names
 from vis_callbacks.callbacks.saliency_pictures import SaliencyFacts, draw_grid, draw_strip
-from vis_callbacks.callbacks.saliency_questions import (
-    Answer,
-    Question,
-    answer_to,
-    with_layers,
-)
+from vis_callbacks.callbacks.saliency_questions import Answer, Question, answer_to, with_layers
 from vis_callbacks.callbacks.saliency_record import SaliencyRecord, shrunk
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
-from vis_callbacks.engine.score_functions import (
-    Positions,
-    last_layer_with_maps,
-    unit_score,
-)
+from vis_callbacks.engine.score_functions import Positions, last_layer_with_maps, unit_score
 from vis_callbacks.engine.scores import Unit, describe, expand_target, resolve_targets
 from vis_callbacks.render.saliency_maps import MAX_TILE
 from vis_callbacks.report import Image, Report, Scalar
