@@ -197,7 +197,9 @@ class Weighing(pl.Callback):
         if args[2] == trainer.num_val_batches[0] - 1:
             gc.collect()
             tensors = [o for o in gc.get_objects() if type(o) in (Tensor, nn.Parameter)]
-            storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
+            # Sparse tensors, of whoever ran before, have no storage.
+            dense = [t for t in tensors if t.layout == torch.strided]
+            storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in dense}
             self.num_bytes = sum(storage.nbytes() for storage in storages.values())
 
 

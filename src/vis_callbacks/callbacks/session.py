@@ -262,7 +262,7 @@ class Session:
             return
         for seat in due:
             seat.guard.begin_snapshot()
-            keep_references(seat.monitor, batch, "the first training batch")
+        keep_references([seat.monitor for seat in due], batch, "the first training batch")
         is_first, self._is_first = self._is_first, False
         self._step = step = Step(
             step=run.step, due=due, live=not is_first and self._engine.can_read_live
@@ -333,8 +333,7 @@ class Session:
         run = RunView(trainer)
         if run.is_sanity_checking or run.stage != "fit":
             source = "the first validation batch" if run.stage == "fit" else "the first batch"
-            for monitor in self._monitors:
-                keep_references(monitor, batch, source)
+            keep_references(self._monitors, batch, source)
         if self._collecting and dataloader_idx == 0 and self._engine is not None:
             self._engine.start_batch(batch)
             self._engine.open_over_evaluation()
