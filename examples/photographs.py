@@ -84,11 +84,14 @@ class PhotoPatches(Dataset[tuple[Tensor, int]]):
         self.photographs = [(photograph - shift) / scale for photograph in photographs]
         self.size = size
         generator = torch.Generator().manual_seed(seed)
-        self.places = [
+        places = [
             (label, _below(height - size, generator), _below(width - size, generator))
-            for _ in range(patches_per_photograph)  # classes take turns: any part holds all
             for label, (_, height, width) in enumerate(p.shape for p in photographs)
+            for _ in range(patches_per_photograph)
         ]
+        # Classes take turns, so that any part of the data holds all of them.
+        turns = range(patches_per_photograph)
+        self.places = [place for turn in turns for place in places[turn::patches_per_photograph]]
 
     def __len__(self) -> int:
         return len(self.places)
