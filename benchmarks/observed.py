@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
 import torch
 from torch.nn import functional as F
 
-from benchmarks.nets import Benchmark
+from benchmarks.nets import BENCHMARKS, Benchmark
+from benchmarks.steps import one_thread
 from vis_callbacks import Monitor, Snapshot
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import take_references
@@ -58,6 +59,14 @@ def snapshot_cost(
         training += [train() for _ in range(10)]
     seconds = (computing[1:], drawing[1:], training[10:])
     return Cost(*(1e3 * statistics.median(values) for values in seconds))
+
+
+def print_costs(variants: Mapping[str, Callable[[], Monitor]]) -> None:
+    """Prints a line for each variant, of the small convolutional network."""
+    benchmark = next(b for b in BENCHMARKS if b.name == "cnn")
+    with one_thread():
+        for name, make in variants.items():
+            print(f"{benchmark.name:<12} {name:<44} {snapshot_cost(benchmark, make)}", flush=True)
 
 
 def _training_step(benchmark: Benchmark) -> Callable[[], float]:

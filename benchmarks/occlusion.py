@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.nets import BENCHMARKS
-from benchmarks.observed import snapshot_cost
-from benchmarks.steps import one_thread
+from benchmarks.observed import print_costs
 from vis_callbacks import OcclusionMonitor
 
 VARIANTS = {
@@ -14,13 +12,5 @@ VARIANTS = {
 }
 
 
-def main() -> None:
-    """Prints a line for each variant, of the small convolutional network."""
-    benchmark = next(b for b in BENCHMARKS if b.name == "cnn")
-    with one_thread():
-        for name, make in VARIANTS.items():
-            print(f"{benchmark.name:<12} {name:<44} {snapshot_cost(benchmark, make)}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_costs(VARIANTS)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vis_callbacks.callbacks.map_strips import MapStrips, as_maps, shown_units
+from vis_callbacks.callbacks.map_strips import MapStrips, as_maps
 from vis_callbacks.callbacks.options import CheckedOptions
 from vis_callbacks.engine.probe import LayerInfo
 from vis_callbacks.engine.references import References
@@ -29,14 +29,6 @@ def test_an_activation_is_laid_out_as_maps(shape, expected):
 def test_the_class_token_is_left_out_and_the_others_keep_their_places():
     tokens = torch.arange(10.0)[None]
     assert as_maps(tokens)[0].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-
-
-@pytest.mark.parametrize(("num_units", "most"), [(3, 16), (16, 16), (100, 16), (64, 3)])
-def test_the_shown_units_are_evenly_spread_and_begin_with_the_first(num_units, most):
-    shown = shown_units(num_units, most)
-    assert shown[0] == 0
-    assert len(shown) == len(set(shown)) == min(num_units, most)
-    assert max(shown) < num_units
 
 
 def snapshot(step: int) -> Snapshot:

@@ -6,10 +6,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vis_callbacks.render.colours import Scale
-from vis_callbacks.render.film_strip import film_strip, kept_frames
+from vis_callbacks.render.film_strip import film_strip, kept_frames, with_frame
 from vis_callbacks.render.images import MAX_WIDTH, blank
 
 INCREASING = st.lists(st.integers(0, 10**6), unique=True, max_size=60).map(sorted)
+
+
+def key(frame: tuple[int, str]) -> tuple[int, str]:
+    return frame
+
+
+def test_a_strip_keeps_as_many_frames_as_it_may() -> None:
+    frames: list[tuple[int, str]] = []
+    for step in range(100):
+        frames = with_frame(frames, (step, "same"), 5, key=key)
+
+    assert len(frames) == 5
+    assert (frames[0][0], frames[-1][0]) == (0, 99)
+
+
+@pytest.mark.parametrize("new", [(9, "other"), (5, "same"), (2, "same")])
+def test_a_frame_that_does_not_follow_on_begins_anew(new: tuple[int, str]) -> None:
+    assert with_frame([(1, "same"), (5, "same")], new, 5, key=key) == [new]
 
 
 @given(INCREASING, st.integers(2, 20))

@@ -101,6 +101,20 @@ def watchers(*, gradients: bool = True) -> list[Monitor]:
 # -- data
 
 
+class Drawn(Dataset):
+    """Images that exist only while they are looked at."""
+
+    def __init__(self, num_samples: int, size: int = 32) -> None:
+        self.num_samples, self.size = num_samples, size
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        generator = torch.Generator().manual_seed(index)
+        return torch.rand(3, self.size, self.size, generator=generator), index % 4
+
+
 class CountingData(Dataset):
     """Fixed samples that count how often one is drawn."""
 

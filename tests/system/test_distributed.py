@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.system.models import LIGHTNING_CHATTER
+from tests.system.processes import RANKS, run_in_two_ranks
 from tests.system.two_ranks import (
     FAULT_STEP,
     NUM_STEPS,
@@ -30,8 +27,6 @@ from vis_callbacks.alerts.log import read_alerts
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]
 
-ROOT = Path(__file__).parents[2]
-RANKS = (0, 1)
 FAULTS = [name for name in SCENARIOS if " fails on " in name]
 
 
@@ -39,33 +34,7 @@ FAULTS = [name for name in SCENARIOS if " fails on " in name]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs all trainings, in two processes that are started once."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-W", "ignore", "-m", "tests.system.two_ranks", str(folder)]
-    processes = []
-    for rank in RANKS:
-        with (folder / f"log.{rank}").open("w") as log:
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            environment = {**os.environ, **shared, **own}
-            processes.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-            )
-    try:
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], (folder / "log.0").read_text()[-2000:]
+    run_in_two_ranks("tests.system.two_ranks", folder, timeout=240)
     return folder
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,43 +10,16 @@ from typing import Any
 import pytest
 from tests.system.embedding_ranks import BATCH, NUM_SAMPLES, fit, watching
 from tests.system.models import LIGHTNING_CHATTER
+from tests.system.processes import RANKS, run_in_two_ranks
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]
-
-ROOT = Path(__file__).parents[2]
-RANKS = (0, 1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs both trainings, in two processes."""
     folder = tmp_path_factory.mktemp("embedding_ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-W", "ignore", "-m", "tests.system.embedding_ranks", str(folder)]
-    processes = []
-    for rank in RANKS:
-        with (folder / f"log.{rank}").open("w") as log:
-            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-            )
-    try:
-        codes = [process.wait(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], (folder / "log.0").read_text()[-2000:]
+    run_in_two_ranks("tests.system.embedding_ranks", folder, timeout=120)
     return folder
 
 

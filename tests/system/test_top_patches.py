@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from tests.identity import digest
 from tests.system.models import (
     LIGHTNING_CHATTER,
     Cnn,
+    Drawn,
     Net,
     Transformer,
     pictures,
@@ -31,8 +30,9 @@ from tests.system.models import (
     train,
     trainer_of,
 )
+from tests.system.processes import RANKS, run_in_two_ranks
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from vis_callbacks import TopPatchesMonitor
 from vis_callbacks.analysis.top_patches import TopPatches, unpacked
@@ -139,31 +139,12 @@ def on_one_rank(folder: Path) -> None:
 
 
 def test_two_ranks_find_what_one_process_finds(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [sys.executable, "-W", "ignore", "-m", "tests.system.test_top_patches", str(tmp_path)]
-    processes = []
-    for rank in "01":
-        with (tmp_path / f"log.{rank}").open("w") as log:
-            own = {**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}
-            processes.append(subprocess.Popen(command, cwd=ROOT, env=own, stdout=log, stderr=log))
-    try:
-        codes = [process.wait(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], (tmp_path / "log.0").read_text()[-2000:]
+    run_in_two_ranks("tests.system.test_top_patches", tmp_path, timeout=120)
     monitors = watching()
     validated(tmp_path / "single", monitors, 8)
     expected = arrays_of(monitors)
     assert [len(arrays["rows"]) for arrays in expected] == [4, 2, 1]
-    for rank in "01":
+    for rank in RANKS:
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         for mine, theirs in zip(found, expected, strict=True):
             assert mine.keys() == theirs.keys()
@@ -171,20 +152,6 @@ def test_two_ranks_find_what_one_process_finds(tmp_path):
 
 
 # -- memory
-
-
-class Drawn(Dataset[tuple[Tensor, int]]):
-    """Images that exist only while they are looked at."""
-
-    def __init__(self, num_samples: int) -> None:
-        self.num_samples = num_samples
-
-    def __len__(self) -> int:
-        return self.num_samples
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        generator = torch.Generator().manual_seed(index)
-        return torch.rand(3, 32, 32, generator=generator), index % 4
 
 
 class Weighing(pl.Callback):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vis_callbacks.analysis import saliency_maps
 from vis_callbacks.analysis.occlusion_plan import COARSE_STEP, OcclusionPlan, every
 
 Baseline = Literal["mean", "blur"] | float
@@ -276,5 +277,4 @@ def effective_area(falls: Tensor) -> Tensor:
     Args:
         falls: (images, rows, columns), the value without a square less that with it.
     """
-    falls = falls.clamp(min=0).flatten(1)
-    return falls.sum(1).square() / (falls.shape[1] * falls.square().sum(1))
+    return saliency_maps.effective_area(falls.clamp(min=0))

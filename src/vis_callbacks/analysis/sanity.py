@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_WEIGHTED: frozenset[Callable[..., Any]] = frozenset(
-    {F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
-)
+from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR
+
+_WEIGHTED = LINEAR | CONVOLUTIONS
 
 
 def count_weighted_calls(run: Callable[[], object]) -> int:

@@ -21,6 +21,7 @@ from vis_callbacks.analysis.activation_maximization import (
     maximize,
     score_spread,
 )
+from vis_callbacks.analysis.selection import evenly_spread
 from vis_callbacks.callbacks.maximization_pictures import (
     MaximizationFacts,
     draw_images,
@@ -31,7 +32,7 @@ from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.scores import Unit, describe
-from vis_callbacks.render.film_strip import kept_frames
+from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
@@ -138,12 +139,7 @@ class ActivationMaximizationMonitor(Monitor):
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Goes on with each image for some steps and says how high its score has come."""
-        references, forward = snapshot.references, snapshot.forward
-        if references is None or forward is None:
-            raise ValueError(
-                "there are no reference samples to tell what an input looks like: no batch was "
-                "understood. Write input_fn=lambda batch: ... that returns the images."
-            )
+        references, forward = snapshot.own_passes("to tell what an input looks like")
         real = _as_images(references.inputs)
         targets, real_scores = self._look_at_real(forward, references.inputs)
         frame, spread = Frame.of(real), score_spread(real_scores)
@@ -202,18 +198,14 @@ class ActivationMaximizationMonitor(Monitor):
         return self._last.to(real)
 
     def _append(self, step: int, z: Tensor, is_silent: Tensor) -> None:
-        rows = _evenly(len(z), _MAX_ROWS)
+        rows = evenly_spread(len(z), _MAX_ROWS)
         height, width = (min(length, _MAX_SIDE) for length in z.shape[-2:])
         frame = _Frame(
             step, F.adaptive_avg_pool2d(z[rows], (height, width)).half(), is_silent[rows]
         )
-        if self._frames and (
-            self._frames[-1].z.shape != frame.z.shape or self._frames[-1].step >= step
-        ):
-            self._frames.clear()
-        self._frames.append(frame)
-        keep = kept_frames([kept.step for kept in self._frames], _MAX_FRAMES)
-        self._frames = [self._frames[index] for index in keep]
+        self._frames = with_frame(
+            self._frames, frame, _MAX_FRAMES, key=lambda kept: (kept.step, kept.z.shape)
+        )
 
     def _pictures(
         self,
@@ -256,7 +248,7 @@ class ActivationMaximizationMonitor(Monitor):
             draw=partial(
                 draw_over_time,
                 facts=facts,
-                rows=_evenly(targets.num_rows, _MAX_ROWS),
+                rows=evenly_spread(targets.num_rows, _MAX_ROWS),
                 steps=tuple(frame.step for frame in self._frames),
             ),
             arrays={
@@ -318,11 +310,6 @@ def _scalars(scores: Tensor, best_scores: Tensor, start: Start) -> Iterator[Scal
         mean = torch.where(loud, values, torch.nan).nanmean()
         yield Scalar(tag=f"activation_maximization/{name}", value=mean)
     yield Scalar(tag="activation_maximization/num_silent", value=start.is_silent.sum())
-
-
-def _evenly(length: int, most: int) -> list[int]:
-    count = min(length, most)
-    return [index * length // count for index in range(count)]
 
 
 def _check_classes(classes: object) -> None:

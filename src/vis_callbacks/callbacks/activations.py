@@ -35,7 +35,7 @@ from vis_callbacks.analysis.unit_life import READINGS, LifeRaster, UnitLife
 from vis_callbacks.analysis.updates import layer_norm, unit_norms
 from vis_callbacks.callbacks.map_strips import MapStrips
 from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_count, check_names
+from vis_callbacks.callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.engine.schedule import BurstEnds, Bursts
 from vis_callbacks.engine.snapshot import Group, Snapshot
 from vis_callbacks.render.heat_map import heat_map
@@ -141,8 +141,7 @@ class ActivationMonitor(Monitor):
         check_names("layers", layers, allow_empty=False)
         check_names("map_layers", map_layers)
         check_count("max_maps", max_maps)
-        if not isinstance(histograms, bool):
-            raise TypeError(f"histograms={histograms!r} is no bool. Use True or False.")
+        check_flag("histograms", histograms)
         self.layers = layers
         self.map_layers = map_layers
         self.max_maps = max_maps

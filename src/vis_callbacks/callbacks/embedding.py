@@ -24,7 +24,7 @@ from vis_callbacks.callbacks.embedding_maps import EmbeddingMaps, Look
 from vis_callbacks.callbacks.feature_clouds import Facts, agreement_of, cloud_items, clouds_of
 from vis_callbacks.callbacks.followed_map import Backend, Layout, Method
 from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_names
+from vis_callbacks.callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.callbacks.probe_curves import ProbeCurves
 from vis_callbacks.callbacks.sample_collector import MERGE, SampleCollector, own_name
 from vis_callbacks.engine.layers import module_names
@@ -115,10 +115,9 @@ class EmbeddingMonitor(Monitor):
         check_names("layers", layers, allow_empty=False)
         check_names("probe_layers", probe_layers)
         _check_perplexity(perplexity)
-        _check_choice("method", method, ("tsne", "pca"))
-        _check_choice("backend", backend, ("torch", "sklearn"))
-        if not isinstance(projector, bool):
-            raise TypeError(f"projector={projector!r} is no bool. Use True or False.")
+        check_choice("method", method, ("tsne", "pca"))
+        check_choice("backend", backend, ("torch", "sklearn"))
+        check_flag("projector", projector)
         self.layers = layers
         self.probe_layers = probe_layers
         self.perplexity = perplexity
@@ -265,9 +264,3 @@ def _check_perplexity(value: object) -> None:
         raise TypeError(f"perplexity={value!r} is a {type(value).__name__}. Use a number, say 30.")
     if not 1 < value < math.inf:
         raise ValueError(f"perplexity={value:g} is out of range. Use more than 1; 30 is usual.")
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        listed = " or ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name}={value!r} is none of the choices. Use {listed}.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vis_callbacks.analysis.filter_noise import NoiseNull, noise_null
 from vis_callbacks.analysis.filters import as_filters
+from vis_callbacks.analysis.selection import evenly_spread
 from vis_callbacks.engine.layers import nearest
 from vis_callbacks.engine.probe import WeightInfo
 
@@ -177,12 +178,6 @@ def group_of(info: WeightInfo, groups: Sequence[Group]) -> Group | None:
             if parameter == name or is_part or parameter.startswith(f"{name}_"):
                 return group
     return None
-
-
-def evenly_spread(total: int, most: int) -> list[int]:
-    """Returns at most ``most`` indexes, evenly spread over ``total``."""
-    count = min(total, most)
-    return [index * total // count for index in range(count)]
 
 
 def _evenly(total: int, most: int, device: torch.device) -> Tensor:

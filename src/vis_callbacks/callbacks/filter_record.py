@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vis_callbacks.analysis.filter_noise import roughness
 from vis_callbacks.analysis.filters import decay_rate, input_roughness
-from vis_callbacks.callbacks.filter_layers import evenly_spread
+from vis_callbacks.analysis.selection import evenly_spread
 from vis_callbacks.engine.snapshot import Group
 from vis_callbacks.render.film_strip import kept_frames
 

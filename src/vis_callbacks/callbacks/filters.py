@@ -24,7 +24,7 @@ from vis_callbacks.callbacks.filter_pictures import FilterPictures
 from vis_callbacks.callbacks.filter_record import FilterRecord
 from vis_callbacks.callbacks.loss_pair import check_loss_names, loss_pair
 from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_count
+from vis_callbacks.callbacks.options import check_choice, check_count
 from vis_callbacks.engine.schedule import Decaying, EveryNEpochs
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Attempt, say
@@ -116,8 +116,8 @@ class FilterMonitor(Monitor):
                 f"max_filters={max_filters} is more than one picture can show. "
                 f"Use at most {_MAX_SHOWN}."
             )
-        _check_choice("scale", scale, ("filter", "layer"))
-        _check_choice("order", order, ("index", "norm"))
+        check_choice("scale", scale, ("filter", "layer"))
+        check_choice("order", order, ("index", "norm"))
         _check_image_shape(image_shape)
         check_loss_names(loss_names)
         self.layer = layer
@@ -227,12 +227,6 @@ def _check_layer(layer: object) -> None:
         raise TypeError(f'layer={layer!r} is a {type(layer).__name__}. Use one name: "conv1".')
     if layer == "":
         raise ValueError('layer="" is no name. Use None for the first layer.')
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        listed = " or ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name}={value!r} is none of the choices. Use {listed}.")
 
 
 def _check_image_shape(value: object) -> None:

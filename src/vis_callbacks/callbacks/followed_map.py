@@ -15,7 +15,7 @@ from vis_callbacks.analysis.barnes_hut import barnes_hut_tsne
 from vis_callbacks.analysis.embedding import principal_components
 from vis_callbacks.analysis.procrustes import aligned, displacement
 from vis_callbacks.analysis.tsne import COLD, WARM, as_start, fitting_perplexity, tsne
-from vis_callbacks.render.film_strip import kept_frames
+from vis_callbacks.render.film_strip import with_frame
 
 Method = Literal["tsne", "pca"]
 Backend = Literal["torch", "sklearn"]
@@ -120,14 +120,15 @@ class FollowedMap:
         labels: NDArray[np.int64],
     ) -> None:
         """Makes this map the last one, and a frame of the strip."""
-        if made.before is None or (self.frames and self.frames[-1].step >= step):
+        if made.before is None:
             self.frames = []
         self.points, self.fingerprints = made.points, fingerprints
-        self.frames.append(Frame(step, made.points, labels))
-        self.frames = [
-            self.frames[place]
-            for place in kept_frames([frame.step for frame in self.frames], _MAX_FRAMES)
-        ]
+        self.frames = with_frame(
+            self.frames,
+            Frame(step, made.points, labels),
+            _MAX_FRAMES,
+            key=lambda kept: (kept.step, None),
+        )
 
     def state(self) -> dict[str, Any]:
         """Returns plain values and tensors for a checkpoint."""

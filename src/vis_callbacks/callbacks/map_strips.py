@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vis_callbacks.analysis.selection import evenly_spread
 from vis_callbacks.engine.layers import matches
 from vis_callbacks.render.activation_maps import activation_maps
-from vis_callbacks.render.film_strip import kept_frames
+from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.render.images import to_uint8
 from vis_callbacks.report import Image, tag
 
@@ -81,14 +82,14 @@ class MapStrips:
         """Adds one layer's activation (units, *positions) for the reference sample."""
         maps = as_maps(values.float())
         self._num_units[name] = len(maps)
-        places = shown_units(len(maps), self._max_maps)
+        places = evenly_spread(len(maps), self._max_maps)
         frame = _shrunk(maps[torch.tensor(places, device=maps.device)]).half()
-        frames = self._frames.setdefault(name, [])
-        if frames and (frames[-1][1].shape != frame.shape or frames[-1][0] >= step):
-            frames.clear()
-        frames.append((step, frame))
-        keep = kept_frames([step for step, _ in frames], _MAX_FRAMES)
-        self._frames[name] = [frames[i] for i in keep]
+        self._frames[name] = with_frame(
+            self._frames.get(name, ()),
+            (step, frame),
+            _MAX_FRAMES,
+            key=lambda kept: (kept[0], kept[1].shape),
+        )
 
     def _picture(self, name: str, snapshot: Snapshot, options: CheckedOptions) -> Image:
         frames = self._frames[name]
@@ -132,12 +133,6 @@ def as_maps(values: Tensor) -> Tensor:
     return values
 
 
-def shown_units(num_units: int, max_maps: int) -> list[int]:
-    """Returns at most ``max_maps`` units, evenly spread over all."""
-    count = min(num_units, max_maps)
-    return [i * num_units // count for i in range(count)]
-
-
 def _shrunk(maps: Tensor) -> Tensor:
     if maps.dim() == 1 or max(maps.shape[1:]) <= _MAX_SIZE:
         return maps
@@ -156,7 +151,7 @@ def _draw(
     std: Sequence[float] | None,
     sample: np.ndarray | None = None,
 ) -> np.ndarray:
-    places = shown_units(num_units, maps.shape[1])
+    places = evenly_spread(num_units, maps.shape[1])
     reference, note = None, ""
     if sample is not None and sample.ndim == 3:
         shown = to_uint8(sample[None], mean, std)

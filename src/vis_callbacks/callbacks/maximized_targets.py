@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vis_callbacks.engine.isolation import IsolatedForward
 from vis_callbacks.engine.score_functions import run_with_layers, value_of_unit
-from vis_callbacks.engine.scores import Unit, find_scores, select_scores
+from vis_callbacks.engine.scores import Unit, at_least_float32, find_scores, select_scores
 from vis_callbacks.render.occlusion_maps import class_name
 
 if TYPE_CHECKING:
@@ -94,9 +94,5 @@ def run(
     if not isinstance(forward, IsolatedForward):
         raise ValueError(f"units cannot be read through {type(forward).__name__}.")
     output, layers = run_with_layers(forward, inputs, names)
-    values = {name: _at_least_float32(layer.values) for name, layer in layers.items()}
-    return _at_least_float32(find_scores(output, len(inputs))), values
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.float() if values.element_size() < 4 else values
+    values = {name: at_least_float32(layer.values) for name, layer in layers.items()}
+    return at_least_float32(find_scores(output, len(inputs))), values

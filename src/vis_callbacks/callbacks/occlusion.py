@@ -21,21 +21,21 @@ from vis_callbacks.callbacks.occlusion_pictures import (
     draw_over_time,
     draw_views,
 )
-from vis_callbacks.callbacks.options import check_count, check_period
+from vis_callbacks.callbacks.options import check_count, check_flag, check_period
 from vis_callbacks.callbacks.progress import progress_bar
-from vis_callbacks.engine.capture import Capture, Seen
 from vis_callbacks.engine.isolation import IsolatedForward
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
-from vis_callbacks.engine.score_functions import run_with_layers
+from vis_callbacks.engine.score_functions import layers_with_maps, run_with_layers
 from vis_callbacks.engine.scores import (
     Targets,
+    at_least_float32,
     describe,
     expand_target,
     find_scores,
     resolve_targets,
 )
 from vis_callbacks.guard import say
-from vis_callbacks.render.film_strip import kept_frames
+from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ class OcclusionMonitor(Monitor):
             raise ValueError(f'target="{target}" is two. Use "label", "predicted" or a class.')
         if layer is not None and not isinstance(layer, str):
             raise TypeError(f'layer={layer!r} is no name. Use one such as "layer4.1.relu-1".')
-        if not isinstance(coarse_to_fine, bool):
-            raise TypeError(f"coarse_to_fine={coarse_to_fine!r} is no bool. Use True or False.")
+        check_flag("coarse_to_fine", coarse_to_fine)
         check_count("max_forward_passes", max_forward_passes)
         check_count("batch_size", batch_size)
         self.window_size = window_size
@@ -148,12 +147,7 @@ class OcclusionMonitor(Monitor):
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Hides each place of each reference image in turn and says what that changed."""
-        references, forward = snapshot.references, snapshot.forward
-        if references is None or forward is None:
-            raise ValueError(
-                "there are no reference samples to hide parts of: no batch was understood. "
-                "Write input_fn=lambda batch: ... that returns the images."
-            )
+        references, forward = snapshot.own_passes("to hide parts of")
         plan = self._plan(references.inputs)
         self._announce(plan)
         images = references.inputs[: plan.num_images]
@@ -211,7 +205,7 @@ class OcclusionMonitor(Monitor):
     @torch.no_grad()
     def _question(self, forward: ForwardFn, images: Tensor, labels: Tensor | None) -> _Question:
         """Looks at the images as they are: which class, which map is to be followed."""
-        layer = self.layer or _last_layer_with_maps(forward, images[:1])
+        layer = self.layer or _last_layer_with_maps(forward, images)
         looks = [_look(forward, part, layer) for part in torch.split(images, self.batch_size)]
         scores = torch.cat([scores for scores, _ in looks])
         labels = None if labels is None else labels[: len(images)]
@@ -243,13 +237,9 @@ class OcclusionMonitor(Monitor):
 
     def _append(self, step: int, maps: OcclusionMaps) -> None:
         frame = maps.values[:_MAX_ROWS, :, :, PROBABILITY].half()
-        if self._frames and (
-            self._frames[-1][1].shape != frame.shape or self._frames[-1][0] >= step
-        ):
-            self._frames.clear()
-        self._frames.append((step, frame))
-        keep = kept_frames([step for step, _ in self._frames], _MAX_FRAMES)
-        self._frames = [self._frames[index] for index in keep]
+        self._frames = with_frame(
+            self._frames, (step, frame), _MAX_FRAMES, key=lambda kept: (kept[0], kept[1].shape)
+        )
 
     def _pictures(
         self, step: int, references: References, asked: _Question, maps: OcclusionMaps
@@ -326,28 +316,12 @@ def _look(forward: ForwardFn, inputs: Tensor, layer: str | None) -> tuple[Tensor
     output, layers = run_with_layers(forward, inputs, [layer])
     scores, values = find_scores(output, len(inputs)), layers[layer].values
     activities = values.flatten(2).sum(2) if values.dim() > 2 else values
-    return _at_least_float32(scores), _at_least_float32(activities)
+    return at_least_float32(scores), at_least_float32(activities)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
-    """Returns the values in a type that numbers of half precision do not overflow."""
-    return values.float() if values.element_size() < 4 else values
-
-
-def _last_layer_with_maps(forward: ForwardFn, image: Tensor) -> str | None:
+def _last_layer_with_maps(forward: ForwardFn, images: Tensor) -> str | None:
     """Returns the last nonlinearity whose units have more than one position; None for none."""
-    if not isinstance(forward, IsolatedForward):
-        return None
-    names: list[str] = []
-
-    def note(seen: Seen) -> None:
-        num_units = seen.values.shape[seen.unit_axis]
-        has_maps = seen.values.numel() > seen.values.shape[0] * num_units
-        if seen.nonlinearity is not None and has_maps and not seen.is_gate:
-            names.append(seen.name)
-
-    with Capture(forward.module, note):
-        forward.run(image)
+    names = layers_with_maps(forward, images) if isinstance(forward, IsolatedForward) else ()
     return names[-1] if names else None
 
 

@@ -130,6 +130,19 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name}={value} is too small. Use a whole number of at least 1.")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raises unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is no bool. Use True or False.")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raises unless ``value`` is one of the choices."""
+    if value not in choices:
+        listed = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name}={value!r} is none of the choices. Use {listed}.")
+
+
 def check_share(name: str, value: object, example: str) -> None:
     """Raises unless ``value`` is a number above 0 and at most 1."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -13,7 +13,7 @@ from torch import Tensor
 from vis_callbacks.analysis.linear_probe import probe_accuracy
 from vis_callbacks.callbacks.embedding_pictures import draw_probes
 from vis_callbacks.callbacks.sample_collector import MAX_PROBE_FEATURES
-from vis_callbacks.render.film_strip import kept_frames
+from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.report import Image, Item, Scalar, tag
 
 if TYPE_CHECKING:
@@ -101,12 +101,12 @@ class ProbeCurves:
         """Returns the curves of the past and this one; outside of a training this one alone."""
         if snapshot.stage != "fit":
             return [(snapshot.step, accuracies)]
-        if layers != self._layers or (self._curves and self._curves[-1][0] >= snapshot.step):
+        if layers != self._layers:
             self._layers, self._curves = layers, []
         curves = [(step, row.to(accuracies.device)) for step, row in self._curves]
-        curves.append((snapshot.step, accuracies))
-        keep = kept_frames([step for step, _ in curves], _MAX_CURVES)
-        self._curves = [curves[place] for place in keep]
+        self._curves = with_frame(
+            curves, (snapshot.step, accuracies), _MAX_CURVES, key=lambda kept: (kept[0], None)
+        )
         return self._curves
 
 

@@ -13,7 +13,7 @@ from vis_callbacks.analysis.occlusion import probabilities
 from vis_callbacks.analysis.saliency import METHODS, named_method
 from vis_callbacks.analysis.saliency_maps import effective_area, share_in_mask
 from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_names
+from vis_callbacks.callbacks.options import check_flag, check_names
 from vis_callbacks.callbacks.saliency_pictures import SaliencyFacts, draw_grid, draw_strip
 from vis_callbacks.callbacks.saliency_questions import Answer, Question, answer_to, with_layers
 from vis_callbacks.callbacks.saliency_record import SaliencyRecord, shrunk
@@ -107,8 +107,7 @@ class SaliencyMonitor(Monitor):
             raise TypeError(f'cam_layer={cam_layer!r} is no name. Use one such as "layer4.1.relu".')
         if mask_fn is not None and not callable(mask_fn):
             raise TypeError(f"mask_fn={mask_fn!r} cannot be called. Give a function.")
-        if not isinstance(sanity_check, bool):
-            raise TypeError(f"sanity_check={sanity_check!r} is no bool. Use True or False.")
+        check_flag("sanity_check", sanity_check)
         if sanity_check and unit is not None:
             raise ValueError(
                 "sanity_check=True replaces the weights of the top layer, on which no unit below "
@@ -131,12 +130,7 @@ class SaliencyMonitor(Monitor):
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Explains the network's answers to the reference samples by each method."""
-        references, forward = snapshot.references, snapshot.forward
-        if references is None or forward is None:
-            raise ValueError(
-                "there are no reference samples to explain: no batch was understood. "
-                "Write input_fn=lambda batch: ... that returns the images."
-            )
+        references, forward = snapshot.own_passes("to explain")
         if not references.inputs.is_floating_point():
             raise TypeError(
                 f"the inputs are {describe(references.inputs)}, and no gradient can be taken "

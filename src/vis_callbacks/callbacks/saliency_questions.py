@@ -19,6 +19,7 @@ from vis_callbacks.engine.score_functions import (
     unit_layer_gradient,
     unit_score,
 )
+from vis_callbacks.engine.scores import at_least_float32
 
 if TYPE_CHECKING:
     from vis_callbacks.analysis.saliency import Attribution, LayerGradient, Score
@@ -113,8 +114,7 @@ def answer_to(
 
 
 def _maps(method: str, attribution: Attribution) -> Tensor:
-    values = attribution.values
-    values = values.float() if values.element_size() < 4 else values
+    values = at_least_float32(attribution.values)
     return saliency_maps(values, is_signed=METHODS[method].is_signed)
 
 

@@ -22,7 +22,7 @@ from vis_callbacks.analysis.top_patches import (
     unpacked,
 )
 from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_count, check_names
+from vis_callbacks.callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.callbacks.patch_pictures import PatchPage, draw
 from vis_callbacks.callbacks.patch_reader import (
     PROBE,
@@ -122,8 +122,7 @@ class TopPatchesMonitor(Monitor):
         check_count("top_k", top_k)
         check_count("max_units", max_units)
         check_count("patches_per_image", patches_per_image)
-        if not isinstance(show_images, bool):
-            raise TypeError(f"show_images={show_images!r} is no bool. Use True or False.")
+        check_flag("show_images", show_images)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed={seed!r} is a {type(seed).__name__}. Use a whole number.")
         self.layers = layers

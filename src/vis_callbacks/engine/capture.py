@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import (
     TorchFunctionMode,
@@ -30,6 +29,7 @@ from vis_callbacks.analysis.nonlinearities import (
     Nonlinearity,
     classify,
 )
+from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR, TRANSPOSED
 from vis_callbacks.engine.layers import module_names, nth_call, strip_compiled
 from vis_callbacks.engine.probe import WeightInfo
 
@@ -89,24 +89,10 @@ class Seen:
 
 Sink = Callable[[Seen], None]
 
-_LINEAR: frozenset[Callable[..., Any]] = frozenset({F.linear})
-_CONVOLUTIONS: frozenset[Callable[..., Any]] = frozenset(
-    {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
-)
-_TRANSPOSED: frozenset[Callable[..., Any]] = frozenset(
-    {
-        F.conv_transpose1d,
-        F.conv_transpose2d,
-        F.conv_transpose3d,
-        torch.conv_transpose1d,
-        torch.conv_transpose2d,
-        torch.conv_transpose3d,
-    }
-)
 # The weight that feeds a unit is a few calls back; the longest way is through a block's
 # parallel branches (57 convolutions lie in all of an Inception network).
 _REMEMBERED_CALLS = 64
-_WEIGHTED = _LINEAR | _CONVOLUTIONS | _TRANSPOSED
+_WEIGHTED = LINEAR | CONVOLUTIONS | TRANSPOSED
 _MAX_KEPT_VALUES = 2**22  # of a weight that touches the input: 16 MiB
 _LOOKED_AT = _WEIGHTED | FUNCTIONS
 
@@ -326,9 +312,9 @@ class Capture:
                 block=block.rpartition(".")[0] if has_own_weight else block,
                 weight_name=name,
                 num_outputs=(
-                    weight.shape[1] * groups if function in _TRANSPOSED else weight.shape[0]
+                    weight.shape[1] * groups if function in TRANSPOSED else weight.shape[0]
                 ),
-                unit_axis=-1 if function in _LINEAR else 1,
+                unit_axis=-1 if function in LINEAR else 1,
                 touches_input=touches_input,
             )
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module  # where the hooks on all modules live
 from torch.nn.utils.prune import BasePruningMethod
 
-from vis_callbacks.engine.scores import find_scores
+from vis_callbacks.engine.scores import at_least_float32, find_scores
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -83,8 +83,7 @@ class IsolatedForward:
         self._module = None
 
     def _scores(self, inputs: Tensor) -> Tensor:
-        scores = find_scores(self.run(inputs), len(inputs))
-        return scores.float() if scores.element_size() < 4 else scores
+        return at_least_float32(find_scores(self.run(inputs), len(inputs)))
 
 
 @contextmanager

@@ -105,6 +105,19 @@ def last_layer_with_maps(
     Raises:
         ValueError: There is none.
     """
+    names = layers_with_maps(forward, inputs, before=before)
+    if not names:
+        raise ValueError(
+            "no nonlinearity has a map of several positions. Name a layer that has: "
+            'cam_layer="..."; vis_callbacks.summary(model, inputs) lists them.'
+        )
+    return names[-1]
+
+
+def layers_with_maps(
+    forward: IsolatedForward, inputs: Tensor, *, before: str | None = None
+) -> list[str]:
+    """Returns all of these; see `last_layer_with_maps`."""
     names: list[str] = []
     is_over = False
 
@@ -119,12 +132,7 @@ def last_layer_with_maps(
     watched = {before, _called(before)} if before else ()
     with torch.no_grad(), Capture(forward.module, note, watched={"output": watched}):
         forward.run(inputs[:1])
-    if not names:
-        raise ValueError(
-            "no nonlinearity has a map of several positions. Name a layer that has: "
-            'cam_layer="..."; vis_callbacks.summary(model, inputs) lists them.'
-        )
-    return names[-1]
+    return names
 
 
 def class_score(forward: Callable[[Tensor], Tensor], targets: Tensor) -> Score:

@@ -117,6 +117,11 @@ def expand_target(option: object) -> tuple[Target, ...]:
     return (_check_index("target", option),)
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Returns the values in a type that numbers of half precision do not overflow."""
+    return values.float() if values.element_size() < 4 else values
+
+
 def find_scores(output: Any, num_samples: int) -> Tensor:
     """Returns the scores (samples, classes, ...) in whatever a forward pass has returned.
 

@@ -142,3 +142,16 @@ class Snapshot:
             if info.name == name:
                 return info
         raise KeyError(name)
+
+    def own_passes(self, purpose: str) -> tuple[References, ForwardFn]:
+        """Returns the reference samples and the forward pass of a monitor that needs both.
+
+        Raises:
+            ValueError: One is missing; ``purpose`` says in its words what for ("to explain").
+        """
+        if self.references is None or self.forward is None:
+            raise ValueError(
+                f"there are no reference samples {purpose}: no batch was understood. "
+                "Write input_fn=lambda batch: ... that returns the images."
+            )
+        return self.references, self.forward

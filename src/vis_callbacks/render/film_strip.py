@@ -7,7 +7,8 @@ goes into one picture (Zeiler and Fergus, 2014, figure 4, show their features so
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from vis_callbacks.render.captions import colour_bar, with_caption
 from vis_callbacks.render.colours import Scale
@@ -22,6 +23,8 @@ from vis_callbacks.render.images import (
     stacked,
 )
 from vis_callbacks.render.text import Picture, line_height, text_width, write
+
+Frame = TypeVar("Frame")
 
 _LEAST_FRAME_WIDTH = 96
 _GAP = 6
@@ -56,6 +59,31 @@ def kept_frames(steps: Sequence[int], max_frames: int) -> list[int]:
         ]
         del kept[-min(gaps)[1]]
     return kept
+
+
+def with_frame(
+    frames: Sequence[Frame],
+    frame: Frame,
+    max_frames: int,
+    *,
+    key: Callable[[Frame], tuple[int, Any]],
+) -> list[Frame]:
+    """Returns the frames with one more, thinned by `kept_frames`.
+
+    Frames of another shape, or at this step and behind it, belong to a run that began anew:
+    then the new one stands alone.
+
+    Args:
+        frames: Oldest first.
+        frame: The new one.
+        max_frames: Two or more.
+        key: Step and shape of a frame.
+    """
+    step, shape = key(frame)
+    if frames and (key(frames[-1])[1] != shape or key(frames[-1])[0] >= step):
+        frames = ()
+    frames = [*frames, frame]
+    return [frames[place] for place in kept_frames([key(f)[0] for f in frames], max_frames)]
 
 
 def film_strip(
