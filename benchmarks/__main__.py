@@ -25,6 +25,7 @@ from benchmarks.imports import added_import_seconds
 from benchmarks.nets import BENCHMARKS, Benchmark
 from benchmarks.ratio import paired_ratio
 from benchmarks.steps import (
+    WARM_UP_STEPS,
     MakeCallbacks,
     idle_pairs,
     idle_python,
@@ -40,6 +41,7 @@ SNAPSHOT_EVERY = 3
 SHARE_STEPS = 2000
 FILE_EPOCHS = 10
 EPOCHS, EPOCH_STEPS = 50, 500
+Pairs = tuple[list[float], list[float]]
 TOO_FAST = 2e-3  # a plain step below this is reported without a limit
 
 
@@ -58,24 +60,22 @@ class Row:
         return f"{self.net:<12} {self.what:<44} {self.value:<24} {self.limit:<10} {verdict}"
 
 
-class WithinBurst(EveryNSteps):
-    """Snapshots of which none ends a burst: only the last of a burst measures the update."""
+BURST = 3  # snapshots, as with batches of 64
+
+
+class BurstsOfThree(EveryNSteps):
+    """Snapshots of which every third one ends a burst, and looks at those before it as well."""
 
     def ends_burst(self, step: int, facts: RunFacts) -> bool:
-        """Returns False."""
-        return False
+        """Returns whether this is the third of three."""
+        return (step // self.n) % BURST == BURST - 1
 
 
 def snapshots() -> list[Callback]:
-    """Returns the monitor at a dense schedule, statistics alone."""
+    """Returns the monitor with many bursts and, after the first, no pictures."""
     monitor = ActivationMonitor(every_n_train_steps=SNAPSHOT_EVERY)
-    monitor.schedule = WithinBurst(SNAPSHOT_EVERY)
+    monitor.schedule = BurstsOfThree(SNAPSHOT_EVERY)
     return [monitor]
-
-
-def snapshots_with_updates() -> list[Callback]:
-    """Returns the monitor at a dense schedule, the size of the update measured each time."""
-    return [ActivationMonitor(every_n_train_steps=SNAPSHOT_EVERY)]
 
 
 def resting() -> list[Callback]:
@@ -90,13 +90,13 @@ def at_defaults() -> list[Callback]:
 
 def step_rows(benchmark: Benchmark, num_pairs: int) -> Iterator[Row]:
     """Yields what single steps of one network cost."""
-    watched, plain = _snapshot_pairs(benchmark, snapshots, num_pairs)
+    watched, plain = _snapshot_pairs(benchmark, snapshots, BURST * num_pairs)
     plain_seconds = statistics.median(plain)
     yield Row(benchmark.name, "a plain step", f"{plain_seconds * 1e3:.2f} ms")
-    ratio = paired_ratio(watched, plain)
+    within, ending = _by_place(watched, plain)
+    ratio = paired_ratio(*within)
     limit = None if plain_seconds < TOO_FAST else benchmark.max_ratio
     yield _row(benchmark, "step with a snapshot / plain", str(ratio), ratio.median, limit, "x")
-    ending = _snapshot_pairs(benchmark, snapshots_with_updates, num_pairs)
     yield Row(benchmark.name, "the last one of a burst / plain", str(paired_ratio(*ending)))
     idle = paired_ratio(*idle_pairs(benchmark, resting, num_pairs=num_pairs))
     yield Row(benchmark.name, "step without a snapshot / plain", str(idle))
@@ -106,7 +106,7 @@ def step_rows(benchmark: Benchmark, num_pairs: int) -> Iterator[Row]:
     )
     share = default_share(
         benchmark,
-        extra=_median_difference(watched, plain),
+        extra=_median_difference(*within),
         extra_at_end=_median_difference(*ending),
         idle=python,
         plain=plain_seconds,
@@ -202,10 +202,19 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         yield Row("", line.what, line.value, line.limit, line.is_kept)
 
 
-def _snapshot_pairs(
-    benchmark: Benchmark, make_callbacks: MakeCallbacks, num_pairs: int
-) -> tuple[list[float], list[float]]:
+def _snapshot_pairs(benchmark: Benchmark, make_callbacks: MakeCallbacks, num_pairs: int) -> Pairs:
     return snapshot_pairs(benchmark, make_callbacks, num_pairs=num_pairs, every=SNAPSHOT_EVERY)
+
+
+def _by_place(watched: Sequence[float], plain: Sequence[float]) -> tuple[Pairs, Pairs]:
+    """Returns the pairs of snapshots within bursts, and of those that end one."""
+    first = -(-WARM_UP_STEPS // SNAPSHOT_EVERY)  # the number of the first snapshot that is timed
+    places = [(first + i) % BURST == BURST - 1 for i in range(len(watched))]
+    within, ending = (
+        tuple([t for t, ends in zip(side, places, strict=True) if ends == wanted] for side in pair)
+        for wanted, pair in ((False, (watched, plain)), (True, (watched, plain)))
+    )
+    return within, ending
 
 
 def _median_difference(watched: Sequence[float], plain: Sequence[float]) -> float:

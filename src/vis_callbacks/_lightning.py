@@ -52,6 +52,16 @@ SetUpError: type[Exception] = type(
 )
 
 
+def trainer_of(module: Any) -> Any:
+    """Returns the Trainer that a module is attached to, None where it is to none."""
+    return getattr(module, "_trainer", None)  # the public property raises where there is none
+
+
+def step_of(trainer: Any) -> int:
+    """Returns `RunView.step`, at less cost: it is asked for at every step of a run."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
 @dataclass(frozen=True)
 class RunView:
     """The few facts of a Trainer that the monitors use, read at the moment they are asked for.
@@ -78,7 +88,7 @@ class RunView:
 
         Not ``global_step``: they part with several optimizers.
         """
-        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+        return step_of(self.trainer)
 
     @property
     def is_last_micro_batch(self) -> bool:

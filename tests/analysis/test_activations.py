@@ -13,11 +13,13 @@ from vis_callbacks.analysis.activations import (
     HISTOGRAM_MERGE,
     MAPS_MERGE,
     MERGE,
+    Numbers,
     UnitRows,
     UnitTable,
     histogram,
     joined,
     log_edges,
+    magnitudes,
     measure,
     measure_maps,
     statistics,
@@ -386,3 +388,35 @@ def test_a_stride_keeps_to_the_limit_and_misses_no_column(num_values: int, most:
     stride = stride_for(num_values, most)
     assert len(range(0, num_values, stride)) <= most
     assert stride == 1 or math.gcd(stride, 210) == 1
+
+
+@pytest.mark.parametrize("nonlinearity", [RELU, TANH])
+def test_the_memory_layout_of_a_map_changes_nothing_that_is_measured(
+    nonlinearity: Nonlinearity,
+) -> None:
+    values = torch.randn(4, 3, 6, 5, dtype=torch.float64).relu()
+    strided = values.contiguous(memory_format=torch.channels_last).flatten(2)
+    assert strided.stride(2) != 1
+    plain = measured_of(values.flatten(2), nonlinearity)
+    for name, value in measured_of(strided, nonlinearity).items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-13, atol=0)
+
+
+def test_sums_that_are_known_and_constants_that_are_kept_change_nothing() -> None:
+    values = torch.randn(4, 3, 6)
+    sums, numbers = magnitudes(values, TANH), Numbers()
+    assert torch.equal(sums, values.abs().sum(2))
+    for _ in range(2):
+        given = measure(values, TANH, sums=sums, numbers=numbers, num_samples=2)
+        plain = measure(values, TANH)
+        assert given["num_samples"] == 2
+        assert {k: v.tolist() for k, v in given.items() if k != "num_samples"} == {
+            k: v.tolist() for k, v in plain.items() if k != "num_samples"
+        }
+    assert measure_maps(values, TANH, sums=sums)["area"].equal(measure_maps(values, TANH)["area"])
+
+
+def test_a_kept_number_has_the_type_of_what_it_is_for() -> None:
+    numbers = Numbers()
+    assert numbers(3, torch.zeros(1)) is numbers(3, torch.ones(2))
+    assert numbers(3, torch.zeros(1, dtype=torch.float64)).dtype == torch.float64

@@ -5,36 +5,52 @@ import torch
 from torch import nn
 
 from vis_callbacks.callbacks.steps import (
+    GroupTable,
+    StepSums,
     UpdateWatch,
-    groups_of,
     input_stats,
-    input_sums,
     loss_of,
 )
 
 
+def sums_of(*batches: torch.Tensor) -> dict[str, torch.Tensor]:
+    sums = StepSums()
+    for inputs in batches:
+        sums.add_inputs(inputs)
+    return sums.values()
+
+
 @pytest.mark.parametrize("outputs", [{"loss": torch.tensor(2.0)}, torch.tensor([2.0])])
 def test_the_loss_is_multiplied_back_by_the_accumulated_batches(outputs):
-    assert loss_of(outputs, 3) == 6.0
+    sums = StepSums()
+    for _ in range(3):
+        sums.add_loss(loss_of(outputs), 3)
+    assert sums.values() == {"loss_sum": 18.0, "loss_batches": 3.0}
+
+
+def test_a_loss_that_the_loop_writes_into_later_keeps_its_value():
+    sums, loss = StepSums(), torch.tensor(2.0)
+    sums.add_loss(loss, 1)
+    loss.fill_(7.0)
+    assert sums.values()["loss_sum"] == 2.0
 
 
 @pytest.mark.parametrize("outputs", [None, {}, {"loss": 1.0}, torch.ones(2), "loss"])
 def test_a_loop_that_returns_no_loss_has_none(outputs):
-    assert loss_of(outputs, 1) is None
+    assert loss_of(outputs) is None
 
 
 def test_input_statistics_of_micro_batches_are_those_of_the_whole():
     x = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(0))
     x[2] = 5.0
-    parts = [input_sums(x[:4]), input_sums(x[4:])]
-    stats = input_stats({name: parts[0][name] + parts[1][name] for name in parts[0]})
+    stats = input_stats(sums_of(x[:4], x[4:]))
     assert stats["share_constant"] == 0.1
     assert stats["mean"] == pytest.approx(x.double().mean().item(), abs=1e-6)
     assert stats["std"] == pytest.approx(x.double().std(correction=0).item(), abs=1e-6)
 
 
 def test_integer_inputs_without_other_axes_are_understood():
-    assert input_stats(input_sums(torch.tensor([1, 2, 3])))["mean"] == 2.0
+    assert input_stats(sums_of(torch.tensor([1, 2, 3])))["mean"] == 2.0
 
 
 def test_the_watch_tells_how_far_each_group_moved():
@@ -52,9 +68,22 @@ def test_groups_are_named_after_their_optimizer_and_number():
     model = nn.Linear(2, 2)
     one = torch.optim.SGD([model.weight], lr=0.1, momentum=0.9, weight_decay=0.01)
     two = torch.optim.Adam([{"params": [model.bias]}, {"params": [], "lr": 1.0}])
-    groups = groups_of(model, [one, two], None)
+    table = GroupTable(model)
+    groups = table.now([one, two])
     assert [g.name for g in groups] == ["SGD/0", "Adam/1/0", "Adam/1/1"]
-    assert groups_of(model, [one], None)[0].name == "SGD"
+    assert table.now([one])[0].name == "SGD"
     assert (groups[0].momentum, groups[0].weight_decay) == (0.9, 0.01)
     assert groups[1].momentum == 0.9
     assert groups[0].parameter_names == ("weight",)
+
+
+def test_a_group_that_joins_and_a_rate_that_changes_are_seen():
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([model.weight], lr=0.1)
+    table = GroupTable(model)
+    assert [(g.name, g.lr) for g in table.now([optimizer])] == [("SGD", 0.1)]
+    optimizer.add_param_group({"params": [model.bias], "lr": 0.5})
+    optimizer.param_groups[0]["lr"] = 0.2
+    groups = table.now([optimizer])
+    assert [(g.name, g.lr) for g in groups] == [("SGD/0", 0.2), ("SGD/1", 0.5)]
+    assert groups[1].parameter_names == ("bias",)

@@ -351,7 +351,7 @@ WIRING = [
     (part, name)
     for part in (session.Session, straight_line.StraightLine)
     for name, value in sorted(vars(part).items())
-    if callable(value) and not name.startswith("_")
+    if callable(value) and not name.startswith("_") and name not in ("catch_up", "break_off")
 ]
 
 
@@ -374,3 +374,28 @@ def test_a_run_goes_on_if_the_wiring_itself_fails(
     monkeypatch.undo()
     assert_identical(unwatched[False], state_of(trainer))
     assert 1 <= len(contained.reports) <= 2  # `join` and `leave` fail for each of the monitors
+
+
+@pytest.mark.contained
+@pytest.mark.parametrize("part", [session.Session, straight_line.StraightLine])
+@pytest.mark.parametrize("stage", ["catch_up", "break_off"])
+def test_a_checkpoint_and_the_users_exception_pass_if_the_wiring_fails(
+    part, stage, contained, monkeypatch, tmp_path
+):
+    calls: list[Any] = []
+
+    def failing(*args: Any, **kwargs: Any) -> None:
+        calls.append(args)
+        raise RuntimeError("broken on purpose")
+
+    class SavesAndFails(Callback):
+        def on_train_batch_end(self, trainer, *args: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "saved.ckpt")
+            raise ValueError("the user's")
+
+    monkeypatch.setattr(part, stage, failing)
+    with pytest.raises(ValueError, match="the user's"):
+        fit(tmp_path, [ActivationsDummy(), SavesAndFails()])
+    assert calls
+    assert (tmp_path / "saved.ckpt").exists()
+    assert len(contained.reports) == 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from vis_callbacks.engine.capture import Capture, Seen, remove_inert_modes
+from vis_callbacks.engine.capture import Capture, ModelNames, Seen, remove_inert_modes
 from vis_callbacks.engine.probe import WeightInfo
 
 # Nonlinearities in evaluation mode, and in training mode where auxiliary heads add some.
@@ -396,19 +396,55 @@ def test_the_users_hooks_stay_where_they_were():
     assert [dict(m._forward_hooks) for m in model.modules()] == before
 
 
+def test_a_paused_capture_sees_no_functional_calls_until_the_next_batch():
+    model, seen = Forms(), []
+    with Capture(model, seen.append) as capture:
+        capture.pause()
+        assert _get_current_function_mode_stack() == []
+        model(torch.randn(2, 4))
+        assert seen == []
+        capture.start_batch()
+        model(torch.randn(2, 4))
+        assert len(seen) == 9
+        capture.pause()
+    capture.start_batch()
+    assert _get_current_function_mode_stack() == []
+
+
+def test_modules_that_call_nothing_that_is_looked_at_are_let_alone_unless_they_are_watched():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    with Capture(model, lambda seen: None):
+        assert [len(m._forward_hooks) for m in model] == [1, 0, 1, 0]
+    seen = see(model, torch.randn(2, 3, 8, 8), watched={"output": ["1"]})
+    assert names(seen) == ["1", "2"]
+
+
+def test_a_module_of_the_users_own_is_heard_though_it_is_derived_from_a_quiet_one():
+    class Surprising(nn.Identity):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x)
+
+    seen = see(nn.Sequential(nn.Linear(4, 4), Surprising()), torch.randn(2, 4))
+    assert names(seen) == ["1/relu"]
+
+
+def test_captures_that_share_what_is_known_of_a_model_see_the_same():
+    model, x = Forms(), torch.randn(2, 4)
+    known = ModelNames(model)
+    first, second = see(model, x, names=known), see(model, x, names=known)
+    assert names(first) == names(second) == names(see(model, x))
+    assert [s.weighted for s in first] == [s.weighted for s in second]
+    assert {s.weighted.weight_name for s in first} == {"fc.weight"}
+
+
 def test_a_failing_sink_is_contained_where_that_is_asked_for():
-    class Contains:
-        def __enter__(self) -> None: ...
-
-        def __exit__(self, *error: object) -> bool:
-            return True
-
     def sink(seen: Seen) -> None:
         raise RuntimeError("ours")
 
-    model = Forms()
-    with Capture(model, sink, contain=Contains):
+    model, failures = Forms(), []
+    with Capture(model, sink, fail=failures.append):
         assert model(torch.randn(2, 4)).shape == (2, 4)
+    assert {str(failure) for failure in failures} == {"ours"}
 
 
 def test_other_threads_are_not_seen():

@@ -31,14 +31,15 @@ class Selection:
     def values(self) -> Tensor:
         """Returns a copy of the selected values, (values,) in float32 or float64."""
         parts = [
-            parameter.detach().reshape(-1)[start::stride]
+            parameter.reshape(-1) if stride == 1 else parameter.reshape(-1)[start::stride]
             for parameter, (start, stride) in zip(self.parameters, self.slices, strict=True)
         ]
         if not parts:
             return torch.zeros(0)
-        dtype = torch.float64 if any(p.dtype == torch.float64 for p in parts) else torch.float32
-        device = parts[0].device
-        return torch.cat([part.to(device, dtype) for part in parts])  # always a copy
+        if any(part.dtype != torch.float32 or part.device != parts[0].device for part in parts):
+            dtype = torch.float64 if any(p.dtype == torch.float64 for p in parts) else torch.float32
+            parts = [part.to(parts[0].device, dtype) for part in parts]
+        return torch.cat(parts)  # always a copy
 
 
 def select(parameters: Iterable[Tensor], max_values: int = 65_536) -> Selection:

@@ -22,6 +22,7 @@ from vis_callbacks.analysis.activations import (
     HISTOGRAM_MERGE,
     MAPS_MERGE,
     MERGE,
+    Numbers,
     UnitRows,
     histogram,
     joined,
@@ -156,7 +157,12 @@ class ActivationMonitor(Monitor):
 
         edges = log_edges() if self.histograms else None
         return (
-            Probe(name="units", reduce=_reduce_units, merge=MERGE, layers=self.layers),
+            Probe(
+                name="units",
+                reduce=partial(_reduce_units, numbers=Numbers()),
+                merge=MERGE,
+                layers=self.layers,
+            ),
             Probe(
                 name="maps",
                 reduce=partial(_reduce_maps, edges=edges),
@@ -178,7 +184,10 @@ class ActivationMonitor(Monitor):
         measures = {name: measures[name] for name in infos if name in measures}
         self.life.immortal = {name for name in infos if infos[name].kind not in _WITH_FLAT_ZERO}
         rows = UnitRows.of(joined(self.life.table, measures), measures)
-        norms = _unit_norms(infos, list(measures), snapshot.weights)
+        norms = snapshot.once(
+            "norms of the activations' weights",
+            lambda: _unit_norms(infos, list(measures), snapshot.weights),
+        )
         self.life.update(snapshot.step, rows, norms)
         table = self.life.readings()
         items: list[Item] = [
@@ -291,15 +300,19 @@ class ActivationMonitor(Monitor):
             )
 
 
-def _reduce_units(activation: Activation, batch: Batch) -> dict[str, Tensor]:
-    measured = measure(activation.values, activation.nonlinearity, activation.inputs)
-    # Windows and frames of one sample are rows of the activation, never samples.
-    measured["num_samples"] = torch.full_like(measured["num_samples"], batch.num_samples)
-    return measured
+def _reduce_units(activation: Activation, batch: Batch, numbers: Numbers) -> dict[str, Tensor]:
+    return measure(
+        activation.values,
+        activation.nonlinearity,
+        activation.inputs,
+        num_samples=batch.num_samples,
+        sums=activation.magnitudes,
+        numbers=numbers,
+    )
 
 
 def _reduce_maps(activation: Activation, batch: Batch, edges: Tensor | None) -> dict[str, Tensor]:
-    measured = measure_maps(activation.values, activation.nonlinearity)
+    measured = measure_maps(activation.values, activation.nonlinearity, sums=activation.magnitudes)
     if edges is not None:
         measured |= histogram(activation.values, edges.to(activation.values.device))
     return measured

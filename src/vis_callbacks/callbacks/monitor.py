@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Unpack, cast, final
 
-from vis_callbacks._lightning import LightningCallback
+from vis_callbacks._lightning import LightningCallback, trainer_of
 from vis_callbacks.alerts.alert import Alert, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.ledger import Ledger
@@ -175,6 +175,9 @@ class Monitor(LightningCallback, ABC):
         """Begins a training."""
         self._lead(lambda session: session.start(trainer))
 
+    # The next three run at every step, mostly for nothing and with cold caches: no call more
+    # than is needed.
+
     @final
     @_guarded
     def on_train_batch_start(
@@ -190,8 +193,8 @@ class Monitor(LightningCallback, ABC):
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
         """Reads by an extra pass where the user's own pass must not be touched."""
         session = self._session
-        if session is not None and session.lead is self:
-            session.before_backward(loss)
+        if session is not None and session.has_work and session.lead is self:
+            session.before_backward(trainer)
 
     @final
     @_guarded
@@ -200,7 +203,7 @@ class Monitor(LightningCallback, ABC):
     ) -> None:
         """Takes the snapshot, after the optimizer's update."""
         session = self._session
-        if session is not None and session.lead is self:
+        if session is not None and session.has_work and session.lead is self:
             session.train_batch_end(trainer, outputs)
 
     @final
@@ -252,13 +255,15 @@ class Monitor(LightningCallback, ABC):
     @_guarded
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Sums up."""
-        self._lead(lambda session: session.finish())
+        self._lead(lambda session: session.finish(trainer))
         self.guard.summarise()
 
     @final
     @_guarded
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Takes everything off: on an exception Lightning calls no ``teardown``."""
+        with self.guard.contain("the last snapshots"):  # they may tell what the exception came of
+            self._lead(lambda session: session.break_off(trainer))
         self._leave()
 
     @final
@@ -272,6 +277,8 @@ class Monitor(LightningCallback, ABC):
         """Returns plain values and tensors; loads with ``weights_only=True``."""
         state: dict[str, Any] = {}
         with self.guard.contain("state_dict"):
+            if self._session is not None and self._model is not None:
+                self._session.catch_up(trainer_of(self._model()))
             of_monitor = dict(self.state())
             require_plain(of_monitor, "state()")
             state.update(

@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.steps import UpdateWatch
+from vis_callbacks.callbacks.steps import StepSums, UpdateWatch
 from vis_callbacks.engine.engine import Subscription
-from vis_callbacks.engine.probe import Batch
+from vis_callbacks.engine.probe import Batch, Values
 from vis_callbacks.engine.references import References, take_references
-from vis_callbacks.engine.schedule import Schedule
+from vis_callbacks.engine.schedule import RunFacts, Schedule
+from vis_callbacks.engine.snapshot import Group
 from vis_callbacks.guard import Guard
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What all monitors of one snapshot look at; it holds nothing of the Trainer."""
+
+    step: int
+    epoch: int
+    stage: str
+    facts: RunFacts
+    sums: Callable[[], Mapping[str, Tensor]]  # of loss and inputs, merged over the ranks
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was read for one monitor at one moment, and has not been looked at yet.
+
+    ``is_whole``: it ends a burst, or stands for itself.
+    """
+
+    moment: Moment
+    values: Mapping[str, Values]
+    num_samples: Mapping[str, int]
+    is_whole: bool
+
+
 @dataclass(eq=False)
 class Seat:
     """What the session keeps for one monitor during a run."""
 
+    number: int
     monitor: Monitor
     subscriptions: tuple[Subscription, ...]  # of its probes
     batch_of: Callable[[Any], Batch]
@@ -33,6 +60,9 @@ class Seat:
     tracer: Subscription | None = None  # where it has no probe: for the layers alone
     next_picture: float = 0
     last_evaluation: int = -1
+    kept: list[Kept] = field(default_factory=list)
+    due_steps: tuple[float, ...] = ()  # of each subscription; of the monitor where it has none
+    ask_at: float = 0  # the next step at which it may be due
 
     @property
     def guard(self) -> Guard:
@@ -43,6 +73,33 @@ class Seat:
     def schedule(self) -> Schedule:
         """The monitor's schedule, as thin as its overhead asks for."""
         return self.monitor.schedule.thinned(self.overhead.thinning)
+
+    def plan(self, step: int, facts: RunFacts) -> None:
+        """Works out at which step, from this one on, each of its probes is due."""
+        self.due_steps, self.ask_at = (), step + 1  # if the schedule fails
+        with self.guard.contain("the schedule"):
+            if self.collects:
+                self.ask_at = math.inf
+                return
+            schedules = [self.schedule_of(s) for s in self.subscriptions] or [self.schedule]
+            self.due_steps = tuple(_first_due(schedule, step, facts) for schedule in schedules)
+            self.ask_at = min(self.due_steps)
+
+    def due_at(self, step: int) -> list[Subscription]:
+        """Returns the subscriptions that are due at this step, once it is planned."""
+        planned = zip(self.subscriptions, self.due_steps, strict=False)
+        return [subscription for subscription, due_step in planned if due_step == step]
+
+    def is_whole(self, step: int, facts: RunFacts) -> bool:
+        """Whether what is read at this due step is looked at now, and not at its burst's end.
+
+        The first snapshot is what all others are seen by, and an extra forward pass cannot be
+        made up for later.
+        """
+        is_due = [False]  # unless the schedule fails
+        with self.guard.contain("the schedule"):
+            is_due = [self.schedule.ends_burst(step, facts)]
+        return step == 0 or "forward" in self.monitor.needs or any(is_due)
 
     def schedule_of(self, subscription: Subscription) -> Schedule:
         """The schedule of one of its probes."""
@@ -61,20 +118,17 @@ class Step:
 
     step: int
     due: list[Seat]
+    whole: list[Seat]  # of these
     live: bool
     updates: UpdateWatch | None = None
     was_read: bool = False
-    loss: Tensor | None = None
-    num_batches: int = 0
-    sums: dict[str, Tensor] | None = None
+    sums: StepSums = field(default_factory=StepSums)
 
-    def shared(self) -> dict[str, Tensor]:
-        """Returns what belongs to no monitor: sums over the step's micro-batches."""
-        values = dict(self.sums or {})
-        if self.loss is not None:
-            values["loss_sum"] = self.loss.double()
-            values["loss_batches"] = torch.full_like(values["loss_sum"], self.num_batches)
-        return values
+
+def _first_due(schedule: Schedule, step: int, facts: RunFacts) -> float:
+    """Returns the first due step that is not before this one."""
+    following = 0 if step == 0 else schedule.next_due(step - 1, facts)
+    return math.inf if following is None else following
 
 
 def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> None:

@@ -15,16 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vis_callbacks._lightning import RunView
+from vis_callbacks._lightning import RunView, step_of
 from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.callbacks.seat import Seat, Step, keep_references
-from vis_callbacks.callbacks.steps import (
-    UpdateWatch,
-    input_sums,
-    loss_of,
-)
+from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
 from vis_callbacks.callbacks.straight_line import StraightLine
-from vis_callbacks.engine.engine import Engine, Subscription
+from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
 from vis_callbacks.engine.ranks import RanksError, gather
@@ -52,6 +48,10 @@ class Session:
     """Takes the monitors of one Trainer through their snapshots.
 
     The first monitor in the Trainer's list is the lead: its hooks drive the session for all.
+
+    Attributes:
+        has_work: Whether there is anything to do between the start of a training batch and
+            the next: where not, the hooks of a step return at once.
     """
 
     def __init__(self) -> None:
@@ -62,9 +62,8 @@ class Session:
         self._line: StraightLine | None = None
         self._facts = RunFacts()
         self._step: Step | None = None
-        self._last_step = -1
         self._is_first = True
-        self._next_due = 0.0
+        self._is_planned, self._next_due, self.has_work = False, 0.0, True
         self._collecting: list[Seat] = []
         self._has_ranks = False
 
@@ -103,7 +102,8 @@ class Session:
         """Opens engine and writer for a run."""
         run = RunView(trainer)
         self.close()
-        self._last_step, self._is_first, self._next_due = -1, True, 0.0
+        self._is_first = True
+        self._plan_anew()
         self._has_ranks = run.world_size > 1
         with Attempt() as attempt:
             self._open(run)
@@ -111,7 +111,9 @@ class Session:
         if attempt.error is not None:
             raise attempt.error
         if self._engine is not None and self._writer is not None:
-            self._line = StraightLine(self._engine, self._writer, self._seats)
+            self._line = StraightLine(
+                self._engine, self._writer, self._seats, has_ranks=self._has_ranks
+            )
 
     def _open(self, run: RunView) -> None:
         self._engine = Engine(
@@ -152,10 +154,20 @@ class Session:
                 seat.guard.note("starting", RanksError("it failed on another rank"))
         self._seats = [seat for seat in self._seats if id(seat.monitor) in agreed]
 
-    def finish(self) -> None:
-        """Flushes what was written."""
-        if self._writer is not None:
-            self._writer.flush()
+    def catch_up(self, trainer: Any) -> None:
+        """Looks at what a burst that is not over has read so far."""
+        if self._line is not None:
+            self._line.catch_up(RunView(trainer))
+
+    def break_off(self, trainer: Any) -> None:
+        """Looks at what is left when an exception ends the run."""
+        if self._line is not None:
+            self._line.break_off(RunView(trainer))
+
+    def finish(self, trainer: Any) -> None:
+        """Looks at what is left, and flushes what was written."""
+        if self._line is not None:
+            self._line.finish(RunView(trainer))
 
     def _seat(self, monitor: Monitor, engine: Engine) -> Seat:
         options = monitor.options
@@ -167,6 +179,7 @@ class Session:
 
         twin = self._twin_of(monitor)
         seat = Seat(
+            number=self._monitors.index(monitor),
             monitor=monitor,
             subscriptions=(),
             batch_of=twin.batch_of if twin else batch_of,
@@ -198,24 +211,30 @@ class Session:
 
     def train_batch_start(self, trainer: Any, batch: Any) -> None:
         """Opens a capture over the user's step where a snapshot is due."""
+        step = step_of(trainer)
+        if self._step is None:
+            if step < self._next_due:
+                return  # most steps end here
+        elif step != self._step.step:
+            self._drop_step()
         if self._engine is None:
             return
-        run = RunView(trainer)
-        step = run.step  # Lightning has it behind several attributes, and most steps end here
-        if step != self._last_step:
-            self._last_step = step
-            self._drop_step()
-            if step >= self._next_due:
-                self._begin_step(run, batch)
+        if self._step is None and step >= self._next_due:
+            self._begin_step(RunView(trainer), step, batch)
         if self._step is not None:
             self._step.was_read = self._step.live
             self._engine.start_batch(batch)
 
-    def before_backward(self, loss: Tensor) -> None:
+    def before_backward(self, trainer: Any) -> None:
         """Reads by an extra pass, before the update, where the user's pass must be let alone."""
-        if self._step is not None and not self._step.was_read and self._engine is not None:
-            self._step.was_read = True
-            self._engine.read_isolated(training=True)
+        step, engine = self._step, self._engine
+        if step is None or engine is None:
+            return
+        if not step.was_read:
+            step.was_read = True
+            engine.read_isolated(training=True)
+        elif RunView(trainer).is_automatic:  # a manual loop may run further forward passes
+            engine.pause()
 
     def train_batch_end(self, trainer: Any, outputs: Any) -> None:
         """Takes the snapshot once the step's last micro-batch has passed."""
@@ -223,6 +242,7 @@ class Session:
             return
         if self._step is None:
             self._engine.plain_step_passed()
+            self.has_work = False
             return
         step, run = self._step, RunView(trainer)
         try:
@@ -239,14 +259,14 @@ class Session:
             self._take(step.due, run, step=step.step, training=step)
         finally:
             self._drop_step()
+            self.has_work = False
             if self._engine is not None and not step.live:
                 self._engine.plain_step_passed()
 
     def train_epoch_end(self, trainer: Any) -> None:
         """Takes the snapshot of the epoch's last validation."""
         self._drop_step()  # a step that the user's hook skipped has no end
-        # and begins again, under the same number, in the next epoch
-        self._last_step, self._next_due = -1, 0.0
+        self._plan_anew()  # and begins again, under the same number, in the next epoch
         if self._collecting:
             run = RunView(trainer)
             due, self._collecting = self._collecting, []
@@ -255,30 +275,53 @@ class Session:
                 seat.last_evaluation = step
             self._take(due, run, step=step)
 
-    def _begin_step(self, run: RunView, batch: Any) -> None:
-        due = [seat for seat in self._seats if self._is_due(seat, run.step)]
-        self._next_due = min((self._due_after(s, run.step) for s in self._seats), default=math.inf)
+    def _begin_step(self, run: RunView, step: int, batch: Any) -> None:
+        due = self._due_at(step)
+        subscriptions = [s for seat in due for s in seat.due_at(step)]
+        self._plan(step + 1)
         if not due or self._engine is None:
             return
         for seat in due:
-            seat.guard.begin_snapshot()
+            if not seat.kept:  # a burst fails, or does not, as a whole
+                seat.guard.begin_snapshot()
         keep_references([seat.monitor for seat in due], batch, "the first training batch")
         is_first, self._is_first = self._is_first, False
-        self._step = step = Step(
-            step=run.step, due=due, live=not is_first and self._engine.can_read_live
+        self.has_work = True
+        self._step = opened = Step(
+            step=step,
+            due=due,
+            whole=[seat for seat in due if seat.is_whole(step, self._facts)],
+            live=not is_first and self._engine.can_read_live,
         )
-        subscriptions = [
-            s
-            for seat in due
-            for s in seat.subscriptions
-            if s.probe.occasion == "train_step" and self._probe_due(seat, s, run.step)
-        ]
         if is_first:
             subscriptions += [seat.tracer for seat in self._seats if seat.tracer]
-        self._engine.begin(subscriptions, live=step.live)
+        self._engine.begin(subscriptions, live=opened.live)
         self._leave_out_resting(due)
-        if any(seat.schedule.ends_burst(run.step, self._facts) for seat in due):
-            step.updates = UpdateWatch(run.optimizers)
+        if opened.whole:
+            self._engine.forget_names()
+            opened.updates = UpdateWatch(run.optimizers)
+
+    def _due_at(self, step: int) -> list[Seat]:
+        if not self._is_planned or self._next_due < step:
+            self._plan(step)
+        # With several ranks a resting monitor still takes part, as failed: it may not rest on
+        # the others, and all must come to the same collectives.
+        return [
+            seat
+            for seat in self._seats
+            if step in seat.due_steps and (self._has_ranks or not seat.guard.is_resting)
+        ]
+
+    def _plan(self, step: int) -> None:
+        """Works out when monitors are due, from this step on."""
+        for seat in self._seats:
+            seat.plan(step, self._facts)
+        self._is_planned = True
+        self._next_due = min((seat.ask_at for seat in self._seats), default=math.inf)
+
+    def _plan_anew(self) -> None:
+        """Has all monitors asked at the next step when they are due."""
+        self._is_planned, self._next_due, self.has_work = False, 0.0, True
 
     def _leave_out_resting(self, due: Sequence[Seat]) -> None:
         for seat in due:
@@ -291,14 +334,11 @@ class Session:
             return
         batch = self._engine.count_batch()
         with self._seats[0].guard.contain("reading loss and inputs"):
-            loss = loss_of(outputs, run.accumulated_batches if run.is_automatic else 1)
+            loss = loss_of(outputs)
             if loss is not None:
-                step.loss = loss if step.loss is None else step.loss + loss
-                step.num_batches += 1
+                step.sums.add_loss(loss, run.accumulated_batches if run.is_automatic else 1)
             if batch is not None and batch.inputs is not None:
-                sums = input_sums(batch.inputs)
-                known = step.sums or {}
-                step.sums = {name: value + known.get(name, 0) for name, value in sums.items()}
+                step.sums.add_inputs(batch.inputs)
 
     def _drop_step(self) -> None:
         self._step = None
@@ -359,31 +399,6 @@ class Session:
 
     # -- what is due
 
-    def _is_due(self, seat: Seat, step: int) -> bool:
-        # With several ranks a resting monitor still takes part, as failed: it may not rest on
-        # the others, and all must come to the same collectives.
-        if seat.collects or (seat.guard.is_resting and not self._has_ranks):
-            return False
-        is_due = [False]  # unless the schedule fails
-        with seat.guard.contain("the schedule"):
-            if seat.subscriptions:
-                is_due = [self._probe_due(seat, s, step) for s in seat.subscriptions]
-            else:
-                is_due = [seat.schedule.due(step, self._facts)]
-        return any(is_due)
-
-    def _due_after(self, seat: Seat, step: int) -> float:
-        """Returns a step before which the monitor need not be asked again."""
-        following: list[int | None] = [step + 1]  # if the schedule fails
-        with seat.guard.contain("the schedule"):
-            following = [
-                seat.schedule_of(s).next_due(step, self._facts) for s in seat.subscriptions
-            ] or [seat.schedule.next_due(step, self._facts)]
-        return min((s for s in following if s is not None), default=math.inf)
-
-    def _probe_due(self, seat: Seat, subscription: Subscription, step: int) -> bool:
-        return seat.schedule_of(subscription).due(step, self._facts)
-
     def _evaluation_due(self, seat: Seat, run: RunView) -> bool:
         """Whether this validation's epoch is due: one of the steps since the last one is."""
         if run.stage != "fit" or seat.last_evaluation < 0:  # step 0, always due, lies before it
@@ -402,6 +417,7 @@ class Session:
         size = max((s.num_samples for s in engine.due), default=0)
         if self._facts.batch_size is None and size:
             self._facts = replace(self._facts, batch_size=size)
+            self._plan_anew()
 
     def _take(
         self, due: Sequence[Seat], run: RunView, *, step: int, training: Step | None = None

@@ -8,11 +8,9 @@ tells who called.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +30,12 @@ from vis_callbacks.analysis.nonlinearities import (
 from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR, TRANSPOSED
 from vis_callbacks.engine.layers import module_names, nth_call, strip_compiled
 from vis_callbacks.engine.probe import WeightInfo
+from vis_callbacks.guard import Attempt
 
 Site = Literal["output", "input"]
 
 
-@dataclass(frozen=True)
-class WeightedCall:
+class WeightedCall(NamedTuple):
     """A call that multiplied with a weight, as the search for an activation's weight needs it."""
 
     block: str  # the name of the module whose ``forward`` it belongs to
@@ -47,8 +45,7 @@ class WeightedCall:
     touches_input: bool
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """One activation at the moment it exists. An in-place successor may overwrite it later."""
 
     name: str
@@ -95,6 +92,44 @@ _REMEMBERED_CALLS = 64
 _WEIGHTED = LINEAR | CONVOLUTIONS | TRANSPOSED
 _MAX_KEPT_VALUES = 2**22  # of a weight that touches the input: 16 MiB
 _LOOKED_AT = _WEIGHTED | FUNCTIONS
+# Of exactly these types no module calls what is looked at: who runs need not know of them.
+_QUIET: frozenset[type[nn.Module]] = frozenset(
+    {
+        nn.AdaptiveAvgPool2d,
+        nn.AvgPool2d,
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.Dropout,
+        nn.Dropout2d,
+        nn.Flatten,
+        nn.GroupNorm,
+        nn.Identity,
+        nn.LayerNorm,
+        nn.MaxPool2d,
+    }
+)
+
+
+class ModelNames:
+    """What is known of a model's modules and parameters, worked out once for several captures.
+
+    A module that joins the model later has no name here: what it calls is its owner's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = module_names(model)
+        self.root = self.modules[model]
+        self.parameters = {id(p): name for name, p in model.named_parameters()}
+        self.calls: dict[Hashable, WeightedCall] = {}  # by module, function and weight
+
+    def heard(self, watched: Iterable[str]) -> list[nn.Module]:
+        """Returns the modules that a stack of running ones must know, or that are watched."""
+        return [
+            module
+            for module, name in self.modules.items()
+            if (type(module) not in _QUIET or name in watched)
+            and not isinstance(module, torch.jit.ScriptModule)
+        ]
 
 
 class Capture:
@@ -109,9 +144,10 @@ class Capture:
         watched: Names of modules that are no nonlinearity and are read all the same, by site.
         wrapped_root: True where a wrapper's ``forward`` reaches the model's ``training_step``
             by the model's own ``__call__`` (DDP): that outermost call is no forward pass.
-        contain: Context in which the sink runs, so that its failure is not the user's.
+        fail: Takes what goes wrong in here or in the sink: it must not be the user's.
         follow: Tensors whose way is followed to the first weights they meet.
         on_weight: Told of each call that multiplies with a weight.
+        names: Of the model, where they are known.
     """
 
     def __init__(
@@ -121,18 +157,20 @@ class Capture:
         *,
         watched: Mapping[Site, Iterable[str]] | None = None,
         wrapped_root: bool = False,
-        contain: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        fail: Callable[[Exception], object] | None = None,
         follow: Iterable[Tensor] = (),
         on_weight: Callable[[WeightInfo], object] | None = None,
+        names: ModelNames | None = None,
     ) -> None:
         self._model = model
         self._sink = sink
         self._watched = {site: frozenset(names) for site, names in (watched or {}).items()}
         self._wrapped_root = wrapped_root
-        self._contain = contain
+        self._fail = fail or _raise
         self._on_weight = on_weight
-        self._names = module_names(model)
-        self._parameter_names = {id(p): name for name, p in model.named_parameters()}
+        self._known = names or ModelNames(model)
+        self._names = self._known.modules
+        self._parameter_names = self._known.parameters
         self._handles: list[RemovableHandle] = []
         self._mode: _FunctionMode | None = None
         self._stack: list[nn.Module] = []
@@ -167,28 +205,42 @@ class Capture:
 
     def start_batch(self) -> None:
         """Begins the count of calls anew, for the next micro-batch of the step."""
+        self._clear()
+        if self._handles and self._mode is None:
+            self._open_mode()
+
+    def _clear(self) -> None:
         self._calls_in_step.clear()
         self._calls_in_forward.clear()
         self._stack.clear()
         self._weighted.clear()
 
+    def pause(self) -> None:
+        """Sees no functional calls until the next `start_batch`; hooks stay where they are.
+
+        Under a function mode every access to an attribute of a tensor goes through Python, and
+        an optimizer makes many: over backward and update the mode was a third of all the cost.
+        """
+        if self._mode is not None:
+            self._mode.leave()
+            self._mode = None
+
     def close(self) -> None:
         """Takes everything off again, in whatever state it is."""
         while self._handles:
             self._handles.pop().remove()
-        if self._mode is not None:
-            self._mode.leave()
-            self._mode = None
-        self.start_batch()
+        self.pause()
+        self._clear()
         self._raw.clear()
 
     def _attach(self) -> None:
-        for module in self._names:
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
+        for module in self._known.heard(frozenset().union(*self._watched.values())):
             self._handles.append(module.register_forward_pre_hook(self._before))
             # always_call: a forward that raises must leave the stack as well.
             self._handles.append(module.register_forward_hook(self._after, always_call=True))
+        self._open_mode()
+
+    def _open_mode(self) -> None:
         self._mode = _FunctionMode(self)
         self._mode.__enter__()
 
@@ -238,8 +290,10 @@ class Capture:
         is_weighted = function in _WEIGHTED
         result = function(*args, **kwargs)
         if is_weighted:
-            with self._contain():
+            with Attempt() as attempt:
                 self._note_weight(function, args, kwargs)
+            if attempt.error is not None:
+                self._fail(attempt.error)
         elif self._raw:
             self._spread_raw(args, kwargs, result)
         if found is not None:
@@ -264,9 +318,9 @@ class Capture:
         nonlinearity: Nonlinearity | None,
     ) -> None:
         """Hands one activation to the sink, with no gradient and with its name."""
-        with self._contain(), torch.no_grad():
-            if values.dim() < 2 or not values.is_floating_point():
-                return
+        if values.dim() < 2 or not values.is_floating_point():
+            return
+        with Attempt() as attempt, torch.no_grad():
             runs_itself = bool(self._stack) and self._stack[-1] is module
             # ``training_step`` may call a reused nonlinearity itself: no forward begins then.
             is_inside = self._depth > (runs_itself and isinstance(module, MODULE_TYPES))
@@ -286,6 +340,8 @@ class Capture:
                     attached=values,
                 )
             )
+        if attempt.error is not None:
+            self._fail(attempt.error)
 
     # -- which weights feed a unit, and which touch the input
 
@@ -293,11 +349,29 @@ class Capture:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         weight = args[1] if len(args) > 1 else kwargs.get("weight")
-        given = args[0] if args else kwargs.get("input")
         if not isinstance(weight, Tensor):
             return
         owner = self._stack[-1] if self._stack else self._model
-        groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+        key = (owner, function, id(weight))
+        call = self._known.calls.get(key)
+        if call is None or self._raw:
+            groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+            given = args[0] if args else kwargs.get("input")
+            call = self._weighted_call(owner, function, weight, groups, id(given) in self._raw)
+            if id(weight) in self._parameter_names:  # else it is computed anew at each call
+                self._known.calls[key] = call
+            if self._on_weight is not None:
+                self._on_weight(self._weight_info(owner, function, weight, groups, call))
+        self._weighted.append(call)
+
+    def _weighted_call(
+        self,
+        owner: nn.Module,
+        function: Callable[..., Any],
+        weight: Tensor,
+        groups: int,
+        touches_input: bool,
+    ) -> WeightedCall:
         name = self._parameter_names.get(id(weight))
         # Never getattr: reading a parametrised weight computes it, and may move buffers.
         is_computed = name is None and "weight" in {*dir(type(owner)), *vars(owner)}
@@ -306,34 +380,36 @@ class Capture:
         places = (owner._parameters, owner._buffers)
         has_own_weight = is_computed or any(p.get("weight") is weight for p in places)
         block = self._names[owner]
-        touches_input = id(given) in self._raw
-        self._weighted.append(
-            WeightedCall(
-                block=block.rpartition(".")[0] if has_own_weight else block,
-                weight_name=name,
-                num_outputs=(
-                    weight.shape[1] * groups if function in TRANSPOSED else weight.shape[0]
-                ),
-                unit_axis=-1 if function in LINEAR else 1,
-                touches_input=touches_input,
-            )
+        return WeightedCall(
+            block=block.rpartition(".")[0] if has_own_weight else block,
+            weight_name=name,
+            num_outputs=weight.shape[1] * groups if function in TRANSPOSED else weight.shape[0],
+            unit_axis=-1 if function in LINEAR else 1,
+            touches_input=touches_input,
         )
-        if self._on_weight is not None:
-            own = owner._parameters.get("weight")
-            if name is None and own is not None and own.shape == weight.shape:
-                # Rounded on the way (quantisation-aware): what learns is the module's own.
-                name, weight = f"{block}.weight", own
-            is_kept = touches_input and weight.numel() <= _MAX_KEPT_VALUES
-            self._on_weight(
-                WeightInfo(
-                    layer=strip_compiled(block),
-                    weight_name=name,
-                    kind=function.__name__,
-                    groups=groups,
-                    touches_input=touches_input,
-                    initial=weight.detach().clone() if is_kept else None,
-                )
-            )
+
+    def _weight_info(
+        self,
+        owner: nn.Module,
+        function: Callable[..., Any],
+        weight: Tensor,
+        groups: int,
+        call: WeightedCall,
+    ) -> WeightInfo:
+        layer, name = self._names[owner], call.weight_name
+        own = owner._parameters.get("weight")
+        if name is None and own is not None and own.shape == weight.shape:
+            # Rounded on the way (quantisation-aware): what learns is the module's own.
+            name, weight = f"{layer}.weight", own
+        is_kept = call.touches_input and weight.numel() <= _MAX_KEPT_VALUES
+        return WeightInfo(
+            layer=strip_compiled(layer),
+            weight_name=name,
+            kind=function.__name__,
+            groups=groups,
+            touches_input=call.touches_input,
+            initial=weight.detach().clone() if is_kept else None,
+        )
 
     def _weight_before(self, module: nn.Module, values: Tensor) -> WeightedCall | None:
         """Returns the last weighted call before, in the same or an enclosing block.
@@ -346,7 +422,7 @@ class Capture:
         block = self._names[module]
         if isinstance(module, MODULE_TYPES):
             block = block.rpartition(".")[0]
-        root = self._names[self._model]
+        root = self._known.root
         for call in reversed(self._weighted):
             enclosing = call.block in ("", root) or f"{block}.".startswith(f"{call.block}.")
             if enclosing and values.shape[call.unit_axis] == call.num_outputs:
@@ -442,6 +518,10 @@ def _modes() -> list[Any]:
 def _top_mode() -> Any:
     modes = _modes()
     return modes[-1] if modes else None
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _in_backward() -> bool:

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vis_callbacks.engine.capture import Capture, Seen, Site, remove_inert_modes
+from vis_callbacks.engine.capture import (
+    Capture,
+    ModelNames,
+    Seen,
+    Site,
+    remove_inert_modes,
+)
 from vis_callbacks.engine.isolation import IsolatedForward, call_resolved, isolated
 from vis_callbacks.engine.layers import (
     matches,
@@ -112,6 +118,7 @@ class Engine:
         self._guard = Guard("the engine")
         self._batches_of: dict[int, Batch] = {}
         self._has_plain_step = False
+        self._names: ModelNames | None = None
 
     # -- what is asked for
 
@@ -170,6 +177,10 @@ class Engine:
         """Tells the engine that a whole step of the user's has run without it."""
         self._has_plain_step = True
 
+    def forget_names(self) -> None:
+        """Has the next capture look for the model's modules anew: some may have joined."""
+        self._names = None
+
     def begin(self, due: Sequence[Subscription], *, live: bool) -> None:
         """Starts an occasion for these subscriptions; ``live`` opens a capture."""
         self.end()
@@ -184,6 +195,11 @@ class Engine:
         self._batch = batch
         if self._capture is not None:
             self._capture.start_batch()
+
+    def pause(self) -> None:
+        """Lets functional calls pass unseen until the next batch: its forward passes are over."""
+        if self._capture is not None:
+            self._capture.pause()
 
     def count_batch(self) -> Batch | None:
         """Adds the batch's samples, once its forward passes are over; returns the batch."""
@@ -323,6 +339,7 @@ class Engine:
     ) -> Capture:
         globs: dict[Site, list[str]] = {"output": [], "input": []}
         is_first_pass = isinstance(follow, Tensor) and not self._weights
+        self._names = self._names or ModelNames(self.model)
         for subscription in due:
             globs[subscription.probe.site].extend(subscription.probe.layers or ())
         return Capture(
@@ -334,9 +351,10 @@ class Engine:
                 for names in self._watched(site, wanted).values()
             },
             wrapped_root=wrapped_root,
-            contain=lambda: self._guard.contain("seeing an activation"),
+            fail=partial(self._guard.note, "seeing an activation"),
             follow=[follow] if isinstance(follow, Tensor) else (),
             on_weight=self._note_weight if is_first_pass else None,
+            names=self._names,
         )
 
     def _watched(self, site: Site, globs: Sequence[str]) -> dict[Site, list[str]]:
@@ -351,12 +369,14 @@ class Engine:
         reduced: dict[Any, Mapping[str, Tensor]] = {}
         for subscription in wanting:
             started = perf_counter()
-            with subscription.containing("reading activations"):
+            with Attempt() as attempt:
                 batch = self._batch_for(subscription)
                 make = subscription.probe.reduce
                 if make not in reduced:
                     reduced[make] = make(self._activation(name, seen, batch), batch)
                 _merge_into(subscription, name, reduced[make])
+            if attempt.error is not None:
+                subscription.fail("reading activations", attempt.error)
             subscription.seconds += perf_counter() - started
 
     def _activation(self, name: str, seen: Seen, batch: Batch) -> Activation:
@@ -418,6 +438,8 @@ def samples_units_positions(values: Tensor, unit_axis: int, num_samples: int) ->
     """
     axis = unit_axis % values.dim()
     rows = values.shape[0]
+    if axis == 1 and rows == num_samples > 0:  # nearly always
+        return values.flatten(2) if values.dim() > 2 else values.unsqueeze(2)
     if values.dim() == 3 and axis == 2 and rows != num_samples == values.shape[1]:
         values, rows = values.transpose(0, 1), num_samples
     if rows == 0:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
+
+from vis_callbacks.analysis.activations import magnitudes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +41,11 @@ class Activation:
     nonlinearity: Nonlinearity | None  # None: a module that is none (read by name)
     inputs: Tensor | None  # what went into the nonlinearity, same shape; None if overwritten
     shape: tuple[int, ...]  # as the model has it, batch first
+
+    @cached_property
+    def magnitudes(self) -> Tensor:
+        """(samples, units): sum over positions of abs(h), made once for all who reduce this."""
+        return magnitudes(self.values, self.nonlinearity)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from vis_callbacks.engine.probe import LayerInfo, Values, WeightInfo
 if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import ForwardFn
     from vis_callbacks.engine.references import References
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,8 @@ class Snapshot:
         values: By probe, layer and name: merged over calls, micro-batches and ranks; on the
             device. A probe that was not due is missing.
         num_samples: By probe, the number of samples its values rest on (all ranks).
-        weights: The weights after the step's update, read only.
+        weights: The weights after the step's update, read only. The snapshots of a burst are
+            looked at at its end, with the weights that the network has then.
         loss: The step's loss, or None where the loop returns none.
         metrics: A copy of ``trainer.callback_metrics`` as floats.
         input_stats: Numbers of the batch's inputs, on the device: "share_constant",
@@ -115,6 +119,7 @@ class Snapshot:
         forward: An isolated forward pass, alive only inside ``observe``; None unless needed.
         wants_pictures: False where this snapshot is for numbers only.
         is_reference: This snapshot lies before the first update of the run.
+        made: See `once`.
     """
 
     step: int
@@ -135,6 +140,18 @@ class Snapshot:
     read_layers: Callable[..., Mapping[str, Tensor]] | None = None
     wants_pictures: bool = True
     is_reference: bool = False
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Returns what ``make`` returns, made once for all of a monitor's snapshots of a burst.
+
+        They are looked at together at its end, so what depends on the weights alone is the
+        same for all of them.
+        """
+        if name not in self.made:
+            self.made[name] = make()
+        made: T = self.made[name]
+        return made
 
     def layer(self, name: str) -> LayerInfo:
         """Returns what is known of one layer. Raises KeyError for one that was not met."""

@@ -87,7 +87,15 @@ class Writer:
         """What failed, counted by cause."""
         return sum((channel.failures for channel in self._channels.values()), Counter())
 
-    def write(self, report: Report, *, log_step: int, epoch: int, prefix: str = "") -> None:
+    def write(
+        self,
+        report: Report,
+        *,
+        log_step: int,
+        epoch: int,
+        prefix: str = "",
+        also: Mapping[str, float] | None = None,
+    ) -> None:
         """Draws and writes one report, whose tensors are on the host.
 
         Args:
@@ -95,12 +103,13 @@ class Writer:
             log_step: The x-axis, as the user's own ``self.log`` has it.
             epoch: Byte budgets and resting channels start afresh with each.
             prefix: Of all tags: the stage outside ``fit``, or the user's ``tag_prefix``.
+            also: Numbers that go with it and belong to no monitor; without the prefix.
         """
         if not self._is_global_zero:
             return
         self._begin(epoch)
         prefix = _as_folder(prefix)
-        self._write_numbers(report.of(Scalar), log_step, prefix)
+        self._write_numbers(report.of(Scalar), log_step, prefix, also or {})
         items = [item for item in report.items if not isinstance(item, _NUMBERS)]
         if items and self._can_take_media():
             self._write_media(self._prepared(items, prefix), log_step)
@@ -167,8 +176,10 @@ class Writer:
 
     # -- numbers
 
-    def _write_numbers(self, scalars: Sequence[Scalar], step: int, prefix: str) -> None:
-        numbers: dict[str, float] = {}
+    def _write_numbers(
+        self, scalars: Sequence[Scalar], step: int, prefix: str, also: Mapping[str, float]
+    ) -> None:
+        numbers = dict(also)
         for scalar in scalars:
             self._channel(f'the number "{scalar.tag}"').attempt(
                 partial(_take_number, numbers, prefix, scalar), epoch=self._epoch
