@@ -48,7 +48,7 @@ class Evaluated:
                 self.engine.read_isolated(training=False)
             self.engine.end_capture()
             self.engine.count_batch()
-        self.engine.check_names()
+        self.engine.check_names(self.subscriptions)
 
     def look(self, batches: Iterable[Pair], step: int = 0, **known: Any) -> Report:
         """Returns the report of an evaluation, on the host."""

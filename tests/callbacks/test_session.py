@@ -216,3 +216,24 @@ def test_monitors_of_all_kinds_work_side_by_side(tmp_path):
     monitors = [ActivationsDummy(), FiltersDummy(), EmbeddingDummy(), SaliencyDummy()]
     tiny_fit(tmp_path, monitors)
     assert [len(m.history) for m in monitors] == [NUM_STEPS, NUM_STEPS, 2, NUM_STEPS]
+
+
+def test_the_last_validation_counts_though_training_goes_on_after_it(tmp_path):
+    collects = Keeps([count("p", layers=["relu"], occasion="evaluation")])
+    monitors = [ActivationsDummy(), collects]
+    trainer = tiny_trainer(tmp_path, monitors, val_check_interval=3)  # of 8 batches
+    trainer.fit(tiny_module(), tiny_loader(32), tiny_loader())
+    assert [(s.step, s.num_samples) for s in collects.snapshots] == [(7, {"p": 8}), (15, {"p": 8})]
+    assert len(monitors[0].history) == 16
+
+
+def test_a_validation_between_two_micro_batches_of_a_step_leaves_them_one_snapshot(tmp_path):
+    trains = Keeps([count("p", layers=["relu"])])
+    collects = Keeps([count("p", layers=["relu"], occasion="evaluation")], tag_prefix="b/")
+    trainer = tiny_trainer(
+        tmp_path, [trains, collects], val_check_interval=1, accumulate_grad_batches=2
+    )
+    trainer.fit(tiny_module(), tiny_loader(16), tiny_loader())
+    assert [s.step for s in trains.snapshots] == [0, 1, 2, 3]
+    assert [s.num_samples["p"] for s in trains.snapshots] == [8] * 4
+    assert [s.num_samples["p"] for s in collects.snapshots] == [8, 8]

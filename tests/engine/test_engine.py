@@ -144,7 +144,7 @@ def test_a_glob_that_no_layer_answers_to_is_reported_once_with_near_names(net, x
     with caplog.at_level(logging.WARNING, "vis_callbacks"):
         for _ in range(2):
             read(engine, [subscription], x)
-            engine.check_names()
+            engine.check_names([subscription])
     assert 'layers="relu" matches none' in caplog.text
     assert '"Net/relu"' in caplog.text
     assert subscription.guard.counts.total() == 1

@@ -95,6 +95,9 @@ class Monitor(LightningCallback, ABC):
     # What must be compared over time is a film strip, and its frames are log-spaced anyway.
     picture_schedule: ClassVar[Schedule | None] = LogSpaced(first=20, per_doubling=3)
 
+    # Batch to masks of its samples, kept with the references by monitors that compare with them.
+    mask_fn: Callable[[Any], torch.Tensor] | None = None
+
     alerts: list[Alert]
     last_report: Report | None
 

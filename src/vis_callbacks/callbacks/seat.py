@@ -119,6 +119,7 @@ class Step:
     step: int
     due: list[Seat]
     whole: list[Seat]  # of these
+    read: list[Subscription]
     live: bool
     updates: UpdateWatch | None = None
     was_read: bool = False
@@ -141,8 +142,8 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
         if "references" not in monitor.needs or monitor.references is not None:
             continue
         with monitor.guard.contain("keeping reference samples"):
-            options, mask_fn = monitor.options, getattr(monitor, "mask_fn", None)
-            asked = (options.input_fn, options.label_fn, mask_fn, options.num_samples)
+            options = monitor.options
+            asked = (options.input_fn, options.label_fn, monitor.mask_fn, options.num_samples)
             if asked not in taken:
                 taken[asked] = take_references(
                     batch,
@@ -150,6 +151,6 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
                     source=source,
                     input_fn=options.input_fn,
                     label_fn=options.label_fn,
-                    mask_fn=mask_fn,
+                    mask_fn=monitor.mask_fn,
                 )
             monitor.references = taken[asked]

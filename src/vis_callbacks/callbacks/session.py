@@ -20,7 +20,7 @@ from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.callbacks.seat import Seat, Step, keep_references
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
 from vis_callbacks.callbacks.straight_line import StraightLine
-from vis_callbacks.engine.engine import Engine
+from vis_callbacks.engine.engine import Engine, Subscription
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
 from vis_callbacks.engine.ranks import RanksError, gather
@@ -256,7 +256,7 @@ class Session:
             return
         try:
             self._engine.end_capture()
-            self._take(step.due, run, step=step.step, training=step)
+            self._take(step.due, step.read, run, step=step.step, training=step)
         finally:
             self._drop_step()
             self.has_work = False
@@ -273,7 +273,7 @@ class Session:
             step = max(run.step - 1, 0)
             for seat in due:
                 seat.last_evaluation = step
-            self._take(due, run, step=step)
+            self._take(due, _subscriptions(due), run, step=step)
 
     def _begin_step(self, run: RunView, step: int, batch: Any) -> None:
         due = self._due_at(step)
@@ -286,15 +286,16 @@ class Session:
                 seat.guard.begin_snapshot()
         keep_references([seat.monitor for seat in due], batch, "the first training batch")
         is_first, self._is_first = self._is_first, False
+        if is_first:
+            subscriptions += [seat.tracer for seat in self._seats if seat.tracer]
         self.has_work = True
         self._step = opened = Step(
             step=step,
             due=due,
             whole=[seat for seat in due if seat.is_whole(step, self._facts)],
+            read=subscriptions,
             live=not is_first and self._engine.can_read_live,
         )
-        if is_first:
-            subscriptions += [seat.tracer for seat in self._seats if seat.tracer]
         self._engine.begin(subscriptions, live=opened.live)
         self._leave_out_resting(due)
         if opened.whole:
@@ -364,8 +365,7 @@ class Session:
         if self._engine is not None and self._collecting:
             for seat in self._collecting:
                 seat.guard.begin_snapshot()
-            due = [s for seat in self._collecting for s in seat.subscriptions]
-            self._engine.begin(due, live=False)
+            self._engine.begin(_subscriptions(self._collecting), live=False)
             self._leave_out_resting(self._collecting)
 
     def evaluation_batch_start(self, trainer: Any, batch: Any, dataloader_idx: int) -> None:
@@ -392,10 +392,13 @@ class Session:
         if run.is_sanity_checking or self._engine is None:
             return
         self._engine.end()
+        if self._step is not None:  # of which more micro-batches follow
+            self._engine.resume(self._step.read, live=self._step.live)
         if run.stage != "fit":
             others = [s for s in self._seats if not s.collects and "forward" in s.monitor.needs]
+            read = _subscriptions(self._collecting)
             due, self._collecting = [*self._collecting, *others], []
-            self._take(due, run, step=run.step)
+            self._take(due, read, run, step=run.step)
 
     # -- what is due
 
@@ -412,21 +415,36 @@ class Session:
         per_epoch = self._facts.steps_per_epoch
         return run.step if per_epoch is None else (run.epoch + 1) * per_epoch - 1
 
-    def _learn_batch_size(self, engine: Engine) -> None:
+    def _learn_batch_size(self, read: Sequence[Subscription]) -> None:
         """Learns how many samples a snapshot has, from merged counts: the same on all ranks."""
-        size = max((s.num_samples for s in engine.due), default=0)
+        size = max((s.num_samples for s in read), default=0)
         if self._facts.batch_size is None and size:
             self._facts = replace(self._facts, batch_size=size)
             self._plan_anew()
 
     def _take(
-        self, due: Sequence[Seat], run: RunView, *, step: int, training: Step | None = None
+        self,
+        due: Sequence[Seat],
+        read: Sequence[Subscription],
+        run: RunView,
+        *,
+        step: int,
+        training: Step | None = None,
     ) -> None:
         """Takes what was read for these monitors through all that follows."""
-        if self._line is not None and self._engine is not None:
-            self._line.take(due, run, self._facts, step=step, training=training)
+        if self._line is None:
+            return
+        try:
+            self._line.take(due, read, run, self._facts, step=step, training=training)
             if training is not None:
-                self._learn_batch_size(self._engine)
+                self._learn_batch_size(read)
+        finally:
+            for subscription in read:
+                subscription.reset()  # of a validation it is megabytes
+
+
+def _subscriptions(seats: Sequence[Seat]) -> list[Subscription]:
+    return [subscription for seat in seats for subscription in seat.subscriptions]
 
 
 def _keep_silent(message: str) -> None:

@@ -23,7 +23,7 @@ from vis_callbacks.alerts.ledger import judge
 from vis_callbacks.callbacks.reactions import act, begun, tell
 from vis_callbacks.callbacks.seat import Kept, Moment, Seat, Step
 from vis_callbacks.callbacks.steps import GroupTable, input_stats
-from vis_callbacks.engine.engine import Engine
+from vis_callbacks.engine.engine import Engine, Subscription
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Attempt, say
@@ -71,6 +71,7 @@ class StraightLine:
     def take(
         self,
         due: Sequence[Seat],
+        read: Sequence[Subscription],
         run: RunView,
         facts: RunFacts,
         *,
@@ -80,19 +81,20 @@ class StraightLine:
         """Merges what was read over the ranks, and takes what is whole through all that follows.
 
         Args:
-            due: Whose values were read.
+            due: Whose snapshot it is.
+            read: What was read for them.
             run: Is looked at, and stopped where an alert is to do so.
             facts: Of the run.
             step: Of the snapshot.
             training: The training step that was read; None for an evaluation.
         """
-        self._engine.check_names()
+        self._engine.check_names(read)
         percents = self._percents()
         sums: Callable[[], Mapping[str, Tensor]] = dict
         if training is not None:
             sums = cache(training.sums.values)
         if self._has_ranks:
-            merged = self._engine.collect({**sums(), **percents})
+            merged = self._engine.collect(read, {**sums(), **percents})
             sums, percents = (lambda: merged), merged
         updates = training.updates.norms() if training and training.updates else None
         moment = Moment(
@@ -105,7 +107,7 @@ class StraightLine:
         )
         whole = due if training is None else training.whole
         for seat in due:
-            self._keep(seat, moment, is_whole=seat in whole)
+            self._keep(seat, read, moment, is_whole=seat in whole)
         if whole:
             self._look(whole, run)
             self._react(run)
@@ -144,11 +146,13 @@ class StraightLine:
             if seat.overhead.limit is not None
         }
 
-    def _keep(self, seat: Seat, moment: Moment, *, is_whole: bool) -> None:
-        read = [s for s in seat.subscriptions if s in self._engine.due]
-        if not any(s.failure for s in read):
-            values = {s.probe.name: s.values for s in read}
-            num_samples = {s.probe.name: s.num_samples for s in read}
+    def _keep(
+        self, seat: Seat, read: Sequence[Subscription], moment: Moment, *, is_whole: bool
+    ) -> None:
+        mine = [s for s in seat.subscriptions if s in read]
+        if not any(s.failure for s in mine):
+            values = {s.probe.name: s.values for s in mine}
+            num_samples = {s.probe.name: s.num_samples for s in mine}
             seat.kept.append(Kept(moment, values, num_samples, is_whole))
 
     def _look(self, seats: Sequence[Seat], run: RunView) -> None:

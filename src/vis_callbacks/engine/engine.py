@@ -164,11 +164,6 @@ class Engine:
         return self._has_plain_step and not _was_compiled()
 
     @property
-    def due(self) -> tuple[Subscription, ...]:
-        """The subscriptions of this occasion."""
-        return tuple(self._due)
-
-    @property
     def reads_live(self) -> bool:
         """Whether a capture is open now."""
         return self._capture is not None and self._capture.is_open
@@ -183,10 +178,14 @@ class Engine:
 
     def begin(self, due: Sequence[Subscription], *, live: bool) -> None:
         """Starts an occasion for these subscriptions; ``live`` opens a capture."""
+        for subscription in due:
+            subscription.reset()
+        self.resume(due, live=live)
+
+    def resume(self, due: Sequence[Subscription], *, live: bool) -> None:
+        """Goes on with an occasion that another one has interrupted."""
         self.end()
         self._due = list(due)
-        for subscription in self._due:
-            subscription.reset()
         if live and self._due:
             self._open_capture()
 
@@ -245,13 +244,15 @@ class Engine:
         if not _was_compiled() and not _has_fused_path(self.model):
             self._open_capture()
 
-    def collect(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def collect(
+        self, read: Sequence[Subscription], shared: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Merges what was read over the ranks: the subscriptions' values in place.
 
         Every rank comes here, whatever failed before. A subscription that failed on one rank
         has failed on all. Returns ``shared`` summed over the ranks.
         """
-        return merge_ranks(self._due, shared)
+        return merge_ranks(read, shared)
 
     def isolated_forward(self, forward: Forward) -> AbstractContextManager[IsolatedForward]:
         """Returns the context in which a monitor may run the model without a trace."""
@@ -275,9 +276,9 @@ class Engine:
         self._batch = None
         self._batches_of = {}
 
-    def check_names(self) -> None:
-        """Reports, once, the globs of the due subscriptions that no layer answered to."""
-        for subscription in self._due:
+    def check_names(self, read: Sequence[Subscription]) -> None:
+        """Reports, once, the globs of these subscriptions that no layer answered to."""
+        for subscription in read:
             globs = subscription.probe.layers
             if globs is None or subscription.failure or id(subscription) in self._names_checked:
                 continue
