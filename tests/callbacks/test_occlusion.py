@@ -268,7 +268,7 @@ def test_it_runs_under_bfloat16(tmp_path):
     assert maps(monitor.last_report).dtype == np.float32
 
 
-def test_it_takes_a_snapshot_every_five_epochs(tmp_path):
+def test_it_takes_a_snapshot_every_five_epochs_and_of_the_last_one(tmp_path):
     monitor = OcclusionMonitor(window_size=3, num_samples=2)
     tiny_fit(tmp_path, [monitor], max_epochs=11)
-    assert monitor.history.steps == (0, 9, 19)
+    assert monitor.history.steps == (0, 9, 19, 21)

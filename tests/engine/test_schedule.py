@@ -119,12 +119,17 @@ def test_every_second_epoch():
     assert due_epochs(EveryNEpochs(2), 8) == [2, 4, 6, 8]
 
 
+def test_the_last_planned_epoch_is_due_though_it_is_not_the_nth():
+    assert due_epochs(EveryNEpochs(5), 8) == [5, 8]
+    assert due_epochs(EveryNEpochs(5), 3) == [3]
+
+
 def test_from_epoch_10_on_three_epochs_a_doubling_and_the_last():
     assert due_epochs(EveryNEpochs(1), 50) == [*range(1, 11), 13, 16, 20, 26, 32, 40, 50]
 
 
-def test_log_spaced_epochs_are_multiples_of_n():
-    assert due_epochs(EveryNEpochs(5), 58) == [5, 10, 15, 20, 30, 35, 40, 55]
+def test_log_spaced_epochs_are_multiples_of_n_but_for_the_last():
+    assert due_epochs(EveryNEpochs(5), 58) == [5, 10, 15, 20, 30, 35, 40, 55, 58]
 
 
 def test_epochs_stay_even_where_no_log_spacing_is_wanted():
@@ -177,6 +182,17 @@ def test_the_first_steps_are_due_whatever_the_batch_size():
     assert due_steps(Bursts(), RunFacts(batch_size=1000), 50) == [0, 5, 10, 15, 20]
 
 
+@pytest.mark.parametrize("thinning", [1, 4])
+def test_the_last_planned_step_ends_a_burst_of_its_own_or_cuts_one_short(thinning):
+    facts = RunFacts(planned_steps=400, batch_size=64)
+    assert due_steps(Bursts(thinning), facts, 400)[-1] == 399
+    assert Bursts(thinning).ends_burst(399, facts)
+    facts = RunFacts(planned_steps=208, batch_size=64)
+    assert due_steps(Bursts(thinning), facts, 208)[-3:] == [200, 205, 207]
+    assert not Bursts(thinning).ends_burst(205, facts)
+    assert Bursts(thinning).ends_burst(207, facts)
+
+
 def starts(schedule: Schedule, facts: RunFacts, until: int) -> list[int]:
     due = due_steps(schedule, facts, until)
     return [due[0]] + [later for earlier, later in pairwise(due) if later - earlier > 5]
@@ -185,8 +201,9 @@ def starts(schedule: Schedule, facts: RunFacts, until: int) -> list[int]:
 @pytest.mark.parametrize(("planned", "interval"), [(400, 50), (2000, 100), (10_000, 500)])
 def test_a_burst_every_50_steps_then_twenty_a_run(planned, interval):
     facts = RunFacts(planned_steps=planned, batch_size=64)
-    expected = [*range(0, 501, 50), *range(500 + interval, 3000, interval)]
-    assert starts(Bursts(), facts, 3000) == expected
+    expected = {*range(0, 501, 50), *range(500 + interval, 3000, interval)}
+    beyond = {planned - 1} & {*range(3000)}  # the last step, then on as if there were no end
+    assert {*starts(Bursts(), facts, 3000)} | {planned} == expected | beyond | {planned}
 
 
 def test_without_a_planned_end_the_interval_doubles_up_to_1000():
@@ -206,10 +223,11 @@ def test_without_a_planned_end_the_interval_doubles_up_to_1000():
 @pytest.mark.parametrize("planned", [2000, None])
 def test_a_thinned_schedule_is_part_of_the_full_one_and_keeps_the_first_steps(planned):
     facts = RunFacts(planned_steps=planned, batch_size=64)
-    full, thinned = (due_steps(Bursts(t), facts, 4000) for t in (1, 2))
+    until = (planned or 4001) - 1  # the last planned step is never thinned out
+    full, thinned = (due_steps(Bursts(t), facts, until) for t in (1, 2))
     assert set(thinned) < set(full)
     assert thinned[:5] == [0, 5, 10, 15, 20]
-    assert starts(Bursts(2), facts, 4000) == starts(Bursts(), facts, 4000)[::2]
+    assert starts(Bursts(2), facts, until) == starts(Bursts(), facts, until)[::2]
 
 
 def test_the_parts_of_a_burst_stay_when_it_is_thinned():
@@ -240,7 +258,8 @@ def test_a_skipped_burst_has_no_end():
 
 def test_numbers_of_weights_every_50_steps_then_twenty_a_run():
     facts = RunFacts(planned_steps=2000)
-    assert due_steps(Decaying(), facts, 1000) == [*range(0, 501, 50), *range(600, 1000, 100)]
+    expected = [*range(0, 501, 50), *range(600, 2000, 100), 1999]
+    assert due_steps(Decaying(), facts, 2000) == expected
 
 
 def test_log_spaced_pictures_end_with_the_last_planned_step():

@@ -75,8 +75,8 @@ class EveryNEpochs(Schedule):
     """The last step of every n-th epoch; later on, epochs evenly spaced on a log scale.
 
     Counting epochs from 1: after ``log_spaced_from`` three are due a doubling (10, 13, 16, 20,
-    26, 32, 40, ... for n = 1), each rounded up to a multiple of n, and the last one planned:
-    what changes slowly needs fewer pictures. A run of fewer than two epochs is divided into
+    26, 32, 40, ... for n = 1), each rounded up to a multiple of n: what changes slowly needs
+    fewer pictures. The last one planned is always due. A run of fewer than two epochs is divided into
     twenty parts instead, and so is one whose epochs have no known length; where its end is
     unknown too, the steps are those of `LogSpaced`.
     """
@@ -99,18 +99,18 @@ class EveryNEpochs(Schedule):
         if length is None or length < 1:
             return None
         ended = (step + 1) // length  # epochs that are over once this step is
-        last = planned // length if planned is not None else 0
-        return self._next_epoch(ended, last) * length - 1
+        following = self._next_epoch(ended)
+        if planned is not None and ended < planned // length < following:
+            following = planned // length
+        return following * length - 1
 
-    def _next_epoch(self, epoch: int, last: int) -> int:
+    def _next_epoch(self, epoch: int) -> int:
         following = (epoch // self.n + 1) * self.n
         start = self.log_spaced_from
         if start is None or following <= start:
             return following
         target = _next_log_spaced(following - self.n, start, per_doubling=3)
-        sparse = -(-target // self.n) * self.n
-        last -= last % self.n
-        return last if epoch < last < sparse else sparse
+        return -(-target // self.n) * self.n
 
 
 @final
@@ -121,7 +121,8 @@ class Bursts(Schedule):
     The steps 0, 5, 10, 15, 20; then bursts of ceil(160 / batch size) snapshots, 3 to 8 (5 where
     the size is unknown), 5 steps apart: a burst every 50 steps up to step 500, then every
     max(50, planned steps // 20). Where the end is unknown that interval doubles after each ten
-    bursts, up to 1,000.
+    bursts, up to 1,000. The last planned step is due as well, so that what is shown of a run
+    shows its end.
 
     Attributes:
         thinning: A power of two: of the bursts after step 20 only each ``thinning``-th is kept.
@@ -136,15 +137,15 @@ class Bursts(Schedule):
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the next step of the burst, or the start of the next one."""
         burst, start = _latest_burst(step, facts)
-        if burst % self.thinning == 0:
-            following = start + ((step - start) // _APART + 1) * _APART
-            if following <= _end(burst, start, facts):
-                return following
-        return _start((burst // self.thinning + 1) * self.thinning, facts)
+        following = start + ((step - start) // _APART + 1) * _APART
+        if burst % self.thinning or following > _end(burst, start, facts):
+            following = _start((burst // self.thinning + 1) * self.thinning, facts)
+        return _or_last(following, step, facts)
 
     def ends_burst(self, step: int, facts: RunFacts) -> bool:
         """Whether this due step is the last of its burst."""
-        return self.due(step, facts) and step == _end(*_latest_burst(step, facts), facts)
+        is_last = step == _end(*_latest_burst(step, facts), facts) or step == _last(facts)
+        return is_last and self.due(step, facts)
 
     def thinned(self, thinning: int) -> Bursts:
         """Returns the schedule with ``thinning`` as given."""
@@ -177,8 +178,8 @@ class BurstEnds(Schedule):
 class Decaying(Schedule):
     """Every 50 steps up to 500, then every max(50, planned steps // 20): for numbers of weights.
 
-    Where the end is unknown the interval doubles after each ten snapshots, up to 1,000.
-    ``thinning`` as in `Bursts`.
+    Where the end is unknown the interval doubles after each ten snapshots, up to 1,000; where
+    it is known, the last step is due as well. ``thinning`` as in `Bursts`.
     """
 
     thinning: int = 1
@@ -189,7 +190,8 @@ class Decaying(Schedule):
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the next start of a burst."""
         latest, _ = _latest_burst(step, facts)
-        return _start((latest // self.thinning + 1) * self.thinning, facts)
+        following = _start((latest // self.thinning + 1) * self.thinning, facts)
+        return _or_last(following, step, facts)
 
     def thinned(self, thinning: int) -> Decaying:
         """Returns the schedule with ``thinning`` as given."""
@@ -213,9 +215,7 @@ class LogSpaced(Schedule):
 
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the next step of the series, or the last planned one if that comes first."""
-        following = _next_log_spaced(step, self.first, self.per_doubling)
-        last = facts.planned_steps - 1 if facts.planned_steps is not None else None
-        return last if last is not None and step < last < following else following
+        return _or_last(_next_log_spaced(step, self.first, self.per_doubling), step, facts)
 
 
 def schedule_from_options(
@@ -239,6 +239,17 @@ def schedule_from_options(
     if every_n_train_steps is not None:
         return EveryNSteps(every_n_train_steps)
     return EveryNEpochs(every_n_epochs) if every_n_epochs is not None else default
+
+
+def _last(facts: RunFacts) -> float:
+    """Returns the last planned step."""
+    return math.inf if facts.planned_steps is None else facts.planned_steps - 1
+
+
+def _or_last(following: int, step: int, facts: RunFacts) -> int:
+    """Returns the next due step, or the last planned one if that comes first."""
+    last = _last(facts)
+    return int(last) if step < last < following else following
 
 
 def _burst_size(facts: RunFacts) -> int:
