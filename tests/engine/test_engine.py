@@ -218,3 +218,65 @@ def test_a_contiguous_activation_is_viewed_and_not_copied():
     for shape, axis in (((8, 5, 3, 4), 1), ((8, 7, 5), -1), ((8, 3, 4, 5), -1)):
         values = torch.randn(shape)
         assert samples_units_positions(values, axis, 8).data_ptr() == values.data_ptr()
+
+
+class Modules(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.ReLU())
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_within_a_burst_only_what_the_whole_capture_has_seen_is_hooked():
+    model, x = Modules().eval(), torch.randn(3, 4)
+    engine = Engine(model)
+    subscription = subscribe(engine)
+    found, num_hooks = [], []
+    for in_burst in (True, True, False, True):  # nothing is planned before the first
+        engine.begin([subscription], live=True, in_burst=in_burst)
+        engine.start_batch(x)
+        num_hooks.append(hooks_of(model))
+        model(x)
+        engine.end()
+        found.append(
+            {n: {k: v.tolist() for k, v in p.items()} for n, p in subscription.values.items()}
+        )
+    assert num_hooks == [10, 3, 10, 3]  # before and after each of five, without BatchNorm
+    assert list(found[0]) == ["layers.1", "layers.3"]
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_what_the_model_does_anew_is_seen_by_the_next_whole_capture_and_planned():
+    model, x = Modules().eval(), torch.randn(3, 4)
+    engine = Engine(model)
+    subscription = subscribe(engine)
+    names = []
+    for in_burst in (False, True, False, True):
+        engine.begin([subscription], live=True, in_burst=in_burst)
+        engine.start_batch(x)
+        model(x)
+        engine.end()
+        engine.forget_names()
+        names.append(list(subscription.values))
+        if len(names) == 1:
+            model.layers.append(nn.Tanh())
+    before, after = ["layers.1", "layers.3"], ["layers.1", "layers.3", "layers.4"]
+    assert names == [before, before, after, after]
+
+
+def test_a_probe_that_names_layers_is_never_served_by_a_plan():
+    model, x = Modules().eval(), torch.randn(3, 4)
+    engine = Engine(model)
+    every, named = subscribe(engine), subscribe(engine, layers=["layers.0"])
+    for due in ([every], [every, named]):
+        engine.begin(due, live=True, in_burst=True)
+        engine.start_batch(x)
+        model(x)
+        engine.end()
+    assert list(named.values) == ["layers.0"]

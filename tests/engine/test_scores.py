@@ -11,6 +11,7 @@ from vis_callbacks.engine.scores import (
     Unit,
     expand_target,
     find_scores,
+    refused_inputs,
     resolve_targets,
     select_scores,
     unit_scores,
@@ -244,3 +245,10 @@ def test_one_score_a_sample_becomes_one_class():
 def test_an_output_without_scores_is_described(output, words):
     with pytest.raises(TypeError, match=rf"of 2 samples returned {words}.*Write forward_fn="):
         find_scores(output, 2)
+
+
+def test_refused_inputs_are_described_with_what_to_write():
+    found = refused_inputs(torch.zeros(4, 7), "which are no images")
+    assert found.startswith("the inputs are Tensor(4, 7) float32, which are no images. ")
+    assert "Write input_fn=lambda batch: ... that returns images (samples, channels" in found
+    assert "forward_fn" in found

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.probe import LayerInfo
+from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 
 
@@ -42,3 +44,26 @@ def test_a_layer_is_found_by_name():
     assert Snapshot(step=0, trace=(info,)).layer("a") is info
     with pytest.raises(KeyError, match="b"):
         Snapshot(step=0, trace=(info,)).layer("b")
+
+
+REFERENCES = References(inputs=torch.zeros(2, 3), labels=None, source="a test")
+
+
+def test_a_monitor_with_passes_of_its_own_gets_the_samples_and_the_forward_pass():
+    with isolated(nn.Linear(3, 2)) as forward:
+        snapshot = Snapshot(step=0, references=REFERENCES, forward=forward)
+        assert snapshot.own_passes("to explain") == (REFERENCES, forward)
+
+
+def test_without_reference_samples_it_is_said_what_they_are_for():
+    with (
+        isolated(nn.Linear(3, 2)) as forward,
+        pytest.raises(ValueError, match=r"no reference samples to explain: .* Write input_fn="),
+    ):
+        Snapshot(step=0, forward=forward).own_passes("to explain")
+
+
+def test_a_forward_pass_whose_layers_cannot_be_read_is_refused():
+    snapshot = Snapshot(step=0, references=REFERENCES, forward=lambda inputs, chunk=None: inputs)
+    with pytest.raises(TypeError, match=r"forward is a function, whose layers .* `isolated"):
+        snapshot.own_passes("to explain")

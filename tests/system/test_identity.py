@@ -39,6 +39,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vis_callbacks.callbacks.activations import ActivationMonitor
 from vis_callbacks.callbacks.session import session_of
+from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
@@ -310,6 +311,53 @@ def test_monitors_leave_no_trace_in_a_compiled_run_and_make_no_graph(
     scenario: Scenario, tmp_path: Any, caplog: Any
 ) -> None:
     check(scenario, tmp_path, caplog)
+
+
+class Threes(EveryNSteps):
+    """Bursts of three: within them what the last whole capture has seen is read by hooks alone."""
+
+    def ends_burst(self, step: int, facts: RunFacts) -> bool:
+        return step % 3 == 0
+
+
+class Captures(pl.Callback):
+    """Notes at each step by what the engine reads the user's own pass."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        self.kinds[type(session_of(trainer)._engine._capture).__name__] += 1
+
+
+# How many of 30 steps are read by a plan, made at step 1: none where a nonlinearity is no module.
+IN_BURSTS = {
+    "mlp": 19,
+    "cnn": 0,
+    "checkpointing": 19,
+    "hooks of the user": 19,
+    "gan": None,
+    "accumulation": None,
+    "lbfgs": None,
+    "bf16-mixed": 0,
+    "weight norm": 19,
+    "steps without a loss": None,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
+@pytest.mark.parametrize("name", IN_BURSTS)
+def test_monitors_that_read_in_bursts_leave_no_trace(name: str, tmp_path: Any) -> None:
+    scenario, captures = PLAIN[name], Captures()
+    monitor = ActivationMonitor()
+    monitor.schedule = Threes(1)
+    plain = scenario.run(tmp_path / "plain")
+    assert_same_run(plain, scenario.run(tmp_path / "watched", [monitor, captures]))
+    assert len(monitor.history) >= scenario.num_steps
+    assert monitor.guard.counts == {}
+    assert captures.kinds.total()
+    if IN_BURSTS[name] is not None:
+        assert captures.kinds["PlannedCapture"] == IN_BURSTS[name]
 
 
 class LiveReads(pl.Callback):

@@ -296,7 +296,7 @@ class Session:
             read=subscriptions,
             live=not is_first and self._engine.can_read_live,
         )
-        self._engine.begin(subscriptions, live=opened.live)
+        self._engine.begin(subscriptions, live=opened.live, in_burst=not opened.whole)
         self._leave_out_resting(due)
         if opened.whole:
             self._engine.forget_names()
@@ -393,7 +393,9 @@ class Session:
             return
         self._engine.end()
         if self._step is not None:  # of which more micro-batches follow
-            self._engine.resume(self._step.read, live=self._step.live)
+            self._engine.resume(
+                self._step.read, live=self._step.live, in_burst=not self._step.whole
+            )
         if run.stage != "fit":
             others = [s for s in self._seats if not s.collects and "forward" in s.monitor.needs]
             read = _subscriptions(self._collecting)

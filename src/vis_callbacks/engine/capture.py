@@ -148,6 +148,10 @@ class Capture:
         follow: Tensors whose way is followed to the first weights they meet.
         on_weight: Told of each call that multiplies with a weight.
         names: Of the model, where they are known.
+
+    Attributes:
+        outermost: The modules that were called by no other.
+        inner: Those that were.
     """
 
     def __init__(
@@ -171,6 +175,8 @@ class Capture:
         self._known = names or ModelNames(model)
         self._names = self._known.modules
         self._parameter_names = self._known.parameters
+        self.outermost: set[nn.Module] = set()
+        self.inner: set[nn.Module] = set()
         self._handles: list[RemovableHandle] = []
         self._mode: _FunctionMode | None = None
         self._stack: list[nn.Module] = []
@@ -253,17 +259,20 @@ class Capture:
         return len(self._stack) - outer
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if _in_backward():
+        if in_backward():
             return
         if self._depth == 0:
             self._calls_in_forward.clear()
+            self.outermost.add(module)
+        else:
+            self.inner.add(module)
         self._stack.append(module)
         name = self._names[module]
         if name in self._watched.get("input", ()) and args and isinstance(args[0], Tensor):
             self._tell(module, name, "input", args[0], None, None)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if _in_backward():
+        if in_backward():
             return
         if module in self._stack:  # a forward that raised may have left inner ones behind
             while self._stack.pop() is not module:
@@ -284,7 +293,7 @@ class Capture:
 
     def call(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """Runs a function that the model has called, and looks at what came of it."""
-        if _in_backward():
+        if in_backward():
             return function(*args, **kwargs)
         found = classify(function, args, kwargs)
         is_weighted = function in _WEIGHTED
@@ -524,7 +533,7 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
     """Whether autograd is at work: gradient checkpointing runs the forward a second time then."""
     return torch._C._current_graph_task_id() != -1
 

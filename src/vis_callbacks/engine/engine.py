@@ -17,6 +17,7 @@ from vis_callbacks.engine.capture import (
     Capture,
     ModelNames,
     Seen,
+    Sink,
     Site,
     remove_inert_modes,
 )
@@ -28,6 +29,7 @@ from vis_callbacks.engine.layers import (
     nth_call,
     strip_compiled,
 )
+from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe, WeightInfo
 from vis_callbacks.engine.ranks import RanksError, gather, merge_two
 from vis_callbacks.guard import Attempt, Guard
@@ -109,7 +111,7 @@ class Engine:
         self._devices = tuple(devices)
         self._wrapped_root = wrapped_root
         self._subscriptions: list[Subscription] = []
-        self._capture: Capture | None = None
+        self._capture: Capture | PlannedCapture | None = None
         self._due: list[Subscription] = []
         self._batch: Any = None
         self._trace: dict[str, LayerInfo] = {}
@@ -119,6 +121,8 @@ class Engine:
         self._batches_of: dict[int, Batch] = {}
         self._has_plain_step = False
         self._names: ModelNames | None = None
+        self._planner: Planner | None = None
+        self._plan: Plan | None = None
 
     # -- what is asked for
 
@@ -176,17 +180,30 @@ class Engine:
         """Has the next capture look for the model's modules anew: some may have joined."""
         self._names = None
 
-    def begin(self, due: Sequence[Subscription], *, live: bool) -> None:
-        """Starts an occasion for these subscriptions; ``live`` opens a capture."""
+    def begin(self, due: Sequence[Subscription], *, live: bool, in_burst: bool = False) -> None:
+        """Starts an occasion for these subscriptions.
+
+        Args:
+            due: Are read.
+            live: Open a capture over the user's training step.
+            in_burst: A capture of another step follows soon that looks at everything, so here
+                what it has seen the last time may be read by less costly means.
+        """
         for subscription in due:
             subscription.reset()
-        self.resume(due, live=live)
+        self.resume(due, live=live, in_burst=in_burst)
 
-    def resume(self, due: Sequence[Subscription], *, live: bool) -> None:
+    def resume(self, due: Sequence[Subscription], *, live: bool, in_burst: bool = False) -> None:
         """Goes on with an occasion that another one has interrupted."""
         self.end()
         self._due = list(due)
-        if live and self._due:
+        if not live or not self._due:
+            return
+        if in_burst and self._plan is not None and not self._asks_for_others():
+            plan = self._plan
+            self._open(lambda: PlannedCapture(plan, *self._sink_and_fail(self._due)))
+        else:
+            self._planner = Planner()
             self._open_capture()
 
     def start_batch(self, batch: Any) -> None:
@@ -266,9 +283,13 @@ class Engine:
     def end_capture(self) -> None:
         """Closes the capture; what was read stays. Harmless where none is open."""
         remove_inert_modes()
-        if self._capture is not None:
-            self._capture.close()
-            self._capture = None
+        capture, self._capture = self._capture, None
+        if capture is None:
+            return
+        capture.close()
+        planner, self._planner = self._planner, None
+        if planner is not None and isinstance(capture, Capture):
+            self._plan = planner.plan(capture.outermost, capture.inner)
 
     def end(self) -> None:
         """Closes the capture and lets go of the batch."""
@@ -325,13 +346,26 @@ class Engine:
         return kept
 
     def _open_capture(self) -> None:
+        self._open(lambda: self._new_capture(self._due, self._wrapped_root))
+
+    def _open(self, make: Callable[[], Capture | PlannedCapture]) -> None:
         """Opens a capture; where that fails, on one rank say, all that is due has failed."""
         with Attempt() as attempt:
-            self._capture = self._new_capture(self._due, self._wrapped_root)
+            self._capture = make()
             self._capture.__enter__()
         if attempt.error is not None:
             for subscription in self._due:
                 subscription.fail("opening the capture", attempt.error)
+
+    def _asks_for_others(self) -> bool:
+        """Whether something is asked for that may be no nonlinearity's output."""
+        return any(s.probe.layers is not None or s.probe.site != "output" for s in self._due)
+
+    def _sink_and_fail(
+        self, due: Sequence[Subscription]
+    ) -> tuple[Sink, Callable[[Exception], object]]:
+        """Returns what takes activations, and what takes failures outside of reductions."""
+        return partial(self._read, due=due), partial(self._guard.note, "seeing an activation")
 
     # -- inside the hook
 
@@ -343,16 +377,17 @@ class Engine:
         self._names = self._names or ModelNames(self.model)
         for subscription in due:
             globs[subscription.probe.site].extend(subscription.probe.layers or ())
+        sink, fail = self._sink_and_fail(due)
         return Capture(
             self.model,
-            lambda seen: self._read(seen, due),
+            sink,
             watched={
                 site: names
                 for site, wanted in globs.items()
                 for names in self._watched(site, wanted).values()
             },
             wrapped_root=wrapped_root,
-            fail=partial(self._guard.note, "seeing an activation"),
+            fail=fail,
             follow=[follow] if isinstance(follow, Tensor) else (),
             on_weight=self._note_weight if is_first_pass else None,
             names=self._names,
@@ -363,6 +398,8 @@ class Engine:
         return {site: [name for name in names if matches(name, globs)]}
 
     def _read(self, seen: Seen, due: Sequence[Subscription]) -> None:
+        if self._planner is not None:
+            self._planner.note(seen)
         wanting = [s for s in due if s.failure is None and s.wants(seen)]
         if seen.nonlinearity is None and not wanting:
             return

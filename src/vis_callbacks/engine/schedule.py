@@ -74,11 +74,11 @@ class EveryNSteps(Schedule):
 class EveryNEpochs(Schedule):
     """The last step of every n-th epoch; later on, epochs evenly spaced on a log scale.
 
-    Counting epochs from 1: after ``log_spaced_from`` three are due a doubling (10, 13, 16, 20,
-    26, 32, 40, ... for n = 1), each rounded up to a multiple of n: what changes slowly needs
-    fewer pictures. The last one planned is always due. A run of fewer than two epochs is divided into
-    twenty parts instead, and so is one whose epochs have no known length; where its end is
-    unknown too, the steps are those of `LogSpaced`.
+    Counting epochs from 1: after ``log_spaced_from`` three are due a doubling (10, 13, 16,
+    20, 26, 32, 40, ... for n = 1), each rounded up to a multiple of n: what changes slowly
+    needs fewer pictures. The last one planned is always due. A run of fewer than two epochs
+    is divided into twenty parts instead, and so is one whose epochs have no known length;
+    where its end is unknown too, the steps are those of `LogSpaced`.
     """
 
     n: int

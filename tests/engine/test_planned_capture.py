@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision.models
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils.checkpoint import checkpoint
+
+from vis_callbacks.engine.capture import Capture, Seen
+from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
+
+
+def whole(model: nn.Module, *inputs: Tensor, run: Callable[..., object] | None = None):
+    """Returns what a whole capture sees of a pass, and the plan that it makes."""
+    seen: list[Seen] = []
+    planner = Planner()
+    with Capture(model, lambda s: (seen.append(s), planner.note(s))) as capture:
+        (run or model)(*inputs)
+    return seen, planner.plan(capture.outermost, capture.inner)
+
+
+def planned(plan: Plan, model: nn.Module, *inputs: Tensor) -> list[Seen]:
+    seen: list[Seen] = []
+    with PlannedCapture(plan, seen.append, fail=_raise):
+        model(*inputs)
+    return seen
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def num_hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+class Reused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.relu = nn.ReLU()
+        self.last = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.relu(self.fc(self.relu(self.fc(x)))))
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "reused and in-place": lambda: (Reused(), torch.randn(3, 4)),
+    "gelu, tanh, relu6": lambda: (
+        nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Tanh(), nn.Linear(4, 4), nn.ReLU6()),
+        torch.randn(3, 4),
+    ),
+    "resnet18": lambda: (torchvision.models.resnet18(), torch.randn(2, 3, 32, 32)),
+    "mobilenet_v3_small": lambda: (
+        torchvision.models.mobilenet_v3_small(),
+        torch.randn(2, 3, 32, 32),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_planned_capture_sees_what_a_whole_one_sees(name):
+    model, x = MODELS[name]()
+    model.eval()  # batch statistics and dropout would make two passes differ
+    with torch.no_grad():
+        expected, plan = whole(model, x)
+        got = planned(plan, model, x)
+    assert len(expected) > 1
+    assert [s.name for s in got] == [s.name for s in expected]
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one.values, other.values)
+        assert (one.inputs is None) == (other.inputs is None)
+        assert one.inputs is None or torch.equal(one.inputs, other.inputs)
+        assert (one.kind, one.unit_axis, one.is_gate, one.weighted) == (
+            other.kind, other.unit_axis, other.is_gate, other.weighted,
+        )  # fmt: skip
+
+
+def test_the_calls_of_two_forward_passes_in_a_step_have_the_same_names():
+    model, x = Reused(), torch.randn(3, 4)
+    _, plan = whole(model, x)
+    seen: list[Seen] = []
+    with PlannedCapture(plan, seen.append, fail=_raise):
+        model(x)
+        model(x)
+    assert [s.name for s in seen] == ["relu", "relu-1", "last.1"] * 2
+
+
+def test_nothing_but_its_own_hooks_is_attached_and_no_function_mode():
+    model, x = Reused(), torch.randn(3, 4)
+    _, plan = whole(model, x)
+    capture = PlannedCapture(plan, lambda seen: None, fail=_raise)
+    assert not capture.is_open
+    for _ in range(2):  # entering twice is harmless
+        capture.__enter__()
+    assert capture.is_open
+    assert num_hooks(model) == 3  # the root's, and one on each of two ReLUs
+    assert _get_current_function_mode_stack() == []
+    for _ in range(2):
+        capture.close()
+    assert num_hooks(model) == 0
+
+
+def test_a_failure_on_entry_leaves_nothing_behind(monkeypatch):
+    model, x = Reused(), torch.randn(3, 4)
+    _, plan = whole(model, x)
+
+    def failing(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no hook")
+
+    monkeypatch.setattr(model.last[1], "register_forward_hook", failing)
+    capture = PlannedCapture(plan, lambda seen: None, fail=_raise)
+    with pytest.raises(RuntimeError, match="no hook"):
+        capture.__enter__()
+    assert num_hooks(model) == 0
+
+
+def test_a_failing_sink_is_handed_over_and_the_pass_goes_on():
+    def sink(seen: Seen) -> None:
+        raise RuntimeError("ours")
+
+    model, x, failures = Reused(), torch.randn(3, 4), []
+    _, plan = whole(model, x)
+    with PlannedCapture(plan, sink, fail=failures.append):
+        assert model(x).shape == (3, 4)
+    assert [str(error) for error in failures] == ["ours"] * 3
+
+
+def test_a_pass_that_was_broken_off_does_not_shift_the_names_of_the_next():
+    model, x = Reused(), torch.randn(3, 4)
+    _, plan = whole(model, x)
+    seen: list[Seen] = []
+    broken = model.last.register_forward_pre_hook(lambda *args: 1 / 0)
+    with PlannedCapture(plan, seen.append, fail=_raise):
+        with pytest.raises(ZeroDivisionError):
+            model(x)
+        broken.remove()
+        seen.clear()
+        model(x)
+    assert [s.name for s in seen] == ["relu", "relu-1", "last.1"]
+
+
+def test_what_the_users_hook_makes_of_an_output_is_not_taken_for_the_activation():
+    model, x = Reused(), torch.randn(3, 4)
+    _, plan = whole(model, x)
+    model.relu.register_forward_hook(lambda module, args, output: output - 1)
+    assert all((s.values >= 0).all() for s in planned(plan, model, x))
+
+
+def test_the_second_forward_of_gradient_checkpointing_is_not_seen():
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.block, x, use_reentrant=False)
+
+    model, x = Checkpointed(), torch.randn(3, 4)
+    _, plan = whole(model, x)
+    seen: list[Seen] = []
+    with PlannedCapture(plan, seen.append, fail=_raise):
+        model(x).sum().backward()
+    assert [s.name for s in seen] == ["block.1"]
+
+
+class Functional(Reused):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(super().forward(x))
+
+
+class Own(nn.ReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Functional(), nn.Sequential(nn.Linear(4, 4), Own()), nn.Linear(4, 4)],
+    ids=["a function is among them", "a class of the user's own", "no nonlinearity"],
+)
+def test_there_is_no_plan_where_hooks_would_not_see_the_same(model):
+    assert whole(model, torch.randn(3, 4))[1] is None
+
+
+def test_there_is_no_plan_for_a_recurrent_layer():
+    model = nn.Sequential(nn.LSTM(4, 5))
+    assert whole(model, torch.randn(3, 2, 4))[1] is None
+
+
+def test_there_is_no_plan_where_the_training_step_calls_a_nonlinearity_itself():
+    model = Reused()
+    assert whole(model, torch.randn(3, 4), run=lambda x: model.relu(model(x)))[1] is None
+
+
+def test_there_is_no_plan_where_what_begins_a_pass_also_runs_within_one():
+    model = Reused()
+    assert whole(model, torch.randn(3, 4), run=lambda x: model(model.last(x)))[1] is None
