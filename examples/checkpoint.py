@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader
 from photo_patches import PatchClassifier, PatchData, load_data
 from photographs import CLASS_NAMES
 from vis_callbacks.analysis.filters import as_filters
-from vis_callbacks.analysis.occlusion import occlude, probabilities
+from vis_callbacks.analysis.occlusion import occlude
 from vis_callbacks.analysis.occlusion_plan import plan_occlusion
+from vis_callbacks.analysis.probabilities import probabilities
 from vis_callbacks.analysis.saliency import attribute
 from vis_callbacks.analysis.saliency_maps import saliency_maps
 from vis_callbacks.engine.isolation import isolated

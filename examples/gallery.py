@@ -1,4 +1,4 @@
-"""Saves the pictures of the demo's runs as the small PNG files that the documentation shows.
+"""Saves the demo's two runs side by side, as the small PNG files that the documentation shows.
 
     make gallery
 
@@ -12,33 +12,54 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from photo_patches import LEARNING_RATES
 from photo_patches import main as train_both
+from side_by_side import save_figures
+
+
+def latest_pictures(run: Path) -> dict[str, bytes]:
+    """Returns the latest picture of every tag of a run, as a PNG file."""
+    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events.Reload()
+    return {tag: events.Images(tag)[-1].encoded_image_string for tag in events.Tags()["images"]}
 
 
 def save_latest_pictures(run: Path, folder: Path) -> list[Path]:
     """Writes the latest picture of every tag of a run; ``a/b`` becomes ``a-b.png``."""
-    events = EventAccumulator(str(run), size_guidance={"images": 0})
-    events.Reload()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for tag in events.Tags()["images"]:
+    for tag, png in latest_pictures(run).items():
         path = folder / f"{tag.replace('/', '-')}.png"
-        path.write_bytes(events.Images(tag)[-1].encoded_image_string)
+        path.write_bytes(png)
         paths.append(path)
     return paths
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains where needed, then writes ``<folder>/<run>/<tag>.png``."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Trains where needed, then writes ``<side-by-side>/<monitor>.png``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--runs", type=Path, default=Path("demo_runs"))
-    parser.add_argument("--folder", type=Path, default=Path("docs/images"))
+    parser.add_argument("--side-by-side", type=Path, default=Path("docs/images/side_by_side"))
+    parser.add_argument(
+        "--folder", type=Path, help="also write every picture, to <folder>/<run>/<tag>.png"
+    )
     options = parser.parse_args(arguments)
     if not options.runs.exists():
         train_both(["--output", str(options.runs)])
-    for run in sorted(path for path in options.runs.iterdir() if path.is_dir()):
-        for path in save_latest_pictures(run, options.folder / run.name):
-            print(path)
+    runs = {path.name: path for path in sorted(options.runs.iterdir()) if path.is_dir()}
+    if options.folder is not None:
+        for name, run in runs.items():
+            for path in save_latest_pictures(run, options.folder / name):
+                print(path)
+    if missing := LEARNING_RATES.keys() - runs:
+        print(f"Nothing is put side by side: {options.runs} has no run {sorted(missing)}.")
+        return
+    pictures = {name: latest_pictures(runs[name]) for name in LEARNING_RATES}
+    for path in save_figures(pictures, options.side_by_side):
+        print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -29,18 +29,6 @@ from vis_callbacks.callbacks.activations import ActivationMonitor
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 
 BATCH_SIZE = 32
-_PHOTOGRAPHS = (
-    "astronaut",
-    "brick",
-    "chelsea",
-    "coffee",
-    "grass",
-    "gravel",
-    "rocket",
-    "retina",
-    "hubble_deep_field",
-    "immunohistochemistry",
-)
 _PATCHES_TO_LEARN = 110
 
 Data = tuple[Tensor, Tensor]  # (samples, channels, height, width), labels
@@ -124,24 +112,12 @@ def digits() -> Data:
 @cache
 def patches() -> Data:
     """Returns 110 patches of each of 12 photographs, 16 x 16 (32 x 32 averaged), normalised."""
-    from skimage import data
-    from sklearn.datasets import load_sample_image
+    from photographs import PhotoPatches, load_photographs, split_photographs
 
-    photographs = [getattr(data, name)() for name in _PHOTOGRAPHS]
-    photographs += [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
-    generator = torch.Generator().manual_seed(0)
-    images, labels = [], []
-    for label, photograph in enumerate(photographs):
-        image = torch.tensor(photograph, dtype=torch.float32)
-        image = image.expand(3, -1, -1) if image.dim() == 2 else image.permute(2, 0, 1)
-        height, width = image.shape[1], int(0.8 * image.shape[2])  # the rest is for validation
-        for _ in range(_PATCHES_TO_LEARN):
-            top = int(torch.randint(height - 32, (), generator=generator))
-            left = int(torch.randint(width - 32, (), generator=generator))
-            patch = image[:, top : top + 32, left : left + 32]
-            images.append(F.avg_pool2d(patch, 2))
-            labels.append(label)
-    return _normalised(torch.stack(images)), torch.tensor(labels)
+    left, _ = split_photographs(load_photographs())
+    learned = PhotoPatches(left, _PATCHES_TO_LEARN, mean=(0, 0, 0), std=(1, 1, 1))
+    images, labels = zip(*learned, strict=True)
+    return _normalised(F.avg_pool2d(torch.stack(images), 2)), torch.tensor(labels)
 
 
 def _normalised(images: Tensor) -> Tensor:

@@ -249,6 +249,57 @@ def test_a_row_goes_on_from_the_last_result_only_where_it_is_better():
     assert not start.is_real.any()
 
 
+def test_a_last_result_that_lies_too_far_out_is_gone_on_with():
+    weight = weights()
+    preset, last = Preset(l2=NUM_VALUES), 50 * weight  # the optimum is half the weight
+    start = choose_start(linear_score(weight), zeros(), last, preset, UNIT)
+    assert start.is_warm.tolist() == [True, True, True]
+    result = maximize(linear_score(weight), start.z, preset, UNIT, num_steps=30)
+    assert (result.objectives[0] < 0).all()
+    assert (result.objectives.diff(dim=0) >= 0).all()
+    torch.testing.assert_close(result.z, weight / 2, rtol=1e-3, atol=1e-3)
+
+
+def test_a_last_result_whose_differences_cost_more_than_it_scores_is_not_gone_on_with():
+    score, last = linear_score(weights()), weights()
+    chosen = [
+        choose_start(score, zeros(), last, Preset(l2=1.0, total_variation=tv), UNIT).is_warm
+        for tv in (0.0, 1e4)
+    ]
+    assert [is_warm.tolist() for is_warm in chosen] == [[True] * 3, [False] * 3]
+
+
+@pytest.mark.parametrize("penalty", [0.1, 10.0])
+def test_a_step_of_its_own_length_suits_an_optimum_near_and_far(penalty):
+    weight = weights()
+    l2 = penalty * NUM_VALUES  # the decay stands for all that forbids to search for the step
+    own, fixed = (
+        maximize(
+            linear_score(weight),
+            zeros(),
+            Preset(l2=l2, decay=1e-9, step_size=step_size),
+            UNIT,
+            num_steps=12,
+        ).z
+        for step_size in (0, 0.1)
+    )
+    expected = weight / (2 * penalty)
+    own_error, fixed_error = ((z - expected).norm() / expected.norm() for z in (own, fixed))
+    assert own_error < 0.05
+    assert own_error < 0.3 * fixed_error
+
+
+@pytest.mark.parametrize("name", ["simonyan", "smooth"])
+def test_a_first_step_moves_a_faint_image_by_no_more_than_itself(name):
+    preset = replace(PRESETS[name], total_variation=0.0, blur_every=0)
+    faint = 0.2 * weights() / weights().square().flatten(1).mean(1).sqrt().view(-1, 1, 1, 1)
+    loud = linear_score(100 * weights())
+    for start, expected in ((faint, 0.2), (5 * faint, 0.5), (zeros(), 0.5), (0.1 * faint, 0.1)):
+        moved = maximize(loud, start, preset, UNIT, num_steps=1).z - start
+        sizes = moved.square().flatten(1).mean(1).sqrt()
+        torch.testing.assert_close(sizes, torch.full_like(sizes, expected), rtol=1e-6, atol=0)
+
+
 def test_a_score_that_is_not_finite_is_silent_and_stops_no_other_row():
     def score(inputs: Tensor) -> Tensor:
         return inputs.flatten(1).sum(1) * torch.tensor([1.0, float("nan"), 1.0])

@@ -92,7 +92,8 @@ def test_any_unit_can_be_maximized(unit):
     found = arrays(report)
     assert names(report) == (f"unit {unit}",)
     assert found["is_silent"].tolist() == [False]
-    assert found["scores"][0] > found["best_scores"][0] * 0.5
+    best = found["best_scores"][0]  # may lie below zero
+    assert found["scores"][0] > best - 0.5 * abs(best)
     assert np.abs(found["deviations"]).max() > 0
 
 
@@ -291,7 +292,7 @@ def test_it_runs_under_bfloat16_and_with_frozen_parameters(tmp_path):
     assert not module.conv.weight.requires_grad
 
 
-def test_it_takes_a_snapshot_every_five_epochs(tmp_path):
+def test_it_takes_a_snapshot_every_five_epochs_and_of_the_last_one(tmp_path):
     monitor = ActivationMaximizationMonitor(num_steps=1)
     tiny_fit(tmp_path, [monitor], max_epochs=11)
-    assert monitor.history.steps == (0, 9, 19)
+    assert monitor.history.steps == (0, 9, 19, 21)

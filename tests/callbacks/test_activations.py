@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +8,12 @@ from torch import Tensor, nn
 
 from vis_callbacks import ActivationMonitor
 from vis_callbacks.alerts import readings
+from vis_callbacks.callbacks import activations as home
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
+from vis_callbacks.render.raster import ALIVE, DEAD, NEVER_FIRED, REVIVED
 from vis_callbacks.report import Image, Report, Scalar, transfer
 
 
@@ -201,6 +204,96 @@ def test_pictures_are_drawn_of_maps_layers_and_units():
         assert picture.dtype == "uint8"
         assert picture.shape[2] == 3
         assert picture.std() > 10
+
+
+def test_the_maps_know_which_units_are_dead_and_not_only_silent_on_one_sample():
+    torch.manual_seed(0)
+    model = Forms()
+    model.linear.bias.data[:5] = -1_000.0
+    monitor = ActivationMonitor(map_layers=["relu-1"])
+    observed = Observed(model, monitor)
+    for step in range(4):
+        x = inputs(step)
+        report = observed.look(
+            step,
+            x,
+            wants_pictures=True,
+            references=References(inputs=x[:1], labels=None, source="a test"),
+            read_layers=lambda names, given: observed.engine.read_layers(
+                names, given, lambda m, i: m(i)
+            ),
+        )
+    (strip,) = [item for item in report.of(Image) if item.tag.startswith("activations/maps")]
+    states = strip.arrays["states"].tolist()
+    assert states == monitor.life.states("relu-1").tolist()
+    assert states[:5] == [NEVER_FIRED] * 5
+    assert ALIVE in states[5:]
+
+
+def test_layers_whose_units_cannot_die_have_no_states():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.LazyLinear(2))
+    model(inputs(0))
+    observed = Observed(model, ActivationMonitor())
+    report = observed.look(
+        0,
+        inputs(0),
+        wants_pictures=True,
+        references=References(inputs=inputs(0)[:1], labels=None, source="a test"),
+        read_layers=lambda names, given: observed.engine.read_layers(
+            names, given, lambda m, i: m(i)
+        ),
+    )
+    strips = [item for item in report.of(Image) if item.tag.startswith("activations/maps")]
+    assert strips
+    assert not any("states" in strip.arrays for strip in strips)
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """Collects the captions of what would be drawn."""
+    captions: list[str] = []
+
+    def record(values, *rest, **_):
+        captions.extend(rest[-1])
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(home, "raster", record)
+    monkeypatch.setattr(home, "heat_map", record)
+    return captions
+
+
+def raster_of(percents: list[int], latest: list[list[int]]) -> None:
+    home._draw_raster(
+        np.array([[ALIVE, state] for states in latest for state in states]),
+        np.array(percents),
+        widths={name: len(states) for name, states in zip("abc", latest, strict=False)},
+        steps=[0, 60],
+        min_samples=160,
+    )
+
+
+@pytest.mark.parametrize(
+    ("percents", "latest", "words"),
+    [
+        ([0, 0], [[ALIVE] * 2, [ALIVE, REVIVED]], "of a; no unit of any layer is dead"),
+        ([0, 50], [[ALIVE] * 2, [DEAD, ALIVE]], "of b; the layer with most dead units (50 %)"),
+        ([0, 0], [[ALIVE] * 2, [DEAD] + [ALIVE] * 300], "of b; 1 of them dead"),
+        # Too few samples yet, or too few units: "never fired" is not "dead".
+        ([0, 0], [[ALIVE] * 2, [NEVER_FIRED, ALIVE]], "of a; no unit of any layer has died"),
+        # -1: units that cannot die.
+        ([-1, 0], [[DEAD] * 2, [ALIVE] * 2], "of b; no unit of any layer is dead"),
+    ],
+)
+def test_the_raster_says_whether_any_unit_is_dead(said, percents, latest, words):
+    raster_of(percents, latest)
+    assert said[0] == f"life of the units {words}"
+
+
+def test_the_first_row_is_said_to_be_the_first_layer(said):
+    home._draw_unit_life(
+        np.zeros((2, 2)), rows=["a", "b"], steps=[0, 60], what="dead", num_samples=64
+    )
+    assert "first layer on top" in said[0]
 
 
 def test_the_state_goes_on_where_it_was():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from vis_callbacks.analysis.unit_life import ALIVE, DEAD, NEVER_FIRED, UnitLife
+from vis_callbacks.callbacks import map_strips
 from vis_callbacks.callbacks.map_strips import MapStrips, as_maps
 from vis_callbacks.callbacks.options import CheckedOptions
 from vis_callbacks.engine.probe import LayerInfo
@@ -43,14 +46,14 @@ def snapshot(step: int) -> Snapshot:
 
 
 def test_the_first_a_middle_and_the_last_layer_are_shown_by_default():
-    images = list(MapStrips(None, 16).pictures(snapshot(0), CheckedOptions()))
+    images = list(MapStrips(None, 16).pictures(snapshot(0), CheckedOptions(), UnitLife()))
     assert [image.tag for image in images] == [f"activations/maps/{n}" for n in "ace"]
 
 
 def test_a_strip_keeps_the_first_frame_and_the_latest_and_not_more_than_eight():
     strips = MapStrips(["a"], 2)
     for step in range(0, 1000, 50):
-        (image,) = strips.pictures(snapshot(step), CheckedOptions())
+        (image,) = strips.pictures(snapshot(step), CheckedOptions(), UnitLife())
     steps = image.draw.keywords["steps"]
     assert len(steps) == 8
     assert (steps[0], steps[-1]) == (0, 950)
@@ -59,12 +62,29 @@ def test_a_strip_keeps_the_first_frame_and_the_latest_and_not_more_than_eight():
 
 def test_a_strip_goes_on_after_a_restart():
     before, after = MapStrips(["a"], 2), MapStrips(["a"], 2)
-    list(before.pictures(snapshot(0), CheckedOptions()))
+    list(before.pictures(snapshot(0), CheckedOptions(), UnitLife()))
     after.restore(before.state())
-    (image,) = after.pictures(snapshot(10), CheckedOptions())
+    (image,) = after.pictures(snapshot(10), CheckedOptions(), UnitLife())
     assert image.draw.keywords["steps"] == [0, 10]
+
+
+def test_each_unit_shown_has_its_own_state(monkeypatch):
+    shown = {}
+
+    def record(maps, steps, caption, **options):
+        shown.update(options)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(map_strips, "activation_maps", record)
+    strips = MapStrips(["a"], 2)
+    (image,) = strips.pictures(snapshot(0), CheckedOptions(), UnitLife())
+    maps = image.arrays["maps"].numpy()
+    image.draw(maps, states=np.array([ALIVE, DEAD, NEVER_FIRED, ALIVE]))
+    assert shown["unit_names"] == ["unit 0", "unit 2"]
+    assert shown["states"].tolist() == [ALIVE, NEVER_FIRED]
+    assert shown["min_samples"] == 160
 
 
 def test_without_reference_samples_nothing_is_drawn():
     bare = Snapshot(step=0, values={"units": {}})
-    assert list(MapStrips(None, 4).pictures(bare, CheckedOptions())) == []
+    assert list(MapStrips(None, 4).pictures(bare, CheckedOptions(), UnitLife())) == []

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from vis_callbacks import OcclusionMonitor, Report
 from vis_callbacks.callbacks import occlusion as home
+from vis_callbacks.callbacks import occlusion_pictures
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.render.occlusion_maps import OcclusionView
 from vis_callbacks.report import Image, Scalar, transfer
 
 
@@ -272,3 +274,27 @@ def test_it_takes_a_snapshot_every_five_epochs_and_of_the_last_one(tmp_path):
     monitor = OcclusionMonitor(window_size=3, num_samples=2)
     tiny_fit(tmp_path, [monitor], max_epochs=11)
     assert monitor.history.steps == (0, 9, 19, 21)
+
+
+def views_of(report: Report, monkeypatch) -> list[OcclusionView]:
+    seen = []
+
+    def record(views, *_, **__):
+        seen.extend(views)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(occlusion_pictures, "occlusion_views", record)
+    picture = pictures(report)["occlusion/views"]
+    picture.draw(**picture.arrays)
+    return seen
+
+
+def test_it_is_said_where_no_position_matters(monkeypatch):
+    x = torch.cat([bright([0]), torch.zeros(1, 1, 8, 8)])
+    monitor = OcclusionMonitor(window_size=4, baseline=0.0)
+    report = look(monitor, Quadrants(), x, torch.tensor([0, 0]))
+    bright_one, dark_one = views_of(report, monkeypatch)
+    assert bright_one.lines == ("class 0: 1.00 without a square, 0.25 at the outline",)
+    assert dark_one.lines == ("class 0: 0.25 without a square; no position matters",)
+    assert bright_one.whole == pytest.approx(1, abs=1e-2)
+    assert dark_one.whole == pytest.approx(0.25)

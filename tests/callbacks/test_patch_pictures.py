@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from vis_callbacks.analysis.axis_field import AxisField
+from vis_callbacks.analysis.byte_images import as_bytes
 from vis_callbacks.analysis.receptive_field import ReceptiveField
-from vis_callbacks.analysis.top_patches import as_bytes, finite_samples, packed, top_patches
+from vis_callbacks.analysis.top_patches import finite_samples, packed, top_patches
 from vis_callbacks.callbacks import patch_pictures
 from vis_callbacks.callbacks.patch_pictures import PatchPage, draw
 from vis_callbacks.callbacks.patch_reader import UnitChoice

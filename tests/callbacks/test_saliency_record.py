@@ -69,11 +69,11 @@ def test_a_strip_shows_the_first_samples_with_their_words():
     assert arrays["classes"].tolist() == [[0, 1], [0, 1]]
 
 
-def test_a_run_that_begins_anew_drops_the_frames_behind_it():
+def test_a_run_that_begins_anew_drops_the_frames_of_the_last_one():
     record = SaliencyRecord()
     for step in (0, 10, 20, 10):
         appended(record, step)
-    assert record.steps("gradient") == [0, 10]
+    assert record.steps("gradient") == [10]
 
 
 def test_frames_of_another_size_begin_anew():

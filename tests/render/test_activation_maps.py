@@ -6,6 +6,7 @@ import pytest
 from vis_callbacks.render.activation_maps import activation_maps
 from vis_callbacks.render.colours import NOT_FINITE, NOT_MEASURED, colour_map, scale_of
 from vis_callbacks.render.images import MAX_WIDTH, blank
+from vis_callbacks.render.raster import ALIVE, DEAD, NEVER_FIRED, STATE_COLOURS
 
 CROSS = (235, 235, 235)
 
@@ -125,3 +126,55 @@ def test_too_many_frames_are_refused() -> None:
 def test_each_unit_needs_a_name() -> None:
     with pytest.raises(ValueError, match="1 unit names for 4 units"):
         activation_maps(maps_of(), range(3), unit_names=["a"])
+
+
+ORANGE = STATE_COLOURS[DEAD]
+
+
+def test_a_dead_unit_is_called_so_in_the_rasters_orange() -> None:
+    maps = maps_of()
+    maps[2, :2] = 0  # silent, as the dead are
+    silent = activation_maps(maps, [0, 1, 2], states=np.zeros(4), min_samples=160)
+
+    picture = activation_maps(maps, [0, 1, 2], states=np.array([0, DEAD, 0, 0]), min_samples=160)
+
+    assert count(silent, ORANGE) == 0
+    rows = np.argwhere((picture == ORANGE).all(axis=2))[:, 0]
+    second = picture.shape[0] - 3 * 51, picture.shape[0] - 2 * 51
+    assert len(rows) > 5
+    assert second[0] <= rows.min() <= rows.max() < second[1]
+
+
+@pytest.mark.parametrize("state", [DEAD, NEVER_FIRED, ALIVE])
+def test_the_caption_tells_the_dead_from_those_that_are_0_on_one_input(state: int) -> None:
+    maps = maps_of()
+    maps[2, 1] = 0
+    unknown = activation_maps(maps, [0, 1, 2])
+
+    known = activation_maps(maps, [0, 1, 2], states=np.full(4, state), min_samples=160)
+
+    assert known.shape[0] > unknown.shape[0]
+
+
+def test_a_line_of_dead_units_is_marked_at_its_left() -> None:
+    values = np.ones((4, 8))
+    values[:, 3] = 0
+
+    picture = activation_maps(values, range(4), states=np.where(values[0] > 0, ALIVE, DEAD))
+
+    assert count(picture, ORANGE) == pytest.approx(12 * 3, abs=5)
+
+
+def test_a_line_that_hides_a_living_unit_is_not_marked_as_dead() -> None:
+    values, states = np.ones((1, 800)), np.full(800, DEAD)
+    assert count(activation_maps(values, [0], states=states), ORANGE) == pytest.approx(
+        400 * 3, abs=10
+    )
+    states[::2] = ALIVE
+
+    assert count(activation_maps(values, [0], states=states), ORANGE) < 10
+
+
+def test_each_unit_needs_a_state() -> None:
+    with pytest.raises(ValueError, match="3 states for 4 units"):
+        activation_maps(maps_of(), range(3), states=np.zeros(3))

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from vis_callbacks.render.axes import (
+    SHARED_WIDTH,
     bounds,
     labelled_rows,
     largest_of_neighbours,
     step_axis,
     stretch,
+    uneven_note,
 )
 
 
@@ -66,3 +68,31 @@ def test_groups_differ_by_one_at_most() -> None:
 
 def test_every_cell_gets_a_pixel() -> None:
     assert set(stretch(200, 240)) == set(range(200))
+
+
+def labelled_steps(axis: np.ndarray, num_steps: int) -> list[int]:
+    return [tick * num_steps // axis.shape[1] for tick in ticks_of(axis)]
+
+
+@pytest.mark.parametrize("num_steps", [2, 7, 23, 60, 128])
+def test_with_one_room_axes_of_different_widths_label_the_same_steps(num_steps: int) -> None:
+    steps = [int(1.1**step) + 5 * step for step in range(num_steps)]
+    narrow, wide = (
+        labelled_steps(step_axis(steps, width, SHARED_WIDTH), num_steps) for width in (240, 371)
+    )
+
+    assert narrow == wide
+    assert (narrow[0], narrow[-1]) == (0, num_steps - 1)
+
+
+def test_an_axis_without_a_room_uses_its_whole_width() -> None:
+    steps = range(0, 3_000, 50)
+
+    assert len(ticks_of(step_axis(steps, 600))) > len(ticks_of(step_axis(steps, 600, 190)))
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_said"), [([0, 5, 10, 60], True), ([0, 50, 100], False), ([3], False), ([], False)]
+)
+def test_steps_that_are_not_evenly_spaced_are_said_to_be(steps: list[int], is_said: bool) -> None:
+    assert bool(uneven_note(steps)) == is_said

@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vis_callbacks.render.colours import CLASS_COLOURS
+from vis_callbacks.render.colours import CLASS_COLOURS, colours_in_order
 from vis_callbacks.render.embedding_map import map_strip, no_map, probe_curve
+
+GUESSING = {"guessing": 0.1}
 
 
 def frame(scale: float = 1.0, num_samples: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -54,15 +56,24 @@ def test_a_strip_without_a_frame_is_refused():
 
 
 def test_a_probe_curve_lists_its_layers_below():
-    short = probe_curve({"step 5": [0.2, 0.9]}, ["a", "b"], 0.1)
-    long = probe_curve({"step 5": [0.2] * 8}, [f"layer{i}.relu" for i in range(8)], 0.1)
+    short = probe_curve({"step 5": [0.2, 0.9]}, ["a", "b"], GUESSING)
+    long = probe_curve({"step 5": [0.2] * 8}, [f"layer{i}.relu" for i in range(8)], GUESSING)
     assert short.shape[1] == long.shape[1] == 400
     assert long.shape[0] > short.shape[0] + 60
 
 
 def test_a_probe_that_could_not_be_fitted_leaves_a_gap():
-    assert probe_curve({"step 5": [0.2, np.nan, 0.5]}, ["a", "b", "c"], 0.1).std() > 5
-    assert probe_curve({"step 5": [np.nan]}, ["a"], 0.1).std() > 5
+    assert probe_curve({"step 5": [0.2, np.nan, 0.5]}, ["a", "b", "c"], GUESSING).std() > 5
+    assert probe_curve({"step 5": [np.nan]}, ["a"], GUESSING).std() > 5
+
+
+def test_a_later_probe_curve_is_darker():
+    curves = {f"step {step}": [0.3 + step / 10] * 3 for step in range(4)}
+    picture = probe_curve(curves, ["a", "b", "c"], GUESSING)
+    colours = colours_in_order(4)
+    heights = [np.argwhere((picture == c).all(axis=2))[:, 0].min() for c in colours]
+    assert heights == sorted(heights, reverse=True)  # higher on the plot, later, darker
+    assert [sum(colour) for colour in colours] == sorted(map(sum, colours), reverse=True)
 
 
 def test_why_there_is_no_map_stands_over_an_empty_one():

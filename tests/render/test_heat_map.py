@@ -79,3 +79,8 @@ def test_odd_names_are_drawn(name: str) -> None:
 def test_values_must_fit_names_and_steps(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="do not fit 3 row names and 2 steps"):
         heat_map(np.zeros(shape), "abc", [0, 1])
+
+
+def test_uneven_steps_are_said_to_be_in_the_caption() -> None:
+    even, uneven = (heat_map(np.zeros((3, 4)), "abc", s) for s in ([0, 5, 10, 15], [0, 5, 10, 60]))
+    assert uneven.shape[0] > even.shape[0]

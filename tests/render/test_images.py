@@ -12,6 +12,7 @@ from vis_callbacks.render.images import (
     factor_for,
     grid,
     hatched,
+    legible,
     shrink,
     shrink_values,
     side_by_side,
@@ -199,3 +200,13 @@ def test_pixels_that_are_not_finite_are_marked_and_counted() -> None:
 def test_a_single_axis_is_no_image() -> None:
     with pytest.raises(ValueError, match="two axes at least"):
         to_uint8(np.zeros(3))
+
+
+@pytest.mark.parametrize("width", [1, 8, 28, 50, 100, 224, 1_000])
+def test_an_input_is_brought_to_a_size_at_which_it_is_seen(width: int) -> None:
+    assert 96 <= legible(blank(width, width)).shape[1] <= 160
+
+
+def test_what_is_legible_is_left_as_it_is() -> None:
+    once = legible(blank(50, 32))
+    np.testing.assert_array_equal(legible(once), once)

@@ -9,6 +9,7 @@ from vis_callbacks.render.occlusion_maps import (
     OcclusionView,
     occlusion_over_time,
     occlusion_views,
+    place_that_matters,
 )
 
 GREEN = (10, 200, 30)
@@ -49,11 +50,44 @@ def test_classes_have_colours_of_their_own_and_a_legend():
         assert 50 < in_legend < 300
 
 
-def test_more_than_ten_classes_share_grey():
-    classes = np.arange(24).reshape(4, 6)
-    centres = ([2, 6, 10, 14], [2, 6, 10, 14, 18, 22])
-    seen = view(classes=classes, probability=classes / 24, activity=None)
-    assert NOT_MEASURED in colours_in(occlusion_views([seen], centres, 4))
+def map_of(classes: np.ndarray) -> np.ndarray:
+    """Returns the map of the most probable class alone, 64 x 96 px."""
+    probability = np.full(classes.shape, 0.5)
+    rows, columns = classes.shape
+    centres = (np.arange(rows) + 0.5) * 16 / rows, (np.arange(columns) + 0.5) * 24 / columns
+    seen = view(classes=classes, probability=probability, activity=None)
+    picture = occlusion_views([seen], centres, 4)
+    rows, columns = (picture == GREEN).all(-1).nonzero()
+    left = columns.min() + 2 * (96 + 4)
+    return picture[rows.min() : rows.min() + 64, left : left + 96]
+
+
+def test_a_class_has_the_same_colour_whatever_else_is_there():
+    alone = map_of(np.full((2, 3), 13))
+    many = map_of(np.array([*range(12), *[13] * 12]).reshape(4, 6))
+    assert count(alone, CLASS_COLOURS[3]) > 0.9 * 64 * 96
+    assert count(many[32:], CLASS_COLOURS[3]) > 0.9 * 32 * 96
+
+
+def test_classes_that_share_a_colour_differ_in_a_shape():
+    first, eleventh, other = (map_of(np.full((2, 3), number)) for number in (1, 11, 21))
+    assert count(first, CLASS_COLOURS[1]) == 64 * 96
+    assert all(count(each, CLASS_COLOURS[1]) > 0.9 * 64 * 96 for each in (eleventh, other))
+    assert not np.array_equal(first, eleventh)
+    assert not np.array_equal(eleventh, other)
+
+
+def test_each_area_of_a_class_bears_its_shape():
+    apart = map_of(np.array([[11, 0, 11], [11, 0, 11]]))
+    for place in (slice(0, 32), slice(64, 96)):
+        assert count(apart[:, place], (255, 255, 255)) > 10
+    assert count(apart[:, 32:64], (255, 255, 255)) == 0
+
+
+def test_an_area_too_small_for_a_shape_has_its_colour():
+    small = map_of(np.where(np.arange(16 * 24).reshape(16, 24) == 100, 11, 0))
+    assert count(small, CLASS_COLOURS[1]) == 16
+    assert count(small, (255, 255, 255)) == 0
 
 
 def test_the_outline_lies_around_the_lowest_probability():
@@ -78,6 +112,69 @@ def test_a_silent_map_is_hatched():
     picture = occlusion_views([silent], CENTRES, 8)
     assert NOT_FINITE not in colours_in(picture)
     assert NOT_MEASURED in colours_in(picture)
+
+
+def test_a_network_that_gave_nothing_finite_has_no_outline_and_no_class():
+    broken = view(probability=np.full((2, 3), np.nan), activity=None, classes=np.full((2, 3), -1))
+    picture = occlusion_views([broken], CENTRES, 8)
+    assert count(picture, GREEN) == 64 * 96  # the whole image, nothing drawn on it
+    assert count(picture, NOT_FINITE) >= 2 * 64 * 96  # both maps
+
+
+def test_the_legend_names_the_most_common_of_very_many_classes():
+    heights = []
+    for num_classes in (2, 30, 300):
+        classes = np.arange(600).reshape(20, 30) % num_classes
+        centres = [(np.arange(n) + 0.5) * side / n for side, n in ((16, 20), (24, 30))]
+        seen = view(classes=classes, probability=np.full((20, 30), 0.5), activity=None)
+        heights.append(occlusion_views([seen], tuple(centres), 4).shape[0])
+    assert heights[0] < heights[1] < heights[2] < heights[0] + 250
+
+
+@pytest.mark.parametrize(
+    ("lowest", "whole", "place"),
+    [
+        (0.1, 0.9, (0, 2)),
+        (0.84, 0.9, (0, 2)),
+        (0.86, 0.9, None),
+        (0.86, None, None),
+        (0.86, 0.95, (0, 2)),
+        (0.5, 0.52, None),  # it rises where the square hides something, and falls nowhere
+        (0.1, np.nan, (0, 2)),
+        (np.nan, 0.9, None),
+    ],
+)
+def test_a_place_matters_where_the_probability_falls(lowest, whole, place):
+    probability = np.array([[0.9, 0.9, lowest], [0.9, 0.9, 0.9]])
+    assert place_that_matters(probability, whole) == place
+
+
+def test_no_outline_is_drawn_where_no_position_matters():
+    flat = view(probability=np.full((2, 3), 0.9), whole=0.9, activity=None)
+    picture = occlusion_views([flat], CENTRES, 8)
+    assert count(picture, GREEN) == 64 * 96
+
+
+def test_the_caption_says_what_silent_means():
+    silent = view(activity=np.full((2, 3), np.nan))
+    heights = [occlusion_views([each], CENTRES, 8).shape[0] for each in (view(), silent)]
+    assert heights[1] > heights[0]
+
+
+def test_an_image_is_shown_large_enough_and_not_larger_than_needed():
+    sizes = {}
+    for side in (8, 100, 300):
+        image = np.full((side, side, 3), GREEN, dtype=np.uint8)
+        places = [side / 4, 3 * side / 4]
+        broken = view(
+            image=image,
+            probability=np.full((2, 2), np.nan),
+            activity=None,
+            classes=np.full((2, 2), 3),
+        )
+        sizes[side] = count(occlusion_views([broken], (places, places), side // 2), GREEN) ** 0.5
+    assert min(sizes.values()) >= 96
+    assert max(sizes.values()) <= 160
 
 
 def test_eight_images_lie_in_two_columns_within_a_screen():
@@ -115,3 +212,14 @@ def test_frames_that_do_not_fit_are_an_error():
         )
     with pytest.raises(ValueError, match="got 1 names for 2 images"):
         strip(names=["one"])
+
+
+def test_a_step_that_gave_nothing_finite_is_magenta_and_counted():
+    maps = np.full((2, 1, 2, 3), 0.5)
+    images = [np.full((16, 24, 3), 60, dtype=np.uint8)]
+    whole = occlusion_over_time(images, maps, [0, 1], CENTRES)
+    maps[1] = np.nan
+    broken = occlusion_over_time(images, maps, [0, 1], CENTRES)
+    assert count(broken, NOT_FINITE) >= 64 * 96
+    assert NOT_FINITE not in colours_in(whole)
+    assert broken.shape[0] > whole.shape[0]  # one more line in the caption

@@ -4,19 +4,21 @@ import numpy as np
 import pytest
 
 from vis_callbacks.render.colours import NOT_MEASURED
+from vis_callbacks.render.heat_map import heat_map
 from vis_callbacks.render.raster import (
-    _COLOURS,
     ALIVE,
     DEAD,
     NEVER_FIRED,
     REVIVED,
+    STATE_COLOURS,
     raster,
     sorted_by_death,
 )
+from vis_callbacks.render.text import INK, line_height
 
 
 def count(picture: np.ndarray, state: int) -> int:
-    return int((picture == np.array(_COLOURS[state], dtype=np.uint8)).all(axis=2).sum())
+    return int((picture == np.array(STATE_COLOURS[state], dtype=np.uint8)).all(axis=2).sum())
 
 
 def test_units_are_sorted_alive_revived_dead_never_fired() -> None:
@@ -73,3 +75,28 @@ def test_what_is_no_state_is_grey() -> None:
 def test_states_must_fit_the_steps(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="do not fit 2 steps"):
         raster(np.zeros(shape), [0, 1])
+
+
+def test_raster_and_heat_map_label_the_same_snapshots() -> None:
+    steps = [0, 5, 10, 15, 20, 60, 110, 160, 210, 260, 310, 360, 410, 510, 658, 880, 1_324]
+    pictures = [
+        raster(np.zeros((48, len(steps)), dtype=int), steps),
+        heat_map(np.zeros((3, len(steps))), ["features.1", "features.4", "features.7"], steps),
+    ]
+    ticks = []
+    for picture in pictures:
+        row = picture.shape[0] - line_height() - 2  # through the ticks, over the labels
+        columns = np.flatnonzero((picture[row] == INK).all(axis=1))
+        # Both axes end at the same number of columns: a tick tells its column by its share.
+        cells = np.flatnonzero((picture[row - 4] != 255).any(axis=1))
+        left, right = cells[0], cells[-1]
+        ticks.append(columns.tolist())
+        assert left <= columns[0] < columns[-1] <= right
+    assert len(ticks[0]) == len(ticks[1]) > 3
+
+
+def test_uneven_steps_are_said_to_be_in_the_caption() -> None:
+    even, uneven = (
+        raster(np.zeros((48, 4), dtype=int), steps) for steps in ([0, 5, 10, 15], [0, 5, 10, 60])
+    )
+    assert uneven.shape[0] > even.shape[0]

@@ -64,13 +64,27 @@ def test_the_legend_grows_with_the_classes_but_not_without_end(num_classes: int)
     assert picture.shape[0] < 1_000
 
 
-def test_a_misclassified_sample_is_ringed() -> None:
-    def dark(wrong: bool) -> int:
-        plot = scatter(np.zeros((1, 2)), np.array([1]), wrong=np.array([wrong]))[-300:-100, 100:300]
-        return int((plot < 60).all(axis=2).sum())
+def dark(points: np.ndarray, wrong: bool) -> int:
+    labels = np.ones(len(points), dtype=int)
+    plot = scatter(points, labels, wrong=np.full(len(points), wrong))[-300:-100, 100:300]
+    return int((plot < 160).all(axis=2).sum())
 
-    assert dark(False) == 0
-    assert dark(True) > 10
+
+def test_a_misclassified_sample_is_ringed() -> None:
+    assert dark(np.zeros((1, 2)), False) == 0
+    assert dark(np.zeros((1, 2)), True) > 10
+
+
+def test_rings_hide_no_marker() -> None:
+    crowd = np.random.default_rng(0).normal(size=(200, 2)) / 10
+    points = np.concatenate([CORNERS, crowd])
+    labels = np.arange(202) % 10
+
+    def coloured(wrong: bool) -> list[int]:
+        picture = scatter(points, labels, wrong=np.full(202, wrong))
+        return [len(places(picture, colour)) for colour in CLASS_COLOURS]
+
+    assert coloured(True) == coloured(False)
 
 
 def test_a_trail_leads_to_the_place_before() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from vis_callbacks.render.images import blank
 from vis_callbacks.render.text import (
+    class_name,
     line_height,
     number,
     printable,
@@ -92,6 +95,17 @@ def test_wrapped_lines_fit_and_lose_no_letter(text: str, width: int) -> None:
     assert "".join(lines).replace(" ", "") == printable(text).replace(" ", "")
 
 
+@pytest.mark.parametrize("text", ["most dead units (94 %) of all", "at step 5, 64 samples each"])
+def test_a_number_stays_with_its_unit_at_any_width(text: str) -> None:
+    for width in range(80, 250):
+        for line in wrapped(text, width):
+            assert not re.search(r"\d$", line) or line == wrapped(text, width)[-1], (width, line)
+
+
+def test_a_number_leaves_its_unit_where_both_do_not_fit() -> None:
+    assert wrapped("1,000 " + "W" * 4, text_width("W" * 4, 12) + 1) == ["1,000", "W" * 4]
+
+
 def test_text_is_drawn_where_it_was_asked_for() -> None:
     canvas = blank(30, 100)
 
@@ -127,3 +141,19 @@ def test_text_half_outside_is_drawn_half() -> None:
 )
 def test_numbers_have_three_digits(value: float, expected: str) -> None:
     assert number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("index", "names", "expected"),
+    [
+        (1, ("cat", "dog"), "dog"),
+        (2, ("cat", "dog"), "class 2"),
+        (-1, ("cat", "dog"), "class -1"),
+        (0, None, "class 0"),
+        (0, ("a\nb",), "a\\nb"),
+    ],
+)
+def test_a_class_without_a_name_is_called_by_its_number(
+    index: int, names: tuple[str, ...] | None, expected: str
+) -> None:
+    assert class_name(index, names) == expected

@@ -6,6 +6,8 @@ import pytest
 from vis_callbacks.render.colours import CLASS_COLOURS, NOT_MEASURED
 from vis_callbacks.render.thumbnails import grid_cells, thumbnail_map
 
+GREEN = np.array([0, 100, 0], dtype=np.uint8)
+
 
 def points(num_samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(num_samples, 2))
@@ -80,3 +82,28 @@ def test_images_of_any_size_and_points_in_one_place_are_shown():
 def test_what_cannot_be_shown_is_refused(places: np.ndarray, message: str):
     with pytest.raises(ValueError, match=message):
         thumbnail_map(places, flat(4))
+
+
+def test_the_classes_are_named_below():
+    labels = np.array([0, 3, 3, 0])
+    plain = thumbnail_map(points(4), flat(4))
+    listed = thumbnail_map(points(4), flat(4), labels, class_names=["a", "b", "c", "d"])
+    longer = thumbnail_map(points(4), flat(4), labels, class_names=["a", "b", "c", "x" * 90])
+    assert listed.shape[0] > plain.shape[0]
+    assert not np.array_equal(listed, longer)
+    for number in (0, 3):
+        assert has_colour(listed[-2 * 16 :], CLASS_COLOURS[number])
+
+
+def test_classes_that_share_a_colour_bear_their_shape():
+    def thumbnail(label: int) -> np.ndarray:
+        picture = thumbnail_map(np.zeros((1, 2)), flat(1) + GREEN, np.array([label]))
+        picture = picture[:, 640:]  # the grid
+        rows, columns = (picture == flat(1)[0, 0, 0] + GREEN).all(axis=2).nonzero()
+        return picture[rows.min() : rows.min() + 26, columns.min() : columns.min() + 26]
+
+    tenth, first, eleventh = thumbnail(9), thumbnail(0), thumbnail(10)
+    assert not has_colour(first, (255, 255, 255))
+    assert not has_colour(tenth, (255, 255, 255))
+    assert has_colour(eleventh, (255, 255, 255))
+    assert has_colour(eleventh, CLASS_COLOURS[0])

@@ -75,6 +75,26 @@ def test_two_ranks_read_the_numbers_that_one_process_reads(folder: Path, tmp_pat
             assert found[key] == pytest.approx(values, rel=1.2e-7, abs=1e-12, nan_ok=True), key
 
 
+def test_bursts_of_two_ranks_give_the_history_of_single_snapshots(folder: Path) -> None:
+    for rank in RANKS:
+        for index in (0, 1):
+            alone = history(outcome(folder, "watched", rank), index)
+            found = history(outcome(folder, "in bursts", rank), index)
+            assert found.keys() == alone.keys()
+            # Maps are read at the end of a burst only, and the norms of weights are those of then.
+            of_ends = ("sparsity", "dormant_fraction", "effective_area", "weight_norm")
+            for key in [key for key in found if key[0] not in (*of_ends, "norm_at_death")]:
+                assert found[key] == pytest.approx(alone[key], rel=1e-12, nan_ok=True), key
+        weights = {outcome(folder, name, rank).weights for name in ("plain", "in bursts")}
+        assert len(weights) == 1
+
+
+def test_an_alert_within_a_burst_stops_both_ranks_at_its_end(folder: Path) -> None:
+    stopped = [outcome(folder, "stop in bursts", rank) for rank in RANKS]
+    assert [o.alerts for o in stopped] == [[f"non_finite {FAULT_STEP}"]] * 2
+    assert {o.num_steps for o in stopped} == {-(-FAULT_STEP // 3) * 3 + 1}
+
+
 def test_micro_batches_of_two_ranks_make_one_snapshot_a_step(folder: Path, tmp_path: Path) -> None:
     expected = history(single(tmp_path, [watching()], accumulate_grad_batches=2))
     found = history(outcome(folder, "accumulated", 1))

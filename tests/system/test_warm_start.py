@@ -1,14 +1,12 @@
-"""Where an image goes on from the last snapshot's, a quarter of the steps is enough."""
+"""Where an image goes on from the last epoch's, a quarter of the steps is soon enough."""
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import pytest
 import torch
 from tests.system.planted_object import (
-    Planted,
     both_halves,
     planted,
     position_sensitive_net,
@@ -26,22 +24,21 @@ from vis_callbacks.analysis.activation_maximization import (
 )
 
 NUM_STEPS = 32
+NUM_EPOCHS = 5
+PRESET_NAMES = ("simonyan", "smooth")
 
 
 class Task(NamedTuple):
     net: nn.Module
-    samples: Planted
     real: Tensor
 
 
-@pytest.fixture(scope="module")
-def early() -> Task:
-    """A network after four epochs, and what it goes on to learn from."""
-    torch.manual_seed(0)
-    left, right = both_halves()
-    samples = planted(left, 2_000, seed=0)
-    net = trained(position_sensitive_net(), samples, num_epochs=4, seed=0)
-    return Task(net, samples, planted(right, 64, seed=5).images)
+class Means(NamedTuple):
+    """Mean scores: a quarter of the steps and all, from the mean image, and warm a quarter."""
+
+    short: float
+    cold: float
+    warm: float
 
 
 def ascended(task: Task, preset: str, num_steps: int, last: Tensor | None = None) -> Maximized:
@@ -58,17 +55,42 @@ def ascended(task: Task, preset: str, num_steps: int, last: Tensor | None = None
     return maximize(score, start.z, PRESETS[preset], frame, num_steps=num_steps)
 
 
-@pytest.mark.parametrize("preset", ["simonyan", "smooth"])
-def test_a_warm_start_reaches_the_cold_ones_score_in_a_quarter_of_the_steps(
-    early, preset, record_property
-):
-    task = early._replace(net=copy.deepcopy(early.net))
-    last = ascended(task, preset, NUM_STEPS).z
-    trained(task.net, task.samples, num_epochs=1, seed=9)
-    cold = ascended(task, preset, NUM_STEPS)
-    warm = ascended(task, preset, NUM_STEPS // 4, last)
-    short = ascended(task, preset, NUM_STEPS // 4)
-    means = [result.scores.mean().item() for result in (short, cold, warm)]
-    record_property("scores", means)
-    assert means[0] < means[1]  # a cold start needs more steps than a quarter
-    assert means[2] >= 0.98 * means[1]  # another machine rounds, and trains, a little otherwise
+@pytest.fixture(scope="module")
+def means() -> dict[tuple[str, int], Means]:
+    """What is reached after each epoch where every warm image is the last epoch's."""
+    torch.manual_seed(0)
+    left, right = both_halves()
+    samples = planted(left, 2_000, seed=0)
+    task = Task(position_sensitive_net(), planted(right, 64, seed=5).images)
+    last: dict[str, Tensor] = {}
+    found = {}
+    for epoch in range(NUM_EPOCHS + 1):
+        if epoch:
+            trained(task.net, samples, num_epochs=1, seed=epoch)
+        for preset in PRESET_NAMES:
+            short = ascended(task, preset, NUM_STEPS // 4)
+            cold = ascended(task, preset, NUM_STEPS)
+            warm = ascended(task, preset, NUM_STEPS // 4, last.get(preset))
+            last[preset] = warm.z
+            scores = (result.scores.mean().item() for result in (short, cold, warm))
+            found[preset, epoch] = Means(*scores)
+    return found
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+@pytest.mark.parametrize("epoch", [2, 3, 4, 5])
+def test_a_cold_start_needs_more_steps_than_a_quarter(means, preset, epoch):
+    assert means[preset, epoch].short < 0.9 * means[preset, epoch].cold
+
+
+# Another machine rounds, and trains, a little otherwise: hence the slack below what is measured.
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+@pytest.mark.parametrize("epoch", [4, 5])
+def test_a_warm_start_reaches_the_cold_ones_score_in_a_quarter_of_the_steps(means, preset, epoch):
+    assert means[preset, epoch].warm >= 0.98 * means[preset, epoch].cold
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_while_the_network_still_changes_much_it_comes_near(means, preset, epoch):
+    assert means[preset, epoch].warm >= 0.88 * means[preset, epoch].cold

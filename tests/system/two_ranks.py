@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from vis_callbacks.callbacks.activations import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.engine.probe import Probe
-from vis_callbacks.engine.schedule import EveryNSteps
+from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.report import Readings, Report
 from vis_callbacks.writers.writer import Writer
@@ -230,9 +230,29 @@ def alone(on_alert: str, folder: Path) -> Outcome:
     return fit(folder, [monitor], nan_from=1)
 
 
+class Threes(EveryNSteps):
+    """Bursts of three: the values of the first two wait for the third."""
+
+    def ends_burst(self, step: int, facts: RunFacts) -> bool:
+        return step % 3 == 0
+
+
+def in_bursts(*monitors: Monitor) -> Sequence[Monitor]:
+    for monitor in monitors:
+        monitor.schedule = Threes(1)
+    return monitors
+
+
 SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
     "plain": fit,
     "watched": lambda folder: fit(folder, [watching(), Summing()]),
+    "in bursts": lambda folder: fit(folder, in_bursts(watching(), Summing())),
+    "stop in bursts": lambda folder: fit(
+        folder, in_bursts(watching(on_alert="stop")), nan_from=FAULT_STEP
+    ),
+    "observe of bursts fails on 0": lambda folder: fit(
+        folder, in_bursts(Failing("observe", 0), Summing(), watching())
+    ),
     "accumulated": lambda folder: fit(folder, [watching()], accumulate_grad_batches=2),
     "alert": lambda folder: fit(folder, [watching()], nan_from=FAULT_STEP),
     "stop": lambda folder: fit(folder, [watching(on_alert="stop")], nan_from=FAULT_STEP),

@@ -7,7 +7,7 @@ the result near to what a network sees. The network enters as a differentiable f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 import torch
@@ -19,9 +19,15 @@ from vis_callbacks.analysis.occlusion import blurred
 Score = Callable[[Tensor], Tensor]
 
 # A first step moves the values by half of what real images deviate, unless the optimum of the
-# penalised linear score is nearer; a refused step is tried again at a quarter of its length.
-_FIRST_MOVE = 0.5
-_LONGER, _SHORTER = 2.0, 0.25
+# penalised linear score is nearer, and by no more than a start deviates itself, lest a faint
+# image be lost at once; one that is hardly there at all has nothing to lose.
+_FIRST_MOVE, _LEAST_FIRST_MOVE = 0.5, 0.1
+# A searched step is as long as the last two gradients say, within these multiples of the last
+# one: after a step that helped, and after one that was refused.
+_AFTER_HELP, _AFTER_REFUSAL = (0.5, 4.0), (0.25, 0.5)
+# With shifts no value can be compared with the one before. There a step grows while the
+# gradient keeps to its side and shrinks when it turns back.
+_LONGER, _SHORTER, _LONGEST_MOVE = 1.2, 0.7, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +52,9 @@ class Preset:
         contribution_percentile: The same for those that contribute least to the score,
             |sum over channels of z times gradient| (theta_c_pct).
         jitter: Before each gradient the input is shifted by up to so many pixels, circularly.
-        step_size: What a step moves, root mean square in z. It matters only where the step is
-            not searched for: with jitter, decay, blur or a percentile.
+        step_size: What a step moves, root mean square in z; 0 lets each row find its own,
+            longer while successive gradients agree, shorter where they turn back. It matters
+            only where the step is not searched for: with jitter, decay, blur or a percentile.
     """
 
     l2: float = 0.0
@@ -97,7 +104,9 @@ class Preset:
 PRESETS = MappingProxyType(
     {
         "simonyan": Preset(l2=1.0),
-        "smooth": Preset(l2=1.0, total_variation=1.0, blur_sigma=0.5, blur_every=4, jitter=2),
+        "smooth": Preset(
+            l2=1.0, total_variation=1.0, blur_sigma=0.5, blur_every=4, jitter=2, step_size=0
+        ),
         "yosinski_norm": Preset(blur_sigma=0.5, blur_every=4, norm_percentile=50),
         "yosinski_decay": Preset(decay=0.3, norm_percentile=20),
         "yosinski_blur": Preset(decay=1e-4, blur_sigma=1.0, blur_every=4),
@@ -191,24 +200,29 @@ def choose_start(
 ) -> Start:
     """Returns for each row where to begin: the mean input, or the last result if it is better.
 
+    It is better where the score has risen by more than the penalty on differences takes, on
+    the way from the mean input to it. How far it lies out is left to the ascent: since scores
+    are relative to those of real inputs, a norm that suited a network which told them hardly
+    apart costs far too much soon after, while what the image shows is still worth having.
+
     Only a row that has a gradient at neither begins at its real input.
 
     Args:
         score: Of each row.
         real: (rows, channels, height, width) z of the real input that scores highest.
         last: (rows, channels, height, width) z of the last result, for a warm start.
-        preset: Its penalty takes part in the comparison.
+        preset: Its penalty on differences takes part in the comparison.
         frame: Of z.
     """
     cold = torch.zeros_like(real)
-    best, gain = _value_and_slope(score, cold, preset, frame)
-    z, has_slope = cold, gain
-    is_warm = torch.zeros_like(has_slope)
+    any_norm = replace(preset, l2=0.0)
+    best, has_slope = _value_and_slope(score, cold, any_norm, frame)
+    z, is_warm = cold, torch.zeros_like(has_slope)
     if last is not None:
-        value, slope = _value_and_slope(score, last, preset, frame)
+        value, slope = _value_and_slope(score, last, any_norm, frame)
         is_warm = slope & ((value > best) | ~has_slope)
         z, has_slope = _where(is_warm, last, z), has_slope | slope
-    _, slope = _value_and_slope(score, real, preset, frame)
+    _, slope = _value_and_slope(score, real, any_norm, frame)
     is_real = slope & ~has_slope
     return Start(
         z=_where(is_real, real, z),
@@ -231,7 +245,8 @@ def maximize(
 
     Without jitter, decay, blur or percentiles a step that would lower the objective of a row is
     refused and tried again shorter: the objective never falls. Otherwise each step moves the
-    input by ``step_size`` along the gradient, and what is returned is where the last one led.
+    input along the gradient, see `Preset.step_size`, and what is returned is where the last one
+    led.
 
     It runs without a synchronisation with the device, whatever the rows do.
 
@@ -262,27 +277,47 @@ def _searched(
     """Ascends with steps of each row's own length, which are kept only where they help."""
     z = start.detach()
     scores, value, gradient = _evaluate(score, z, preset, frame)
-    length = _FIRST_MOVE / _root_mean_square(gradient)
-    if preset.l2:  # the step that leads to the optimum if the score is linear
-        length = length.clamp(max=z[0].numel() / (2 * preset.l2))
+    length = _shortened(_first_move(z) / _root_mean_square(gradient), z, preset)
     objectives = [value]
     for _ in range(num_steps):
-        tried = z + _per_row(length, z) * gradient
-        tried_scores, tried_value, tried_gradient = _evaluate(score, tried, preset, frame)
+        step = _per_row(length, z) * gradient
+        tried_scores, tried_value, tried_gradient = _evaluate(score, z + step, preset, frame)
         helps = tried_value >= value  # never where it is not finite
-        z, gradient = _where(helps, tried, z), _where(helps, tried_gradient, gradient)
+        length = _next_length(length, helps, step, gradient - tried_gradient)
+        z, gradient = _where(helps, z + step, z), _where(helps, tried_gradient, gradient)
         scores = torch.where(helps, tried_scores, scores)
         value = torch.where(helps, tried_value, value)
-        length = length * torch.where(helps, _LONGER, _SHORTER)
         objectives.append(value)
     return Maximized(z=z, scores=scores, objectives=torch.stack(objectives))
+
+
+def _next_length(length: Tensor, helps: Tensor, step: Tensor, fall: Tensor) -> Tensor:
+    """Returns how long to make the next step, (rows,).
+
+    Args:
+        length: Of this step, as a multiple of the gradient.
+        helps: (rows,) The step is kept.
+        step: What was added to z.
+        fall: The gradient before the step less that after it.
+
+    References:
+        Barzilai and Borwein 1988, "Two-point step size gradient methods".
+    """
+    curvature = _dot(step, fall)
+    # The top of a parabola with this curvature. Where the slope has not fallen there is none.
+    top = _dot(step, step) / curvature
+    low, high = (
+        torch.where(helps, *pair) for pair in zip(_AFTER_HELP, _AFTER_REFUSAL, strict=True)
+    )
+    multiple = torch.where(curvature > 0, top / length, high)
+    return length * torch.minimum(torch.maximum(multiple, low), high)
 
 
 def _regularised(
     score: Score, start: Tensor, preset: Preset, frame: Frame, num_steps: int, seed: int
 ) -> Maximized:
-    """Ascends with steps of one length, the regularisers applied after each."""
-    z = start.detach()
+    """Ascends without looking at the objective, the regularisers applied after each step."""
+    z, move, last_gradient = start.detach(), _first_move(start), None
     objectives = []
     for index, (down, right) in enumerate(_shifts(preset.jitter, num_steps, seed)):
         shifted = torch.roll(z, (down, right), dims=(-2, -1)) if preset.jitter else z
@@ -290,12 +325,30 @@ def _regularised(
         if preset.jitter:
             gradient = torch.roll(gradient, (-down, -right), dims=(-2, -1))
         objectives.append(value)
-        length = preset.step_size / _root_mean_square(gradient)
+        size = _root_mean_square(gradient)
+        if preset.step_size:
+            length = preset.step_size / size
+        else:
+            if last_gradient is not None:
+                agrees = _dot(gradient, last_gradient) > 0
+                move = (move * torch.where(agrees, _LONGER, _SHORTER)).clamp(max=_LONGEST_MOVE)
+            length, last_gradient = _shortened(move / size, z, preset), gradient
         z = _constrained(z + _per_row(length, z) * gradient, gradient, preset, index)
     with torch.no_grad():
         scores = score(frame.inputs(z))
     objectives.append(scores - preset.penalty(z))
     return Maximized(z=z, scores=scores, objectives=torch.stack(objectives))
+
+
+def _first_move(start: Tensor) -> Tensor:
+    """Returns what a first step may move, root mean square in z, (rows,)."""
+    size = start.flatten(1).square().mean(1).sqrt()
+    return torch.where(size > 0, size.clamp(_LEAST_FIRST_MOVE, _FIRST_MOVE), _FIRST_MOVE)
+
+
+def _shortened(length: Tensor, z: Tensor, preset: Preset) -> Tensor:
+    """Returns a step that leads no farther than to the optimum if the score is linear."""
+    return length.clamp(max=z[0].numel() / (2 * preset.l2)) if preset.l2 else length
 
 
 def _constrained(z: Tensor, gradient: Tensor, preset: Preset, index: int) -> Tensor:
@@ -368,6 +421,10 @@ def _root_mean_square(gradient: Tensor) -> Tensor:
     """Returns (rows,), nowhere 0, so that it can be divided by."""
     size = gradient.flatten(1).square().mean(1).sqrt()
     return size.clamp(min=torch.finfo(size.dtype).tiny ** 0.5)
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    return (one * other).flatten(1).sum(1)
 
 
 def _per_row(numbers: Tensor, like: Tensor) -> Tensor:

@@ -123,6 +123,7 @@ def plan_occlusion(
         )
 
     def plan(images: int, stride: int, *notes: str) -> OcclusionPlan:
+        """Returns the plan for so many images at this stride."""
         return OcclusionPlan(
             image_size=image_size,
             num_images=images,

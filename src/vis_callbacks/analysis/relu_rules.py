@@ -86,13 +86,7 @@ class _RuleMode(TorchFunctionMode):
         self._follows_input = rule == "guided"
         self._used = used
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         found = classify(func, args, kwargs)
         given = args[0] if args else kwargs.get("input")

@@ -60,13 +60,7 @@ class _Calls(TorchFunctionMode):
         self._num_calls = num_calls
         self._seed = seed
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _WEIGHTED:
             self.count += 1

@@ -31,13 +31,13 @@ from vis_callbacks.callbacks.maximized_targets import MaximizedTargets, run
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
-from vis_callbacks.engine.scores import Unit, describe
+from vis_callbacks.engine.scores import Unit, refused_inputs
 from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
-    from vis_callbacks.engine.isolation import ForwardFn
+    from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
@@ -183,7 +183,9 @@ class ActivationMaximizationMonitor(Monitor):
             self._frames = [_Frame(int(step), z, silent) for step, z, silent in state["frames"]]
 
     @torch.no_grad()
-    def _look_at_real(self, forward: ForwardFn, inputs: Tensor) -> tuple[MaximizedTargets, Tensor]:
+    def _look_at_real(
+        self, forward: IsolatedForward, inputs: Tensor
+    ) -> tuple[MaximizedTargets, Tensor]:
         """Returns the targets, and the score of each real input for each, (samples, rows)."""
         scores, layers = run(forward, inputs, self._units)
         targets = MaximizedTargets.chosen(
@@ -280,7 +282,7 @@ class _Found:
 
 
 def _score(
-    forward: ForwardFn,
+    forward: IsolatedForward,
     targets: MaximizedTargets,
     spread: Tensor,
     sample_shape: torch.Size,
@@ -295,11 +297,7 @@ def _score(
 def _as_images(inputs: Tensor) -> Tensor:
     """Returns (samples, channels, height, width)."""
     if inputs.dim() not in (3, 4) or not inputs.is_floating_point():
-        raise ValueError(
-            f"the inputs are {describe(inputs)}, which are no images. Write "
-            "input_fn=lambda batch: ... that returns (samples, channels, height, width) in "
-            "floating point, and forward_fn where the model wants another shape."
-        )
+        raise ValueError(refused_inputs(inputs, "which are no images"))
     return inputs.unsqueeze(1) if inputs.dim() == 3 else inputs
 
 

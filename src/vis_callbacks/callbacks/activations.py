@@ -40,7 +40,7 @@ from vis_callbacks.callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.engine.schedule import BurstEnds, Bursts
 from vis_callbacks.engine.snapshot import Group, Snapshot
 from vis_callbacks.render.heat_map import heat_map
-from vis_callbacks.render.raster import raster
+from vis_callbacks.render.raster import DEAD, NEVER_FIRED, raster
 from vis_callbacks.report import (
     Histogram,
     Image,
@@ -273,7 +273,7 @@ class ActivationMonitor(Monitor):
                     yield Scalar(tag=tag(metric, layer), value=value)
 
     def _pictures(self, snapshot: Snapshot, layers: Sequence[str]) -> Iterator[Image]:
-        yield from self._strips.pictures(snapshot, self.options)
+        yield from self._strips.pictures(snapshot, self.options, self.life)
         can_die = self._can_die(layers)
         percents = self._layers_over_time.table()
         yield Image(
@@ -418,7 +418,7 @@ def _draw_unit_life(
         "dormant": "dormant: on average below a tenth of the layer's mean (no flat zero here)",
     }[what]
     caption = [
-        f"{what} units by layer and step, input on top; step {steps[-1]:,}, "
+        f"{what} units by layer and step, first layer on top; step {steps[-1]:,}, "
         f"{num_samples} samples a snapshot",
         meaning,
     ]
@@ -434,11 +434,19 @@ def _draw_raster(
     min_samples: int,
 ) -> np.ndarray:
     layers = list(widths)
-    worst = int(np.argmax(percents))
-    first = sum(list(widths.values())[:worst])
-    rows = states[first : first + widths[layers[worst]]]
-    dead = percents[worst]
-    why = f"the layer with most dead units ({dead} %)" if dead > 0 else "no layer has dead units"
+    by_layer = np.split(states, np.cumsum(list(widths.values()))[:-1])
+    # Whole percents: of a wide layer a few units are 0 %.
+    died = [np.count_nonzero(rows[:, -1] == DEAD) for rows in by_layer]
+    worst = max(range(len(layers)), key=lambda layer: (percents[layer], died[layer]))
+    if percents[worst] > 0:
+        why = f"the layer with most dead units ({percents[worst]} %)"
+    elif died[worst]:
+        why = f"{died[worst]} of them dead"
+    else:
+        # A unit that never fired is dead, too, but for how many samples is not known here.
+        has_silent = any((rows[:, -1] == NEVER_FIRED).any() for rows in by_layer)
+        why = "no unit of any layer " + ("has died" if has_silent else "is dead")
+    rows = by_layer[worst]
     caption = [
         f"life of the units of {layers[worst]}; {why}",
         f"dead: 0 for every one of {min_samples} samples or more",

@@ -168,6 +168,7 @@ class EmbeddingMaps:
             what=f"{self._side} {cloud.layer}".strip(),
             method=self._layout.method,
             num_samples=len(cloud.places),
+            num_twins=cloud.shape.num_samples - cloud.shape.num_places,
             epoch=look.snapshot.epoch,
             step=look.snapshot.step,
             class_names=look.options.class_names or (),
@@ -182,7 +183,10 @@ class EmbeddingMaps:
             yield f"left out: {num_left_out:,} of {num_samples:,} samples, features not finite"
         if shape.num_places < shape.num_samples:
             num_twins = shape.num_samples - shape.num_places
-            yield f"{num_twins:,} samples have the features of another one"
+            yield (
+                f"{num_twins:,} of {shape.num_samples:,} samples have the features of another one: "
+                "the network does not tell them apart"
+            )
         if shape.is_line:
             yield "all features lie on one line"
         wanted = self._layout.perplexity

@@ -18,6 +18,7 @@ from vis_callbacks.render.text import Picture
 from vis_callbacks.render.thumbnails import thumbnail_map
 
 _ROUNDING = 0.01
+_MUCH = 0.1  # of the samples
 _NAMES = {"tsne": "t-SNE", "pca": "principal components"}
 
 
@@ -28,6 +29,7 @@ class MapFacts:
     Attributes:
         what: The layer, and which side of it: "input of fc".
         num_samples: That are on the map.
+        num_twins: Those among them whose features another one has, too.
         notes: What else must be said, each a line.
     """
 
@@ -36,6 +38,7 @@ class MapFacts:
     num_samples: int
     epoch: int
     step: int
+    num_twins: int = 0
     class_names: Sequence[str] = ()
     notes: tuple[str, ...] = ()
 
@@ -46,6 +49,11 @@ class MapFacts:
             f"{self.what}: {_NAMES[self.method]}, {self.num_samples:,} samples; "
             f"epoch {self.epoch}, step {self.step:,}"
         )
+
+    @property
+    def has_lost_much(self) -> bool:
+        """Whether so many features are identical that a true map of them is no good sign."""
+        return self.num_twins > _MUCH * self.num_samples
 
 
 def draw_map(
@@ -65,7 +73,7 @@ def draw_map(
         facts.class_names,
         wrong=wrong if has_predictions else None,
         trails=before,
-        caption=[facts.title, *_figures(numbers), *facts.notes],
+        caption=[facts.title, *_figures(numbers, facts), *facts.notes],
     )
 
 
@@ -82,8 +90,9 @@ def draw_thumbnails(
 ) -> Picture:
     """Draws the samples themselves, placed by the map."""
     shown = visible(pixels, ranges, mean, std)
-    caption = [facts.title, "; ".join(_figures(numbers)), *facts.notes, shown.note]
-    return thumbnail_map(points, shown.images, labels if (labels >= 0).any() else None, caption)
+    caption = [facts.title, "; ".join(_figures(numbers, facts)), *facts.notes, shown.note]
+    known = labels if (labels >= 0).any() else None
+    return thumbnail_map(points, shown.images, known, caption, facts.class_names)
 
 
 def draw_strip(
@@ -93,7 +102,7 @@ def draw_strip(
     frames = [(arrays[f"points_{i}"], arrays[f"labels_{i}"]) for i in range(len(steps))]
     caption = [
         f"{facts.title}, and the maps before it: one scale, each aligned to the one before",
-        "; ".join(_figures(numbers)),
+        "; ".join(_figures(numbers, facts)),
     ]
     return map_strip(frames, steps, facts.class_names, caption)
 
@@ -106,8 +115,9 @@ def draw_probes(
     num_samples: int,
     epoch: int,
     chance: float,
+    network: NDArray[Any],
 ) -> Picture:
-    """Draws what linear probes reach at each depth, now and before."""
+    """Draws what linear probes reach at each depth, now and before; ``network``: it itself."""
     curves = {f"step {step:,}": row for step, row in zip(steps, accuracies.tolist(), strict=True)}
     best = int(np.nanargmax(accuracies[-1])) if np.isfinite(accuracies[-1]).any() else 0
     caption = [
@@ -115,7 +125,10 @@ def draw_probes(
         f"ridge, leave-one-out; best at layer {best + 1}: {100 * accuracies[-1, best]:.1f} %, "
         f"guessing {100 * chance:.1f} %",
     ]
-    return probe_curve(curves, layers, chance, caption)
+    if np.isfinite(network):
+        caption.append(f"the network itself, on the same samples now: {100 * network:.1f} %")
+    levels = {"network itself": float(network), "guessing": chance}
+    return probe_curve(curves, layers, levels, caption)
 
 
 def draw_no_map(*, facts: MapFacts, shape: CloudShape) -> Picture:
@@ -152,10 +165,10 @@ def visible(
     return to_uint8(images.clip(0, 1) if is_nearly else images)
 
 
-def _figures(numbers: NDArray[Any]) -> list[str]:
+def _figures(numbers: NDArray[Any], facts: MapFacts) -> list[str]:
     """Returns the map's numbers in words: trustworthiness, class agreement, displacement."""
     trust, agreement, of_pixels, moved = numbers.tolist()
-    lines = [f"trustworthiness {trust:.3f}"]
+    lines = [f"trustworthiness {trust:.3f}" + (" of what is left" if facts.has_lost_much else "")]
     if not math.isnan(moved):
         lines[0] += f"; moved by {moved:.2f} of its spread (median)"
     if not math.isnan(agreement):

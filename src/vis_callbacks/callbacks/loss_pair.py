@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,10 +29,11 @@ def check_loss_names(value: object) -> None:
 
 def loss_pair(
     metrics: Mapping[str, Any], names: Sequence[str] | None
-) -> tuple[Tensor | None, Tensor | None]:
+) -> tuple[Tensor | float | None, Tensor | float | None]:
     """Returns the latest (training, validation) loss, None where it was not logged.
 
-    Of accuracies it is the share that is wrong, so that less is better here as well.
+    Of accuracies it is the share that is wrong, so that less is better here as well. What lies
+    on an accelerator stays there, so that nobody waits for it.
 
     Args:
         metrics: What the user has logged so far, by name.
@@ -43,7 +45,8 @@ def loss_pair(
     return _value(metrics, names[0]), _value(metrics, names[1])
 
 
-def _found(names: Sequence[str]) -> tuple[str, str]:
+@lru_cache(maxsize=16)
+def _found(names: tuple[str, ...]) -> tuple[str, str]:
     """Returns the names of the two metrics, "" for one that is not logged."""
     for quantity in _QUANTITIES:
         of_kind = [name for name in names if quantity in name.lower()]
@@ -58,14 +61,22 @@ def _found(names: Sequence[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _value(metrics: Mapping[str, Any], name: str) -> Tensor | None:
+def at_hand(number: Tensor | float) -> Tensor | float:
+    """Returns a number as a float, unless it would have to be waited for."""
+    if isinstance(number, Tensor) and number.device.type != "cpu":
+        return number.detach().reshape(())
+    return float(number)
+
+
+def _value(metrics: Mapping[str, Any], name: str) -> Tensor | float | None:
     value = metrics.get(name)
     if not isinstance(value, Tensor | int | float):
         return None
-    number = torch.as_tensor(value).detach()
-    if number.numel() != 1:
+    if isinstance(value, Tensor) and value.numel() != 1:
         return None
-    number = number.reshape(()).double() if number.device.type == "cpu" else number.reshape(())
-    if "acc" in name.lower() and "loss" not in name.lower():
+    number = at_hand(value)
+    if "acc" not in name.lower() or "loss" in name.lower():
+        return number
+    if isinstance(number, Tensor):
         return torch.where(number > 1, 100 - number, 1 - number)  # in percent, or a share
-    return number
+    return 100 - number if number > 1 else 1 - number

@@ -19,6 +19,7 @@ from vis_callbacks.render.images import to_uint8
 from vis_callbacks.report import Image, tag
 
 if TYPE_CHECKING:
+    from vis_callbacks.analysis.unit_life import UnitLife
     from vis_callbacks.callbacks.options import CheckedOptions
     from vis_callbacks.engine.snapshot import Snapshot
 
@@ -41,8 +42,16 @@ class MapStrips:
         self._frames: dict[str, list[tuple[int, Tensor]]] = {}
         self._num_units: dict[str, int] = {}
 
-    def pictures(self, snapshot: Snapshot, options: CheckedOptions) -> Iterator[Image]:
-        """Reads the maps of this moment and yields each layer's strip."""
+    def pictures(
+        self, snapshot: Snapshot, options: CheckedOptions, life: UnitLife
+    ) -> Iterator[Image]:
+        """Reads the maps of this moment and yields each layer's strip.
+
+        Args:
+            snapshot: Of this moment.
+            options: The monitor's.
+            life: Tells which units are dead: on one sample many others are 0 as well.
+        """
         references, read = snapshot.references, snapshot.read_layers
         names = self._chosen(snapshot)
         if references is None or read is None or not names:
@@ -51,7 +60,7 @@ class MapStrips:
         for name in names:
             if name in maps:
                 self._append(snapshot.step, name, maps[name][0])
-                yield self._picture(name, snapshot, options)
+                yield self._picture(name, snapshot, options, life)
 
     def state(self) -> dict[str, Any]:
         """Returns plain values and tensors for a checkpoint."""
@@ -91,7 +100,9 @@ class MapStrips:
             key=lambda kept: (kept[0], kept[1].shape),
         )
 
-    def _picture(self, name: str, snapshot: Snapshot, options: CheckedOptions) -> Image:
+    def _picture(
+        self, name: str, snapshot: Snapshot, options: CheckedOptions, life: UnitLife
+    ) -> Image:
         frames = self._frames[name]
         references = snapshot.references
         source = references.source if references is not None else ""
@@ -105,12 +116,22 @@ class MapStrips:
                 source=source,
                 mean=options.mean,
                 std=options.std,
+                min_samples=life.min_samples,
             ),
             arrays={
                 "maps": torch.stack([frame.to(frames[-1][1].device) for _, frame in frames]),
                 **({"sample": references.inputs[0]} if references is not None else {}),
+                **self._states(name, life),
             },
         )
+
+    def _states(self, name: str, life: UnitLife) -> dict[str, Tensor]:
+        """Returns the states of all units of a layer whose units can die, else nothing."""
+        if life.table is None or name in life.immortal:
+            return {}
+        if life.table.num_units.get(name) != self._num_units[name]:
+            return {}
+        return {"states": life.states(name)}
 
 
 def as_maps(values: Tensor) -> Tensor:
@@ -149,7 +170,9 @@ def _draw(
     source: str,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    min_samples: int,
     sample: np.ndarray | None = None,
+    states: np.ndarray | None = None,
 ) -> np.ndarray:
     places = evenly_spread(num_units, maps.shape[1])
     reference, note = None, ""
@@ -166,4 +189,6 @@ def _draw(
         caption,
         unit_names=[f"unit {place}" for place in places],
         reference=reference,
+        states=None if states is None else states[places],
+        min_samples=min_samples,
     )

@@ -14,8 +14,7 @@ from vis_callbacks.render.maximized_inputs import (
     maximized_inputs,
     maximized_over_time,
 )
-from vis_callbacks.render.occlusion_maps import class_name
-from vis_callbacks.render.text import number
+from vis_callbacks.render.text import class_name, number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vis_callbacks.engine.isolation import IsolatedForward
 from vis_callbacks.engine.score_functions import run_with_layers, value_of_unit
 from vis_callbacks.engine.scores import Unit, at_least_float32, find_scores, select_scores
-from vis_callbacks.render.occlusion_maps import class_name
+from vis_callbacks.render.text import class_name
 
 if TYPE_CHECKING:
-    from vis_callbacks.engine.isolation import ForwardFn
+    from vis_callbacks.engine.isolation import IsolatedForward
 
 
 @dataclass(frozen=True)
@@ -81,18 +80,16 @@ class MaximizedTargets:
 
 
 def run(
-    forward: ForwardFn, inputs: Tensor, units: Sequence[Unit]
+    forward: IsolatedForward, inputs: Tensor, units: Sequence[Unit]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns the scores, and the activations of the units' layers, of one pass.
 
     Raises:
-        ValueError: A layer was not met, or only scores can be had from this function.
+        ValueError: A layer was not met.
     """
     names = list(dict.fromkeys(unit.layer for unit in units))
     if not names:
         return forward(inputs), {}
-    if not isinstance(forward, IsolatedForward):
-        raise ValueError(f"units cannot be read through {type(forward).__name__}.")
     output, layers = run_with_layers(forward, inputs, names)
     values = {name: at_least_float32(layer.values) for name, layer in layers.items()}
     return at_least_float32(find_scores(output, len(inputs))), values

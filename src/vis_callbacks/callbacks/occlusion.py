@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.occlusion import OcclusionMaps, effective_area, occlude, probabilities
+from vis_callbacks.analysis.occlusion import OcclusionMaps, effective_area, occlude
 from vis_callbacks.analysis.occlusion_plan import OcclusionPlan, plan_occlusion
+from vis_callbacks.analysis.probabilities import probabilities
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.occlusion_pictures import (
     PROBABILITY,
@@ -23,15 +24,14 @@ from vis_callbacks.callbacks.occlusion_pictures import (
 )
 from vis_callbacks.callbacks.options import check_count, check_flag, check_period
 from vis_callbacks.callbacks.progress import progress_bar
-from vis_callbacks.engine.isolation import IsolatedForward
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.score_functions import layers_with_maps, run_with_layers
 from vis_callbacks.engine.scores import (
     Targets,
     at_least_float32,
-    describe,
     expand_target,
     find_scores,
+    refused_inputs,
     resolve_targets,
 )
 from vis_callbacks.guard import say
@@ -40,7 +40,7 @@ from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
-    from vis_callbacks.engine.isolation import ForwardFn
+    from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
@@ -186,11 +186,7 @@ class OcclusionMonitor(Monitor):
 
     def _plan(self, inputs: Tensor) -> OcclusionPlan:
         if inputs.dim() not in (3, 4) or not (inputs.is_floating_point() or inputs.is_complex()):
-            raise ValueError(
-                f"the inputs are {describe(inputs)}, where a square has no place. Write "
-                "input_fn=lambda batch: ... that returns images (samples, channels, height, "
-                "width) in floating point, and forward_fn where the model wants another shape."
-            )
+            raise ValueError(refused_inputs(inputs, "where a square has no place"))
         height, width = inputs.shape[-2:]
         return plan_occlusion(
             (height, width),
@@ -203,7 +199,9 @@ class OcclusionMonitor(Monitor):
         )
 
     @torch.no_grad()
-    def _question(self, forward: ForwardFn, images: Tensor, labels: Tensor | None) -> _Question:
+    def _question(
+        self, forward: IsolatedForward, images: Tensor, labels: Tensor | None
+    ) -> _Question:
         """Looks at the images as they are: which class, which map is to be followed."""
         layer = self.layer or _last_layer_with_maps(forward, images)
         looks = [_look(forward, part, layer) for part in torch.split(images, self.batch_size)]
@@ -288,7 +286,7 @@ class _Question:
         strongest: (images,) index of the map that is strongest without a square.
     """
 
-    forward: ForwardFn
+    forward: IsolatedForward
     targets: Targets
     layer: str | None
     strongest: Tensor
@@ -306,22 +304,20 @@ class _Question:
         return torch.stack(columns, dim=1)
 
 
-def _look(forward: ForwardFn, inputs: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
+def _look(forward: IsolatedForward, inputs: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
     """Returns scores, and the sum of each of the layer's maps (samples, units), of one pass."""
     if layer is None:
         scores = forward(inputs)
         return scores, scores.new_zeros(len(scores), 1)
-    if not isinstance(forward, IsolatedForward):
-        raise ValueError(f'layer="{layer}" cannot be read through {type(forward).__name__}.')
     output, layers = run_with_layers(forward, inputs, [layer])
     scores, values = find_scores(output, len(inputs)), layers[layer].values
     activities = values.flatten(2).sum(2) if values.dim() > 2 else values
     return at_least_float32(scores), at_least_float32(activities)
 
 
-def _last_layer_with_maps(forward: ForwardFn, images: Tensor) -> str | None:
+def _last_layer_with_maps(forward: IsolatedForward, images: Tensor) -> str | None:
     """Returns the last nonlinearity whose units have more than one position; None for none."""
-    names = layers_with_maps(forward, images) if isinstance(forward, IsolatedForward) else ()
+    names = layers_with_maps(forward, images)
     return names[-1] if names else None
 
 

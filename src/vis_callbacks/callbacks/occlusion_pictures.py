@@ -10,11 +10,13 @@ import numpy as np
 
 from vis_callbacks.render.images import to_uint8
 from vis_callbacks.render.occlusion_maps import (
+    LEAST_FALL,
     OcclusionView,
-    class_name,
     occlusion_over_time,
     occlusion_views,
+    place_that_matters,
 )
+from vis_callbacks.render.text import class_name
 
 if TYPE_CHECKING:
     from vis_callbacks.analysis.occlusion_plan import OcclusionPlan
@@ -85,6 +87,7 @@ def draw_views(
             probability=values[index, :, :, PROBABILITY],
             activity=_share(values[index], whole[index]),
             classes=values[index, :, :, CLASS].astype(np.int64),
+            whole=float(whole[index, PROBABILITY]),
             lines=_words(values[index], whole[index], int(targets[index]), facts),
         )
         for index in range(len(images))
@@ -92,8 +95,8 @@ def draw_views(
     num_passes = facts.plan.num_forward_passes
     caption = [
         f"what {facts.square} changes, by where its centre is; step {facts.step:,}",
-        f"dark: the {facts.explained} is lost; outline: where most ({facts.places}, "
-        f"{num_passes:,} forward passes)",
+        f"dark: the {facts.explained} is lost; outline: where most, if by {LEAST_FALL} or more "
+        f"({facts.places}, {num_passes:,} forward passes)",
         _activity_note(facts),
         f"{len(images)} reference samples from {facts.source}",
         *facts.notes,
@@ -129,10 +132,11 @@ def _words(
     shares = values[:, :, PROBABILITY]
     if not np.isfinite(shares).any():
         return (f"{class_name(target, facts.class_names)}: no finite probability",)
-    own = (
-        f"{class_name(target, facts.class_names)}: {whole[PROBABILITY]:.2f} without a square, "
-        f"{np.nanmin(shares):.2f} at the outline"
-    )
+    own = f"{class_name(target, facts.class_names)}: {whole[PROBABILITY]:.2f} without a square"
+    if place_that_matters(shares, float(whole[PROBABILITY])) is None:
+        own += "; no position matters"
+    else:
+        own += f", {np.nanmin(shares):.2f} at the outline"
     predicted = int(whole[CLASS])
     if predicted == target:
         return (own,)

@@ -15,7 +15,7 @@ from vis_callbacks.callbacks.patch_reader import UnitChoice
 from vis_callbacks.render.colours import CLASS_COLOURS, NOT_MEASURED
 from vis_callbacks.render.images import to_uint8
 from vis_callbacks.render.patch_rows import Patch, PatchRow, patch_rows
-from vis_callbacks.render.text import Colour, Picture, number
+from vis_callbacks.render.text import Colour, Picture, class_name, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,7 @@ class PatchPage:
 
     def class_name(self, label: int) -> str:
         """Returns the name of a class, or its number; "" for none."""
-        if label < 0:
-            return ""
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+        return "" if label < 0 else class_name(label, self.class_names)
 
 
 def draw(

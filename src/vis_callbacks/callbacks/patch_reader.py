@@ -12,12 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vis_callbacks.analysis.byte_images import ByteImages, as_bytes, as_pictures, factor_and_side
 from vis_callbacks.analysis.receptive_field import ReceptiveField
 from vis_callbacks.analysis.top_patches import (
-    ByteImages,
-    as_bytes,
-    as_pictures,
-    factor_and_side,
     finite_samples,
     merged,
     packed,

@@ -59,7 +59,10 @@ class ProbeCurves:
                     epoch=snapshot.epoch,
                     chance=chance,
                 ),
-                arrays={"accuracies": torch.stack([row for _, row in curves])},
+                arrays={
+                    "accuracies": torch.stack([row for _, row in curves]),
+                    "network": _own_accuracy(samples),
+                },
             )
 
     def state(self) -> dict[str, Any]:
@@ -115,6 +118,16 @@ def _accuracy(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     finite = features.isfinite().all()
     accuracy = probe_accuracy(torch.where(finite, features, 0), labels, num_classes)
     return torch.where(finite, accuracy, torch.nan)
+
+
+def _own_accuracy(samples: Samples) -> Tensor:
+    """Returns how many of the probed samples the network itself gets right, NaN: not known."""
+    labels, predictions = samples.labels, samples.predictions
+    # Fewer samples may have been probed, and which they are is not known here.
+    if predictions is None or len(labels) != len(samples.probed_labels):
+        return torch.full((), torch.nan, device=labels.device)
+    is_known = (labels >= 0) & (predictions >= 0)
+    return ((predictions == labels) & is_known).sum() / is_known.sum()  # 0 / 0 is NaN
 
 
 def _described(layer: str, num_units: int | None) -> str:

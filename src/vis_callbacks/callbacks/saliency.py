@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.occlusion import probabilities
+from vis_callbacks.analysis.probabilities import probabilities
 from vis_callbacks.analysis.saliency import METHODS, named_method
 from vis_callbacks.analysis.saliency_maps import effective_area, share_in_mask
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_flag, check_names
 from vis_callbacks.callbacks.saliency_pictures import SaliencyFacts, draw_grid, draw_strip
-from vis_callbacks.callbacks.saliency_questions import Answer, Question, answer_to, with_layers
+from vis_callbacks.callbacks.saliency_questions import Answer, Question, answer_to
 from vis_callbacks.callbacks.saliency_record import SaliencyRecord, shrunk
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.score_functions import Positions, last_layer_with_maps, unit_score
-from vis_callbacks.engine.scores import Unit, describe, expand_target, resolve_targets
+from vis_callbacks.engine.scores import Unit, expand_target, refused_inputs, resolve_targets
 from vis_callbacks.render.saliency_maps import MAX_TILE
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
-    from vis_callbacks.engine.isolation import ForwardFn
+    from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
@@ -133,9 +133,11 @@ class SaliencyMonitor(Monitor):
         references, forward = snapshot.own_passes("to explain")
         if not references.inputs.is_floating_point():
             raise TypeError(
-                f"the inputs are {describe(references.inputs)}, and no gradient can be taken "
-                "there. Write input_fn=lambda batch: ... that returns what the network sees as "
-                "floating point numbers, and forward_fn where it wants another form."
+                refused_inputs(
+                    references.inputs,
+                    "and no gradient can be taken there",
+                    "what the network sees as floating point numbers",
+                )
             )
         with torch.no_grad():
             questions = self._questions(forward, references)
@@ -160,16 +162,15 @@ class SaliencyMonitor(Monitor):
         if state:
             self._record.restore(state)
 
-    def _questions(self, forward: ForwardFn, references: References) -> list[Question]:
+    def _questions(self, forward: IsolatedForward, references: References) -> list[Question]:
         """Returns what is to be explained: a unit, or the class of each target."""
         inputs = references.inputs
         if self._unit is not None:
-            unit_forward = with_layers(forward)
-            score = unit_score(unit_forward, self._unit, positions=self.positions)
+            score = unit_score(forward, self._unit, positions=self.positions)
             nobody = torch.full((len(inputs),), -1, device=inputs.device)
             values = score(inputs)
             asked = partial(Question, unit=self._unit, positions=self.positions)
-            return [asked(unit_forward, "unit", nobody, values)]
+            return [asked(forward, "unit", nobody, values)]
         scores = forward(inputs)
         shares = probabilities(scores)
         questions = []
@@ -182,12 +183,12 @@ class SaliencyMonitor(Monitor):
             )
         return questions
 
-    def _cam_layer(self, forward: ForwardFn, inputs: Tensor) -> str | None:
+    def _cam_layer(self, forward: IsolatedForward, inputs: Tensor) -> str | None:
         """Returns where Grad-CAM looks; None where no method asks for it."""
         if not any(METHODS[method].uses_layer for method in self.methods):
             return None
         before = None if self._unit is None else self._unit.layer
-        return self.cam_layer or last_layer_with_maps(with_layers(forward), inputs, before=before)
+        return self.cam_layer or last_layer_with_maps(forward, inputs, before=before)
 
     def _scalars(self, answer: Answer, references: References) -> Iterator[Scalar]:
         """Yields a method's numbers: means over the samples, for the first target."""

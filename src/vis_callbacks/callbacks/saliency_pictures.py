@@ -14,7 +14,7 @@ from vis_callbacks.render.saliency_maps import (
     saliency_grid,
     saliency_strip,
 )
-from vis_callbacks.render.text import number, printable
+from vis_callbacks.render.text import class_name, number
 
 _EXPLANATIONS: Mapping[str, str] = {
     "gradient": "gradient: how strongly {what} answers to a small change of each pixel",
@@ -183,23 +183,19 @@ def _maps_of(
 def _image_lines(index: int, labels: np.ndarray | None, facts: SaliencyFacts) -> tuple[str, ...]:
     if labels is None or labels[index] < 0 or "label" in facts.columns:
         return (f"sample {index}",)
-    return (f"sample {index}", f"label: {_class_name(int(labels[index]), facts)}")
+    return (f"sample {index}", f"label: {class_name(int(labels[index]), facts.class_names)}")
 
 
 def _lines(number_of_class: int, text: str, facts: SaliencyFacts) -> tuple[str, ...]:
-    return (text,) if number_of_class < 0 else (_class_name(number_of_class, facts), text)
+    if number_of_class < 0:
+        return (text,)
+    return (class_name(number_of_class, facts.class_names), text)
 
 
 def _value(value: float, facts: SaliencyFacts) -> str:
     if facts.unit is not None:
         return f"value {number(value)}"
     return f"p = {value:.2f}"
-
-
-def _class_name(index: int, facts: SaliencyFacts) -> str:
-    """Returns the name of a class, or its number."""
-    names = facts.class_names
-    return printable(names[index]) if names is not None and index < len(names) else f"class {index}"
 
 
 def _range_of(strengths: np.ndarray) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 from vis_callbacks.analysis.saliency import METHODS, attribute
 from vis_callbacks.analysis.saliency_maps import rank_correlation, saliency_maps
 from vis_callbacks.analysis.sanity import count_weighted_calls, random_top_layer
-from vis_callbacks.engine.isolation import IsolatedForward
 from vis_callbacks.engine.score_functions import (
     Positions,
     class_layer_gradient,
@@ -23,7 +22,7 @@ from vis_callbacks.engine.scores import at_least_float32
 
 if TYPE_CHECKING:
     from vis_callbacks.analysis.saliency import Attribution, LayerGradient, Score
-    from vis_callbacks.engine.isolation import ForwardFn
+    from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.scores import Unit
 
 _ALL = slice(None)
@@ -41,7 +40,7 @@ class Question:
         num_classes: Of the scores; 0 where a unit is explained.
     """
 
-    forward: ForwardFn
+    forward: IsolatedForward
     column: str
     classes: Tensor
     values: Tensor
@@ -54,16 +53,15 @@ class Question:
         """Returns the function that is differentiated, for some of the samples."""
         if self.unit is None:
             return class_score(self.forward, self.classes[rows])
-        return unit_score(with_layers(self.forward), self.unit, positions=self.positions)
+        return unit_score(self.forward, self.unit, positions=self.positions)
 
     def layer_gradient(self, layer: str | None, rows: Tensor | slice) -> LayerGradient | None:
         """Returns what Grad-CAM weighs, for some of the samples; None without a layer."""
         if layer is None:
             return None
-        forward = with_layers(self.forward)
         if self.unit is None:
-            return class_layer_gradient(forward, self.classes[rows], layer)
-        return unit_layer_gradient(forward, self.unit, layer, positions=self.positions)
+            return class_layer_gradient(self.forward, self.classes[rows], layer)
+        return unit_layer_gradient(self.forward, self.unit, layer, positions=self.positions)
 
     def attribution(
         self, method: str, inputs: Tensor, layer: str | None, rows: Tensor | slice
@@ -116,13 +114,3 @@ def answer_to(
 def _maps(method: str, attribution: Attribution) -> Tensor:
     values = at_least_float32(attribution.values)
     return saliency_maps(values, is_signed=METHODS[method].is_signed)
-
-
-def with_layers(forward: ForwardFn) -> IsolatedForward:
-    """Returns the forward pass, if its layers can be read. Raises TypeError where not."""
-    if not isinstance(forward, IsolatedForward):
-        raise TypeError(
-            f"forward is a {type(forward).__name__}, whose layers cannot be read. Use the forward "
-            "pass of `isolated(model)`."
-        )
-    return forward

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vis_callbacks.analysis.saliency_maps import rank_correlation
-from vis_callbacks.render.film_strip import kept_frames
+from vis_callbacks.render.film_strip import with_frame
 
 _MAX_FRAMES = 8
 _MAX_ROWS = 2  # samples of a strip
@@ -50,15 +50,15 @@ class SaliencyRecord:
         return rank_correlation(last.to(small.device).float(), small.float())
 
     def append(self, method: str, step: int, maps: Tensor, classes: Tensor, values: Tensor) -> None:
-        """Adds a frame; frames at this step and behind it belong to a run that began anew."""
+        """Adds a frame."""
         small = _remembered(maps[:_MAX_ROWS])
         frame = Frame(step, small, classes[:_MAX_ROWS], values[:_MAX_ROWS].float())
-        frames = [f for f in self._frames.get(method, []) if f.step < step]
-        if frames and frames[-1].maps.shape != small.shape:
-            frames = []
-        frames.append(frame)
-        keep = kept_frames([frame.step for frame in frames], _MAX_FRAMES)
-        self._frames[method] = [frames[index] for index in keep]
+        self._frames[method] = with_frame(
+            self._frames.get(method, ()),
+            frame,
+            _MAX_FRAMES,
+            key=lambda kept: (kept.step, kept.maps.shape),
+        )
 
     def steps(self, method: str) -> list[int]:
         """Returns the steps of a strip, oldest first; none where it has no frame yet."""

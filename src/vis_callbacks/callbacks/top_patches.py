@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from vis_callbacks.analysis.byte_images import as_pictures
 from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
 from vis_callbacks.analysis.receptive_field import ReceptiveField, receptive_fields
 from vis_callbacks.analysis.top_patches import (
     TopPatches,
-    as_pictures,
     class_purity,
     packed,
     selective_order,

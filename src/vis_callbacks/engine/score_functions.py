@@ -74,6 +74,7 @@ def run_with_layers(
     kept: dict[str, AttachedLayer] = {}
 
     def keep(seen: Seen) -> None:
+        """Keeps the activation of a named layer's first call, and every name."""
         met.append(seen.name)
         if seen.name in layers and seen.name not in kept:
             kept[seen.name] = _attached(seen, len(inputs))
@@ -122,6 +123,7 @@ def layers_with_maps(
     is_over = False
 
     def note(seen: Seen) -> None:
+        """Keeps the name of a nonlinearity that has a map."""
         nonlocal is_over
         positions = seen.values.numel() // (len(seen.values) * seen.values.shape[seen.unit_axis])
         is_layer = seen.nonlinearity is not None and not seen.is_gate

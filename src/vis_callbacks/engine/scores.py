@@ -228,6 +228,18 @@ def describe(value: Any, depth: int = 2) -> str:
     return f"{type(value).__name__}({shown})"
 
 
+def refused_inputs(
+    inputs: Tensor,
+    why: str,
+    wanted: str = "images (samples, channels, height, width) in floating point",
+) -> str:
+    """Returns what to say of inputs that a monitor has no use for, and what to write instead."""
+    return (
+        f"the inputs are {describe(inputs)}, {why}. Write input_fn=lambda batch: ... that returns "
+        f"{wanted}, and forward_fn where the model wants another form."
+    )
+
+
 def named_fields(value: Any) -> Mapping[str, Any] | None:
     """Returns the parts of a mapping, dataclass or named tuple by name; None for all else."""
     if isinstance(value, Mapping):

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from vis_callbacks.engine.isolation import forked_rng, kept_modes, swapped_buffers
+from vis_callbacks.engine.isolation import (
+    IsolatedForward,
+    forked_rng,
+    kept_modes,
+    swapped_buffers,
+)
 from vis_callbacks.engine.probe import LayerInfo, Values, WeightInfo
 
 if TYPE_CHECKING:
@@ -160,15 +165,21 @@ class Snapshot:
                 return info
         raise KeyError(name)
 
-    def own_passes(self, purpose: str) -> tuple[References, ForwardFn]:
+    def own_passes(self, purpose: str) -> tuple[References, IsolatedForward]:
         """Returns the reference samples and the forward pass of a monitor that needs both.
 
         Raises:
             ValueError: One is missing; ``purpose`` says in its words what for ("to explain").
+            TypeError: The forward pass gives scores alone.
         """
         if self.references is None or self.forward is None:
             raise ValueError(
                 f"there are no reference samples {purpose}: no batch was understood. "
                 "Write input_fn=lambda batch: ... that returns the images."
+            )
+        if not isinstance(self.forward, IsolatedForward):
+            raise TypeError(
+                f"forward is a {type(self.forward).__name__}, whose layers cannot be read. Use the "
+                "forward pass of `isolated(model)`."
             )
         return self.references, self.forward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,36 +16,58 @@ _TICK = 4
 _LEAST_DISTANCE = 10  # between two labels
 
 
-def step_axis(steps: Sequence[int], width: int) -> Picture:
+# Plots of this width at least label the same snapshots, however wide the names beside them are.
+SHARED_WIDTH = 190
+
+
+def uneven_note(steps: Sequence[int]) -> str:
+    """Returns what a reader of columns of equal width must know; "" where steps are even."""
+    distances = {later - earlier for earlier, later in pairwise(steps)}
+    return "a column a snapshot: steps are not evenly spaced" if len(distances) > 1 else ""
+
+
+def step_axis(steps: Sequence[int], width: int, room: int | None = None) -> Picture:
     """Returns the ticks and labels under columns of equal width, one column for each step.
 
     Steps are seldom equally far apart (bursts, log-spaced), so labels name steps and do not
     count columns. The first and the latest are always labelled; others where there is room.
+
+    Args:
+        steps: One for each column.
+        width: Of the columns together, in pixels.
+        room: Choose the labels that fit this width, if it is less: so pictures of different
+            widths label the same steps.
     """
     canvas = blank(_TICK + line_height(), width)
-    centres = (np.arange(len(steps)) + 0.5) * width / max(1, len(steps))
     labels = [f"{step:,}" for step in steps]
-    for column, x in _labels_with_room(labels, centres, width):
-        tick = min(int(centres[column]), width - 1)
+    for column in _labelled(labels, width if room is None else min(room, width)):
+        tick = min(int(_centre(column, len(labels), width)), width - 1)
         canvas[:_TICK, tick] = INK
-        write(canvas, labels[column], x, _TICK)
+        write(canvas, labels[column], _left_end(labels, column, width), _TICK)
     return canvas
 
 
-def _labels_with_room(
-    labels: Sequence[str], centres: NDArray[np.float64], width: int
-) -> list[tuple[int, int]]:
-    """Returns which labels do not overlap, each with its left end: first, last, then the rest."""
-    chosen: list[tuple[int, int]] = []
+def _labelled(labels: Sequence[str], width: int) -> list[int]:
+    """Returns which labels do not overlap: the last, the first, then the rest."""
+    chosen: list[int] = []
     taken: list[tuple[int, int]] = []
-    last = len(labels) - 1
-    for column in dict.fromkeys((last, *range(len(labels)))):
-        size = text_width(labels[column])
-        x = int(np.clip(centres[column] - size / 2, 0, max(0, width - size)))
+    for column in dict.fromkeys((len(labels) - 1, *range(len(labels)))):
+        size, x = text_width(labels[column]), _left_end(labels, column, width)
         if all(x > right or x + size < left for left, right in taken):
-            chosen.append((column, x))
+            chosen.append(column)
             taken.append((x - _LEAST_DISTANCE, x + size + _LEAST_DISTANCE))
     return sorted(chosen)
+
+
+def _left_end(labels: Sequence[str], column: int, width: int) -> int:
+    """Returns where a label begins: under the middle of its column, but within the width."""
+    size = text_width(labels[column])
+    middle = _centre(column, len(labels), width)
+    return int(np.clip(middle - size / 2, 0, max(0, width - size)))
+
+
+def _centre(column: int, num_columns: int, width: int) -> float:
+    return (column + 0.5) * width / num_columns
 
 
 def labelled_rows(num_rows: int, height: float) -> list[int]:

@@ -31,6 +31,9 @@ CLASS_COLOURS: tuple[Colour, ...] = (
 )
 
 
+_EARLIEST = 0.35  # of matplotlib's "Blues": lighter ones vanish on white
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     """Which numbers get the first and the last colour.
@@ -107,6 +110,13 @@ def colour_map(
     colours = table[np.rint(np.clip(places, 0, 1) * (len(table) - 1)).astype(np.intp)]
     colours[~is_finite] = missing
     return colours
+
+
+def colours_in_order(count: int) -> list[Colour]:
+    """Returns colours that get darker, so that an order is seen; a lone one is the darkest."""
+    places = np.linspace(1, _EARLIEST, count)[::-1]
+    blues: NDArray[np.uint8] = colormaps["Blues"](places, bytes=True)[:, :3]
+    return [(int(red), int(green), int(blue)) for red, green, blue in blues]
 
 
 @lru_cache(maxsize=2)

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vis_callbacks.render.captions import with_caption
+from vis_callbacks.render.colours import colours_in_order
 from vis_callbacks.render.film_strip import film_strip
 from vis_callbacks.render.images import MAX_FRAME_WIDTH, MAX_WIDTH, blank, hatched, stacked
 from vis_callbacks.render.line_plot import line_plot
-from vis_callbacks.render.markers import OVERSAMPLING, draw_marker, marker_legend
+from vis_callbacks.render.markers import OVERSAMPLING, class_legend, draw_marker
 from vis_callbacks.render.text import (
     FAINT_INK,
     Picture,
     line_height,
     shortened,
-    shortened_names,
     write,
 )
 
@@ -27,8 +27,6 @@ _LEAST_SIDE = 192  # eight frames are 1,600 px wide then
 _GAP = 6
 _MARGIN = 8
 _MARKER = 2.6
-_MAX_LEGEND_ENTRIES = 100
-_MAX_NAME_WIDTH = 150
 
 
 def map_strip(
@@ -60,28 +58,34 @@ def map_strip(
     pictures = [_frame((points - centre) / half_span, labels, side) for points, labels in frames]
     strip = film_strip(pictures, steps, caption)
     classes = np.unique(np.concatenate([labels for _, labels in frames]))
-    return stacked([strip, *_legend(classes[classes >= 0], class_names, strip.shape[1])])
+    return stacked([strip, *class_legend(classes[classes >= 0], class_names, strip.shape[1])])
 
 
 def probe_curve(
     curves: Mapping[str, Sequence[float]],
     layers: Sequence[object],
-    chance: float,
+    levels: Mapping[str, float],
     caption: Sequence[object] = (),
 ) -> Picture:
     """Returns the accuracy of linear probes over the depth of their layers.
 
     Args:
-        curves: Name, such as a step, to one accuracy a layer.
+        curves: Name, such as a step, to one accuracy a layer; oldest first, drawn lightest.
         layers: Their names, in the order of the forward pass; listed below the plot.
-        chance: What guessing the most frequent class would reach; drawn as a line.
+        levels: What to compare with, by name: the accuracy of guessing, of the network itself.
+            Drawn dashed; NaN: not known.
         caption: Lines over the picture.
     """
     depths = list(range(1, len(layers) + 1))
-    lines = {name: (depths, list(values)) for name, values in curves.items()}
-    lines["guessing"] = (depths, [chance] * len(depths))
     plot = line_plot(
-        lines, caption, y_label="accuracy", x_label="layer", y_range=(0.0, 1.0), height=240
+        {name: (depths, list(values)) for name, values in curves.items()},
+        caption,
+        y_label="accuracy",
+        x_label="layer",
+        y_range=(0.0, 1.0),
+        height=240,
+        colours=colours_in_order(len(curves)),
+        levels=levels,
     )
     return stacked([plot, *_listed(layers)], gap=2)
 
@@ -98,20 +102,10 @@ def _frame(places: NDArray[np.float64], labels: NDArray[Any], side: int) -> Pict
     pixels = OVERSAMPLING * (side / 2 + places * (1, -1) * (side / 2 - _MARGIN))
     is_shown = np.isfinite(places).all(axis=1)
     for (x, y), kind in zip(pixels[is_shown].tolist(), labels[is_shown].tolist(), strict=True):
-        draw_marker(draw, x, y, kind, _MARKER * OVERSAMPLING, is_wrong=False)
+        draw_marker(draw, x, y, kind, _MARKER * OVERSAMPLING)
     frame = np.array(canvas.reduce(OVERSAMPLING))
     frame[[0, -1]] = frame[:, [0, -1]] = FAINT_INK
     return frame
-
-
-def _legend(classes: NDArray[Any], class_names: Sequence[object], width: int) -> list[Picture]:
-    """Returns the classes with their markers; none where there are none."""
-    if not len(classes):
-        return []
-    listed = classes[:_MAX_LEGEND_ENTRIES].tolist()
-    names = [class_names[kind] if kind < len(class_names) else kind for kind in listed]
-    entries = list(zip(shortened_names(names, _MAX_NAME_WIDTH), listed, strict=True))
-    return [marker_legend(entries, width)]
 
 
 def _listed(names: Sequence[object]) -> list[Picture]:

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vis_callbacks.render.axes import (
+    SHARED_WIDTH,
     bounds,
     labelled_rows,
     largest_of_neighbours,
     step_axis,
     stretch,
+    uneven_note,
 )
 from vis_callbacks.render.captions import colour_bar, with_caption
 from vis_callbacks.render.colours import NOT_MEASURED, Scale, colour_map, missing_note
@@ -50,7 +52,7 @@ def heat_map(
 ) -> Picture:
     """Returns a picture of rows by steps: by default, how much of each layer is dead.
 
-    Rows keep their order (layers: that of the forward pass, the input on top); time runs to
+    Rows keep their order (layers: that of the forward pass, the first on top); time runs to
     the right in columns of equal width, labelled by step. To the right of each labelled row
     stands its latest number. What is not finite counts as not measured: grey, and counted.
 
@@ -86,6 +88,7 @@ def heat_map(
         _largest_now(values, row_names, column_steps, scale),
         f"all names begin with {prefix}" if prefix else "",
         missing_note(values, "cells", "grey", "not measured"),
+        uneven_note(column_steps),
         _shared_rows(len(values), len(rows)),
     ]
     return with_caption(body, lines, bar=colour_bar(scale, units))
@@ -110,7 +113,7 @@ def _body(
     )
     cells = cells[np.repeat(np.arange(len(rows)), row_height)]
     cells = cells[:, stretch(cells.shape[1], plot_width)]
-    axis = step_axis(steps, plot_width)
+    axis = step_axis(steps, plot_width, SHARED_WIDTH)
     top = line_height()  # the first label is higher than a row of three pixels
     canvas = blank(top + len(cells) + axis.shape[0], width)
     canvas[top : top + len(cells), left : left + plot_width] = cells

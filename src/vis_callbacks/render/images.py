@@ -27,6 +27,8 @@ MAX_WIDTH = 1_600  # of strips and grids
 MAX_FRAME_WIDTH = 400  # of a single picture, or of one frame of a strip
 
 _MIN_LABELLED_WIDTH = 28
+_LEAST_LEGIBLE = 96  # pixels of the width of an input that is to be looked at
+_MOST_LEGIBLE = 160
 _ROUNDING = 1e-3  # undoing a normalisation in float16 misses 0 and 1 by this much
 
 
@@ -65,6 +67,14 @@ def shrink(image: Picture, max_width: int = MAX_FRAME_WIDTH) -> Picture:
         return image
     size = (max_width, max(1, round(height * max_width / width)))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+
+
+def legible(image: Picture) -> Picture:
+    """Returns an input at a size at which its details are seen: 96 to 160 px wide, if it can."""
+    image = shrink(image, _MOST_LEGIBLE)
+    factor = factor_for(image.shape[1], _LEAST_LEGIBLE, _MOST_LEGIBLE)
+    enlarged: Picture = enlarge(image, factor)
+    return enlarged
 
 
 def shrink_values(values: NDArray[Any], max_size: int) -> NDArray[np.float32]:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vis_callbacks.render.captions import with_caption
-from vis_callbacks.render.colours import CLASS_COLOURS
 from vis_callbacks.render.images import MAX_FRAME_WIDTH, stacked
-from vis_callbacks.render.markers import OVERSAMPLING, draw_marker, marker_legend
+from vis_callbacks.render.markers import OVERSAMPLING, class_colour, draw_marker, marker_legend
 from vis_callbacks.render.text import (
     FAINT_INK,
+    INK,
+    Colour,
     Picture,
     line_height,
     number,
@@ -34,6 +35,7 @@ _GRID = (225, 225, 225)
 _MARKED = 12  # so many points of a curve at most carry its marker
 _MAX_NAME_WIDTH = 160
 _MOST_TICKS = 5
+_DASH = 4
 _GAP = 5
 _MARGIN = 12  # right of the plot: half a label
 
@@ -45,6 +47,8 @@ def line_plot(
     y_label: str = "",
     x_label: str = "step",
     y_range: tuple[float, float] | None = None,
+    colours: Sequence[Colour] | None = None,
+    levels: Mapping[str, float] | None = None,
     width: int = MAX_FRAME_WIDTH,
     height: int = 220,
 ) -> Picture:
@@ -56,6 +60,9 @@ def line_plot(
         y_label: What the values are, with their unit; written over the axis.
         x_label: What the steps are, where they are none: whole numbers in any case.
         y_range: By default what the values take.
+        colours: One for each curve; by default those of the classes.
+        levels: Name to a value that the curves are compared with: a dashed line with its name
+            on it. One that is not finite is left out.
         width: Of the picture, in pixels.
         height: Of the plot, without caption and legend.
 
@@ -69,18 +76,25 @@ def line_plot(
         data[name] = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
         if data[name][0].shape != data[name][1].shape:
             raise ValueError(f"curve {name!r} has {len(steps)} steps and {len(values)} values")
-    y_ends = _ends([values for _, values in data.values()]) if y_range is None else y_range
-    y_axis = _Axis(*y_ends, height - line_height() - _GAP, line_height() + _GAP)
+    known_levels = {n: float(v) for n, v in (levels or {}).items() if math.isfinite(v)}
+    if y_range is None:
+        y_range = _ends(
+            [*(values for _, values in data.values()), np.array([*known_levels.values()])]
+        )
+    y_axis = _Axis(*y_range, height - line_height() - _GAP, line_height() + _GAP)
     left = max(text_width(text) for text in (x_label, *(text for text, _ in y_axis.ticks()))) + _GAP
     x_axis = _Axis(*_ends([steps for steps, _ in data.values()]), left, width - _MARGIN)
-    plot = _plot(list(data.values()), x_axis, y_axis, (width, height))
+    colours = [class_colour(kind) for kind in range(len(data))] if colours is None else colours
+    plot = _plot(list(data.values()), colours, x_axis, y_axis, (width, height))
+    _draw_levels(plot, known_levels, x_axis, y_axis)
     _draw_axes(plot, x_axis, y_axis, (x_label, y_label))
     num_missing = sum(int(np.count_nonzero(~np.isfinite(values))) for _, values in data.values())
     notes = [f"gaps: {num_missing:,} values that are not finite"] if num_missing else []
     parts = [plot]
     if len(data) > 1:
         names = shortened_names(list(data), _MAX_NAME_WIDTH)
-        parts.append(marker_legend([(name, kind) for kind, name in enumerate(names)], width))
+        entries = [(name, kind) for kind, name in enumerate(names)]
+        parts.append(marker_legend(entries, width, colours))
     return with_caption(stacked(parts), [*caption, *notes])
 
 
@@ -132,7 +146,13 @@ def _as_text(tick: float, distance: float) -> str:
     return f"{tick:,.{max(0, -math.floor(math.log10(distance)))}f}"
 
 
-def _plot(curves: Sequence[Points], x_axis: _Axis, y_axis: _Axis, size: tuple[int, int]) -> Picture:
+def _plot(
+    curves: Sequence[Points],
+    colours: Sequence[Colour],
+    x_axis: _Axis,
+    y_axis: _Axis,
+    size: tuple[int, int],
+) -> Picture:
     """Returns the curves over the lines of a grid."""
     width, height = size
     image = Image.new("RGB", (width * OVERSAMPLING, height * OVERSAMPLING), "white")
@@ -140,17 +160,20 @@ def _plot(curves: Sequence[Points], x_axis: _Axis, y_axis: _Axis, size: tuple[in
     left, right = x_axis.start * OVERSAMPLING, x_axis.end * OVERSAMPLING
     for _, y in y_axis.ticks():
         draw.line((left, y * OVERSAMPLING, right, y * OVERSAMPLING), fill=_GRID, width=2)
-    for kind, (steps, values) in enumerate(curves):
+    for kind, ((steps, values), colour) in enumerate(zip(curves, colours, strict=True)):
         points = np.stack([x_axis.places(steps), y_axis.places(values)]) * OVERSAMPLING
-        _draw_curve(draw, points, kind, has_markers=len(curves) > 1)
+        _draw_curve(draw, points, kind, colour, has_markers=len(curves) > 1)
     return np.array(image.reduce(OVERSAMPLING))
 
 
 def _draw_curve(
-    draw: ImageDraw.ImageDraw, points: NDArray[np.float64], kind: int, has_markers: bool
+    draw: ImageDraw.ImageDraw,
+    points: NDArray[np.float64],
+    kind: int,
+    colour: Colour,
+    has_markers: bool,
 ) -> None:
     """Draws one curve with gaps, and its marker at a few of its points and at lone ones."""
-    colour = CLASS_COLOURS[kind % len(CLASS_COLOURS)]
     known: NDArray[np.bool_] = np.all(np.isfinite(points), axis=0)  # points are (x and y, steps)
     for index, following in pairwise(range(len(known))):
         if known[index] and known[following]:
@@ -162,7 +185,22 @@ def _draw_curve(
     marked = places[:: -(-len(places) // _MARKED) or 1] if has_markers else ()
     for index in {*marked, *np.flatnonzero(is_lone)}:
         x, y = points[:, index].tolist()
-        draw_marker(draw, x, y, kind, 4 * OVERSAMPLING, is_wrong=False)
+        draw_marker(draw, x, y, kind, 4 * OVERSAMPLING, colour)
+
+
+def _draw_levels(
+    canvas: Picture, levels: Mapping[str, float], x_axis: _Axis, y_axis: _Axis
+) -> None:
+    """Draws dashed lines, their names over them; under one that lies close below another."""
+    columns = np.arange(x_axis.start + 1, x_axis.end)
+    dashes = columns[columns // _DASH % 2 == 0]
+    height, above = line_height(), -math.inf
+    for name, value in sorted(levels.items(), key=lambda level: -level[1]):
+        y = int(y_axis.places(value))
+        canvas[y, dashes] = INK
+        is_over = y - above > height or y + height > y_axis.start
+        write(canvas, name, x_axis.end, y - height if is_over else y + 1, align="right")
+        above = y
 
 
 def _draw_axes(canvas: Picture, x_axis: _Axis, y_axis: _Axis, labels: tuple[str, str]) -> None:

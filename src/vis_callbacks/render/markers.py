@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vis_callbacks.render.colours import CLASS_COLOURS
-from vis_callbacks.render.text import Colour, Picture, line_height, text_width, write
+from vis_callbacks.render.images import blank, stacked
+from vis_callbacks.render.text import (
+    Colour,
+    Picture,
+    line_height,
+    shortened_names,
+    text_width,
+    write,
+)
 
 OVERSAMPLING = 3  # pictures are drawn this much larger and averaged: Pillow's edges are hard
 
 _EDGE: Colour = (255, 255, 255)
 _WRONG: Colour = (20, 20, 20)
 _NO_CLASS: Colour = (150, 150, 150)
+
+
+_MAX_LEGEND_ENTRIES = 100  # as many as colours times shapes
+_MAX_NAME_WIDTH = 180
+
+
+def class_colour(kind: int) -> Colour:
+    """Returns the colour of a class, the same in every run; every eleventh class shares it."""
+    return CLASS_COLOURS[kind % len(CLASS_COLOURS)]
+
+
+def shares_its_colour(kind: int) -> bool:
+    """Returns whether a class before this one has its colour, so that it needs its shape."""
+    return kind >= len(CLASS_COLOURS)
 
 
 def _regular(corners: int, turn: float) -> tuple[tuple[float, float], ...]:
@@ -65,9 +89,14 @@ NUM_SHAPES = len(_SHAPES)
 
 
 def draw_marker(
-    draw: ImageDraw.ImageDraw, x: float, y: float, kind: int, radius: float, is_wrong: bool
+    draw: ImageDraw.ImageDraw,
+    x: float,
+    y: float,
+    kind: int,
+    radius: float,
+    colour: Colour | None = None,
 ) -> None:
-    """Draws the marker of one class; of a misclassified sample within a black ring.
+    """Draws the marker of one class.
 
     Ten classes differ in colour and in shape; further ones combine the two anew, so that a
     hundred classes still differ in one of them.
@@ -78,22 +107,89 @@ def draw_marker(
         y: Likewise.
         kind: Number of the class; below 0, a grey dot: no class known.
         radius: In pixels of that picture.
-        is_wrong: Whether to draw the ring.
+        colour: By default that of the class.
     """
     if kind < 0:
-        radius, shape, colour = 0.6 * radius, _SHAPES[0], _NO_CLASS
+        radius, shape, own = 0.6 * radius, _SHAPES[0], _NO_CLASS
     else:
-        colour = CLASS_COLOURS[kind % len(CLASS_COLOURS)]
+        own = class_colour(kind)
         shape = _SHAPES[(kind + kind // len(CLASS_COLOURS)) % NUM_SHAPES]
-    if is_wrong:
-        ring = 1.25 * radius + 1.5 * OVERSAMPLING
-        draw.ellipse((x - ring, y - ring, x + ring, y + ring), outline=_WRONG, width=OVERSAMPLING)
     corners = [(x + radius * u, y + radius * v) for u, v in shape]
-    draw.polygon(corners, fill=colour, outline=_EDGE, width=1)
+    draw.polygon(corners, fill=own if colour is None else colour, outline=_EDGE, width=1)
 
 
-def marker_legend(entries: Sequence[tuple[str, int]], width: int) -> Picture:
-    """Returns (text, kind of marker) in columns, as many as fit, read downwards."""
+def draw_ring(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> None:
+    """Draws the thin ring of a misclassified sample around where its marker lies.
+
+    Draw all rings before the first marker: among many they would hide the classes.
+
+    Args:
+        draw: As for `draw_marker`, like ``x`` and ``y``.
+        x: Its centre.
+        y: Likewise.
+        radius: Of the marker.
+    """
+    ring = 1.25 * radius + OVERSAMPLING
+    box = (x - ring, y - ring, x + ring, y + ring)
+    draw.ellipse(box, outline=_WRONG, width=OVERSAMPLING - 1)
+
+
+def marked(
+    picture: Picture,
+    marks: Iterable[tuple[int, float, float, float]],
+    colour: Colour | None = None,
+) -> Picture:
+    """Returns the picture with markers of classes drawn on it.
+
+    Args:
+        picture: In its own size.
+        marks: Number of the class, the centre's x and y, and the radius, in pixels, of each.
+        colour: By default that of the class.
+    """
+    height, width = picture.shape[:2]
+    size = (width * OVERSAMPLING, height * OVERSAMPLING)
+    large = Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(large)
+    for kind, x, y, radius in marks:
+        centre = OVERSAMPLING * (x + 0.5), OVERSAMPLING * (y + 0.5)
+        draw_marker(draw, *centre, kind, OVERSAMPLING * radius, colour)
+    return np.array(large.reduce(OVERSAMPLING))
+
+
+def class_legend(kinds: NDArray[Any], class_names: Sequence[object], width: int) -> list[Picture]:
+    """Returns the classes that occur, in as many columns as their names allow; maybe none.
+
+    Args:
+        kinds: Class numbers of the samples; below 0: not known, and counted.
+        class_names: Name of each class; a class beyond them is called by its number.
+        width: Of the legend, in pixels.
+    """
+    classes = [int(kind) for kind in np.unique(kinds) if kind >= 0]
+    if not classes:
+        return []
+    listed = classes[:_MAX_LEGEND_ENTRIES]
+    names = [class_names[kind] if kind < len(class_names) else kind for kind in listed]
+    entries = list(zip(shortened_names(names, _MAX_NAME_WIDTH), listed, strict=True))
+    if num_unknown := int(np.count_nonzero(np.asarray(kinds) < 0)):
+        entries.append((f"class not known: {num_unknown:,}", -1))
+    parts = [marker_legend(entries, width)]
+    if hidden := len(classes) - len(listed):
+        line = blank(line_height(), width)
+        write(line, f"and {hidden:,} classes more; colours and shapes repeat", 2, 0)
+        parts.append(line)
+    return [stacked(parts, gap=0)]
+
+
+def marker_legend(
+    entries: Sequence[tuple[str, int]], width: int, colours: Sequence[Colour] | None = None
+) -> Picture:
+    """Returns (text, kind of marker) in columns, as many as fit, read downwards.
+
+    Args:
+        entries: What to list.
+        width: Of the legend, in pixels.
+        colours: One for each entry; by default those of the classes.
+    """
     height = line_height()
     column_width = max(text_width(text) for text, _ in entries) + 2 * height
     num_columns = max(1, width // column_width)
@@ -104,9 +200,10 @@ def marker_legend(entries: Sequence[tuple[str, int]], width: int) -> Picture:
     ]
     image = Image.new("RGB", (width * OVERSAMPLING, num_rows * height * OVERSAMPLING), "white")
     draw = ImageDraw.Draw(image)
-    for (x, y), (_, kind) in zip(spots, entries, strict=True):
+    fills = [None] * len(entries) if colours is None else colours
+    for (x, y), (_, kind), fill in zip(spots, entries, fills, strict=True):
         centre = OVERSAMPLING * (x + height / 2), OVERSAMPLING * (y + height / 2)
-        draw_marker(draw, *centre, kind, 4.5 * OVERSAMPLING, is_wrong=False)
+        draw_marker(draw, *centre, kind, 4.5 * OVERSAMPLING, fill)
     legend = np.array(image.reduce(OVERSAMPLING))
     for (x, y), (text, _) in zip(spots, entries, strict=True):
         write(legend, text, x + height + 2, y)

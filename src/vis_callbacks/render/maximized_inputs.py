@@ -14,10 +14,8 @@ from vis_callbacks.render.colours import NOT_FINITE
 from vis_callbacks.render.images import (
     MAX_WIDTH,
     blank,
-    enlarge,
-    factor_for,
     hatched,
-    shrink,
+    legible,
     side_by_side,
     stacked,
 )
@@ -32,8 +30,6 @@ from vis_callbacks.render.text import (
     write,
 )
 
-_LEAST_CELL = 96  # pixels of a cell's width
-_MOST_CELL = 160
 _GAP = 4
 _TILE_GAP = 14
 _MAX_COLUMNS = 4
@@ -148,14 +144,14 @@ def maximized_over_time(
     rows = []
     for row, name in enumerate(names):
         cells = [
-            hatched(*_cell(frame[row]).shape[:2]) if silent[row] else _cell(frame[row])
+            hatched(*legible(frame[row]).shape[:2]) if silent[row] else legible(frame[row])
             for frame, silent in zip(pictures, is_silent, strict=True)
         ]
         label = blank(cells[0].shape[0], left)
         middle = (label.shape[0] - line_height()) // 2
         write(label, shortened(name, 150), left - _GAP, middle, align="right")
         rows.append(side_by_side([label, *cells], _GAP))
-    width = _cell(pictures[0, 0]).shape[1]
+    width = legible(pictures[0, 0]).shape[1]
     titles = blank(line_height(), rows[0].shape[1])
     for column, step in enumerate(steps):
         text = f"step {step:,}"
@@ -163,18 +159,11 @@ def maximized_over_time(
     return with_caption(stacked([titles, *rows], _GAP), caption)
 
 
-def _cell(image: Picture) -> Picture:
-    """Returns the image at a legible size."""
-    image = shrink(image, _MOST_CELL)
-    enlarged: Picture = enlarge(image, factor_for(image.shape[1], _LEAST_CELL, _MOST_CELL))
-    return enlarged
-
-
 def _tile(target: MaximizedInput) -> Picture:
     """Returns name, both pictures and lines, one under the other."""
-    real = _cell(target.real)
+    real = legible(target.real)
     height, width = real.shape[:2]
-    picture = hatched(height, width) if target.picture is None else _cell(target.picture)
+    picture = hatched(height, width) if target.picture is None else legible(target.picture)
     pair = side_by_side([picture, real], _GAP)
     width = pair.shape[1]
     rows = [(shortened(target.name, width), INK)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +14,8 @@ from PIL import Image, ImageDraw
 
 from vis_callbacks.render.captions import colour_bar, with_caption
 from vis_callbacks.render.colours import (
-    CLASS_COLOURS,
     NOT_FINITE,
-    NOT_MEASURED,
+    WHITE,
     Scale,
     colour_map,
     missing_note,
@@ -23,33 +23,32 @@ from vis_callbacks.render.colours import (
 from vis_callbacks.render.images import (
     MAX_WIDTH,
     blank,
-    enlarge,
-    factor_for,
     hatched,
-    shrink,
+    legible,
     side_by_side,
     stacked,
 )
+from vis_callbacks.render.markers import class_colour, marked, shares_its_colour
 from vis_callbacks.render.text import (
     FAINT_INK,
     Colour,
     Picture,
+    class_name,
     line_height,
-    printable,
     shortened,
     text_width,
     write,
 )
 
-_LEAST_CELL = 96  # pixels of a cell's width
-_MOST_CELL = 160
 _GAP = 4
 _BLOCK_GAP = 18
-_MAX_CLASSES = len(CLASS_COLOURS)
+_MAX_LISTED = 40
+_LEAST_SPOT, _MOST_SPOT = 2.5, 4.0  # radius of a class's shape, in pixels
 _SQUARE: Colour = (255, 255, 255)
 _SQUARE_EDGE: Colour = (0, 0, 0)
 # Both kinds of amounts are shares: of the class's probability 1, of the unhidden activity.
 SHARE = Scale(low=0.0, high=1.0)
+LEAST_FALL = 0.05  # of the probability: less is not worth pointing at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,7 @@ class OcclusionView:
     Attributes:
         image: (height, width, 3) uint8.
         probability: (rows, columns) of the explained class, the square at each position.
+        whole: The same without a square; None: not known, the highest of ``probability``.
         activity: (rows, columns), the activity of the strongest feature map as a share of that
             without a square; None where the network has no maps.
         classes: (rows, columns), the most probable class.
@@ -69,7 +69,28 @@ class OcclusionView:
     probability: NDArray[Any]
     activity: NDArray[Any] | None
     classes: NDArray[Any]
+    whole: float | None = None
     lines: tuple[str, ...] = ()
+
+
+def place_that_matters(
+    probability: NDArray[Any], whole: float | None = None
+) -> tuple[int, int] | None:
+    """Returns the position (row, column) where the probability falls most; None: none matters.
+
+    Where the largest fall is below 0.05, the lowest place is one of many that are as low.
+
+    Args:
+        probability: (rows, columns) of the explained class, the square at each position.
+        whole: The same without a square; by default the highest of ``probability``.
+    """
+    if not np.isfinite(probability).any():
+        return None
+    highest = whole if whole is not None and math.isfinite(whole) else np.nanmax(probability)
+    if highest - np.nanmin(probability) < LEAST_FALL:
+        return None
+    row, column = np.unravel_index(np.nanargmin(probability), probability.shape)
+    return int(row), int(column)
 
 
 def occlusion_views(
@@ -84,7 +105,8 @@ def occlusion_views(
 
     A place of a map shows what was measured with the square's centre nearest to it, so maps and
     image lie over each other. The outline on the image is the square where the probability was
-    lowest.
+    lowest; there is none where that is hardly lower than without a square. A class has one
+    colour in all runs; from the eleventh on, colours repeat and a shape tells classes apart.
 
     Args:
         views: One for each image, at most as many as fit into 1,600 px beside and under
@@ -99,19 +121,21 @@ def occlusion_views(
     """
     if not views:
         raise ValueError("got no view; give one for each image, one at least")
-    legend = _Legend.of([view.classes for view in views], class_names)
-    blocks = [_block(view, centres, window_size, legend) for view in views]
+    blocks = [_block(view, centres, window_size) for view in views]
     num_columns = max(1, min(2, len(blocks), (MAX_WIDTH + _BLOCK_GAP) // blocks[0].shape[1]))
     rows = [
         side_by_side(blocks[start : start + num_columns], _BLOCK_GAP)
         for start in range(0, len(blocks), num_columns)
     ]
-    body = stacked([*rows, legend.drawn(rows[0].shape[1])], 2 * _GAP)
+    legend = _legend([view.classes for view in views], class_names, rows[0].shape[1])
+    body = stacked([*rows, legend], 2 * _GAP)
     numbers = np.concatenate([view.probability.ravel() for view in views])
     activities = [view.activity for view in views if view.activity is not None]
     scale = replace(SHARE, is_clipped=any(bool((a > 1).any()) for a in activities))
     units = "probability, or share of the activity" if activities else "probability"
-    lines = [*caption, missing_note(numbers, "probabilities")]
+    has_silent = any(not np.isfinite(activity).any() for activity in activities)
+    silent = "silent: this map is 0 for the whole image" if has_silent else ""
+    lines = [*caption, silent, missing_note(numbers, "probabilities")]
     return with_caption(body, lines, bar=colour_bar(scale, units))
 
 
@@ -150,7 +174,7 @@ def occlusion_over_time(
         raise ValueError(f"got {len(labels)} names for {len(images)} images; give one for each")
     rows = []
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        cells = [_cell(image)]
+        cells = [legible(image)]
         cells += [_map(colour_map(frame[index], scale=SHARE), centres, image) for frame in maps]
         titles = ["image", *(f"step {step:,}" for step in steps)] if index == 0 else None
         rows.append(_row(cells, titles, [label] if label else []))
@@ -158,72 +182,44 @@ def occlusion_over_time(
     return with_caption(stacked(rows, _GAP), lines, bar=colour_bar(SHARE, "probability"))
 
 
-@dataclass(frozen=True)
-class _Legend:
-    """Which colour each of the classes shown has; the rare ones beyond ten share grey."""
-
-    colours: dict[int, Colour]
-    names: Sequence[str] | None
-    num_others: int
-
-    @classmethod
-    def of(cls, classes: Sequence[NDArray[Any]], names: Sequence[str] | None) -> _Legend:
-        counts = Counter(int(c) for array in classes for c in array.ravel() if c >= 0)
-        if max(counts, default=0) < _MAX_CLASSES:  # a class then keeps its colour over the steps
-            return cls({number: CLASS_COLOURS[number] for number in sorted(counts)}, names, 0)
-        chosen = [number for number, _ in counts.most_common(_MAX_CLASSES)]
-        colours = dict(zip(sorted(chosen), CLASS_COLOURS, strict=False))
-        return cls(colours, names, len(counts) - len(colours))
-
-    def painted(self, classes: NDArray[Any]) -> Picture:
-        """Returns the classes in their colours; below 0 no class was found."""
-        height, width = classes.shape
-        picture = blank(height, width, NOT_MEASURED)
-        for number, colour in self.colours.items():
-            picture[classes == number] = colour
-        picture[classes < 0] = NOT_FINITE
-        return picture
-
-    def drawn(self, width: int) -> Picture:
-        """Returns the names beside their colours, in rows of this width."""
-        height = line_height()
-        entries = [(class_name(number, self.names), c) for number, c in self.colours.items()]
-        if self.num_others:
-            entries.append((f"{self.num_others:,} others", NOT_MEASURED))
-        texts = [("most probable class:", None), *((shortened(t, 140), c) for t, c in entries)]
-        spots, x, y = [], 0, 0
-        for text, colour in texts:
-            size = text_width(text) + (height if colour else 0) + 3 * _GAP
-            if x + size > width and x:
-                x, y = 0, y + height + 1
-            spots.append((x, y, text, colour))
-            x += size
-        canvas = blank(y + height, width)
-        for x, y, text, colour in spots:
-            if colour is not None:
-                canvas[y + 2 : y + height - 1, x : x + height - 3] = colour
-            write(canvas, text, x + (height if colour is not None else 0), y)
-        return canvas
-
-
-def class_name(number: int, names: Sequence[str] | None) -> str:
-    """Returns the name of a class, or its number where it has none."""
-    if names is not None and 0 <= number < len(names):
-        return printable(names[number])
-    return f"class {number}"
+def _legend(classes: Sequence[NDArray[Any]], names: Sequence[str] | None, width: int) -> Picture:
+    """Returns the classes of some maps beside how they look there, in rows of this width."""
+    counts = Counter(int(c) for array in classes for c in array.ravel() if c >= 0)
+    listed = sorted(number for number, _ in counts.most_common(_MAX_LISTED))
+    height = line_height()
+    entries: list[tuple[str, int | None]] = [("most probable class:", None)]
+    entries += [(shortened(class_name(number, names), 140), number) for number in listed]
+    if hidden := len(counts) - len(listed):
+        entries.append((f"and {hidden:,} more", None))
+    spots, x, y = [], 0, 0
+    for text, number in entries:
+        size = text_width(text) + (0 if number is None else height) + 3 * _GAP
+        if x + size > width and x:
+            x, y = 0, y + height + 1
+        spots.append((x, y, text, number))
+        x += size
+    canvas = blank(y + height, width)
+    for x, y, text, number in spots:
+        if number is not None:
+            swatch = _painted(np.full((height - 2, height - 2), number))
+            canvas[y + 1 : y + height - 1, x : x + height - 2] = swatch[:, : width - x]
+        write(canvas, text, x + (0 if number is None else height), y)
+    return canvas
 
 
 def _block(
     view: OcclusionView,
     centres: tuple[Sequence[float], Sequence[float]],
     window_size: int,
-    legend: _Legend,
 ) -> Picture:
     """Returns one image and its maps, titles on top, words under them."""
     image = view.image
-    maps = [colour_map(view.probability, scale=SHARE), legend.painted(view.classes)]
+    cells = [
+        _outlined(view, centres, window_size),
+        _map(colour_map(view.probability, scale=SHARE), centres, image),
+        _painted(_map(view.classes, centres, image)),
+    ]
     titles = ["image", "probability", "most probable"]
-    cells = [_cell(_outlined(view, centres, window_size)), *(_map(m, centres, image) for m in maps)]
     if view.activity is not None:
         is_silent = not np.isfinite(view.activity).any()
         activity = _map(colour_map(view.activity, scale=SHARE), centres, image)
@@ -256,22 +252,43 @@ def _titled(cell: Picture, title: str | None, width: int) -> Picture:
     return canvas
 
 
-def _cell(image: Picture) -> Picture:
-    """Returns the image at a legible size."""
-    image = shrink(image, _MOST_CELL)
-    enlarged: Picture = enlarge(image, factor_for(image.shape[1], _LEAST_CELL, _MOST_CELL))
-    return enlarged
-
-
 def _map(
-    colours: Picture, centres: tuple[Sequence[float], Sequence[float]], image: Picture
-) -> Picture:
-    """Returns the positions' colours, each where the square's centre was nearest."""
-    height, width = _cell(image).shape[:2]
+    values: NDArray[Any], centres: tuple[Sequence[float], Sequence[float]], image: Picture
+) -> NDArray[Any]:
+    """Returns the positions' values or colours, each where the square's centre was nearest."""
+    height, width = legible(image).shape[:2]
     rows = _nearest(centres[0], _pixel_centres(height, image.shape[0]))
     columns = _nearest(centres[1], _pixel_centres(width, image.shape[1]))
-    picture: Picture = colours[rows[:, None], columns[None, :]]
-    return picture
+    return np.asarray(values[rows[:, None], columns[None, :]])
+
+
+def _painted(classes: NDArray[Any]) -> Picture:
+    """Returns pixels of classes in their colours; below 0 no class was found.
+
+    Areas of classes whose colour is another one's, too, bear their shape where they are widest.
+    """
+    picture = blank(classes.shape[0], classes.shape[1], NOT_FINITE)
+    present = [int(number) for number in np.unique(classes) if number >= 0]
+    for number in present:
+        picture[classes == number] = class_colour(number)
+    marks = [
+        (number, *spot)
+        for number in filter(shares_its_colour, present)
+        for spot in _spots(classes == number)
+    ]
+    return marked(picture, marks, WHITE) if marks else picture
+
+
+def _spots(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int, float]]:
+    """Yields where a shape fits into each area of the mask: centre x and y, and its radius."""
+    from scipy import ndimage  # takes a while, and few pictures have so many classes
+
+    areas, num_areas = ndimage.label(np.pad(mask, 1))
+    distances = ndimage.distance_transform_edt(areas)
+    for y, x in ndimage.maximum_position(distances, areas, range(1, num_areas + 1)):
+        radius = min(_MOST_SPOT, float(distances[y, x]) - 1.5)
+        if radius >= _LEAST_SPOT:
+            yield int(x) - 1, int(y) - 1, radius
 
 
 def _pixel_centres(num_pixels: int, length: int) -> NDArray[np.float64]:
@@ -289,11 +306,11 @@ def _outlined(
     view: OcclusionView, centres: tuple[Sequence[float], Sequence[float]], window_size: int
 ) -> Picture:
     """Returns the image, at its cell's size, with the square that cost most drawn in outline."""
-    image = _cell(view.image)
-    if not np.isfinite(view.probability).any():
+    image = legible(view.image)
+    place = place_that_matters(view.probability, view.whole)
+    if place is None:
         return image
-    lowest = np.nanargmin(view.probability)
-    row, column = (int(i) for i in np.unravel_index(lowest, view.probability.shape))
+    row, column = place
     down, across = (image.shape[axis] / view.image.shape[axis] for axis in (0, 1))
     left, top = centres[1][column] - window_size / 2, centres[0][row] - window_size / 2
     right, bottom = left + window_size, top + window_size

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vis_callbacks.render.axes import bounds, step_axis, stretch
+from vis_callbacks.render.axes import SHARED_WIDTH, bounds, step_axis, stretch, uneven_note
 from vis_callbacks.render.captions import with_caption
 from vis_callbacks.render.colours import NOT_MEASURED
 from vis_callbacks.render.images import MAX_FRAME_WIDTH, blank
@@ -24,7 +24,7 @@ from vis_callbacks.render.text import (
 ALIVE, DEAD, REVIVED, NEVER_FIRED = range(4)
 
 _NAMES = ("alive", "dead", "revived", "never fired")
-_COLOURS: tuple[Colour, ...] = ((205, 225, 240), (213, 94, 0), (0, 114, 178), (70, 70, 70))
+STATE_COLOURS: tuple[Colour, ...] = ((205, 225, 240), (213, 94, 0), (0, 114, 178), (70, 70, 70))
 # Rows that share a pixel show the worst of them: a few dead units must not vanish.
 _BADNESS = np.array([0, 3, 1, 2])
 _STATE_OF_BADNESS = np.argsort(_BADNESS)
@@ -75,7 +75,7 @@ def raster(
     body = _body(cells, num_units, column_steps, width, max_height)
     legend = _legend(states, width)
     counts = f"units at step {column_steps[-1]:,}; rows sorted by time of death"
-    lines = [*caption, counts, note]
+    lines = [*caption, counts, note, uneven_note(column_steps)]
     return with_caption(body, lines, bar=legend)
 
 
@@ -109,9 +109,9 @@ def _body(
     left = _MARGIN + max(text_width(name) for name in (*names, "step")) + _GAP
     plot_width = max(20, width - left - 1)
     columns = stretch(cells.shape[1], plot_width)
-    colours = np.array([*_COLOURS, NOT_MEASURED], dtype=np.uint8)  # -1 is the last
+    colours = np.array([*STATE_COLOURS, NOT_MEASURED], dtype=np.uint8)  # -1 is the last
     plot = colours[cells[stretch(len(cells), height)][:, columns]]
-    axis = step_axis(steps, plot_width)
+    axis = step_axis(steps, plot_width, SHARED_WIDTH)
     canvas = blank(max(height, 2 * line_height()) + axis.shape[0], width)
     canvas[:height, left : left + plot_width] = plot
     canvas[height : height + axis.shape[0], left : left + plot_width] = axis
@@ -125,7 +125,7 @@ def _legend(states: NDArray[np.intp], width: int) -> Picture:
     """Returns the states with their colours and how many units are in each at the latest step."""
     latest = states[:, -1]
     entries = [
-        (f"{name} {np.count_nonzero(latest == state):,}", _COLOURS[state])
+        (f"{name} {np.count_nonzero(latest == state):,}", STATE_COLOURS[state])
         for state, name in enumerate(_NAMES)
     ]
     if num_missing := np.count_nonzero(latest < 0):

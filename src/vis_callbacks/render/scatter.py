@@ -10,20 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vis_callbacks.render.captions import with_caption
-from vis_callbacks.render.images import MAX_FRAME_WIDTH, blank, stacked
-from vis_callbacks.render.markers import OVERSAMPLING, draw_marker, marker_legend
-from vis_callbacks.render.text import (
-    FAINT_INK,
-    Picture,
-    line_height,
-    shortened_names,
-    write,
-)
+from vis_callbacks.render.images import MAX_FRAME_WIDTH, stacked
+from vis_callbacks.render.markers import OVERSAMPLING, class_legend, draw_marker, draw_ring
+from vis_callbacks.render.text import FAINT_INK, Picture
 
 _MARGIN = 12  # pixels between the outermost points and the frame
 _TRAIL = (190, 190, 190)
-_MAX_LEGEND_ENTRIES = 100  # as many as colours times shapes
-_MAX_NAME_WIDTH = 180
 
 
 def scatter(
@@ -45,7 +37,7 @@ def scatter(
         points: (samples, 2). What is not finite is left out and counted.
         labels: (samples,) class numbers; below 0, or None, for "not known".
         class_names: Name of each class; a class beyond them is called by its number.
-        wrong: (samples,) True where the model errs: a ring around the marker.
+        wrong: (samples,) True where the model errs: a thin ring behind the marker.
         trails: (samples, 2) where the same samples lay on the last map: a faint line to there.
         caption: Lines over the picture.
         width: Of the picture and height of the map, in pixels.
@@ -65,7 +57,7 @@ def scatter(
     is_shown = np.isfinite(points).all(axis=1)
     before = None if trails is None else np.asarray(trails, dtype=np.float64)[is_shown]
     plot = _plot(points[is_shown], kinds[is_shown], is_wrong[is_shown], before, width)
-    legend = _legend(kinds[is_shown], class_names, width)
+    legend = class_legend(kinds[is_shown], class_names, width)
     lines = [*caption, *_notes(is_shown, is_wrong if wrong is not None else None, trails)]
     return with_caption(stacked([plot, *legend]), lines)
 
@@ -104,10 +96,10 @@ def _plot(
             if np.isfinite(start).all():
                 draw.line((*start, *end), fill=_TRAIL, width=OVERSAMPLING)
     radius = OVERSAMPLING * float(np.clip(4.5 - 0.5 * np.log2(max(num_shown, 1) / 125), 2.2, 4.5))
-    for (x, y), kind, marked in zip(
-        places[:num_shown].tolist(), kinds.tolist(), is_wrong.tolist(), strict=True
-    ):
-        draw_marker(draw, x, y, kind, radius, marked)
+    for x, y in places[:num_shown][is_wrong].tolist():
+        draw_ring(draw, x, y, radius)
+    for (x, y), kind in zip(places[:num_shown].tolist(), kinds.tolist(), strict=True):
+        draw_marker(draw, x, y, kind, radius)
     plot = np.array(canvas.reduce(OVERSAMPLING))
     plot[[0, -1]] = plot[:, [0, -1]] = FAINT_INK
     return plot
@@ -124,22 +116,3 @@ def _places(
     half_span = float((high / 2 - low / 2).max()) or 1.0  # all points in one place: the centre
     places = (known - centre) / half_span * (width / 2 - _MARGIN)
     return np.asarray(width / 2 + places * (1, -1))
-
-
-def _legend(kinds: NDArray[np.int64], class_names: Sequence[object], width: int) -> list[Picture]:
-    """Returns the classes that occur, in as many columns as their names allow; maybe none."""
-    classes = [int(kind) for kind in np.unique(kinds) if kind >= 0]
-    if not classes:
-        return []
-    listed = classes[:_MAX_LEGEND_ENTRIES]
-    names = [class_names[kind] if kind < len(class_names) else kind for kind in listed]
-    texts = shortened_names(names, _MAX_NAME_WIDTH)
-    entries = list(zip(texts, listed, strict=True))
-    if num_unknown := int(np.count_nonzero(kinds < 0)):
-        entries.append((f"class not known: {num_unknown:,}", -1))
-    parts = [marker_legend(entries, width)]
-    if hidden := len(classes) - len(listed):
-        line = blank(line_height(), width)
-        write(line, f"and {hidden:,} classes more; colours and shapes repeat", 2, 0)
-        parts.append(line)
-    return [stacked(parts, gap=0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,6 +26,7 @@ FAINT_INK: Colour = (110, 110, 110)
 
 _MAX_CHARACTERS = 1_000
 _ELLIPSIS = "…"
+_NUMBER = re.compile(r"[(\[]?[-+]?\d(?:[\d.,]*\d)?")
 _HEAD_SHARES = (0.4, 0.2, 0.6, 0.0, 0.8)
 
 
@@ -118,10 +120,13 @@ def shortened_names(names: Sequence[object], width: int, size: int = LABEL_SIZE)
 
 
 def wrapped(text: object, width: int, size: int = CAPTION_SIZE) -> list[str]:
-    """Returns the text in lines of at most ``width`` pixels, broken at spaces where possible."""
+    """Returns the text in lines of at most ``width`` pixels, broken at spaces where possible.
+
+    A number stays with the word after it, mostly its unit: ``94 %``, ``64 samples``.
+    """
     lines: list[str] = []
     line = ""
-    for word in printable(text).split(" "):
+    for word in _words(printable(text), width, size):
         longer = f"{line} {word}" if line else word
         if text_width(longer, size) <= width:
             line = longer
@@ -131,6 +136,19 @@ def wrapped(text: object, width: int, size: int = CAPTION_SIZE) -> list[str]:
         *full, line = _pieces(word, width, size)
         lines += full
     return [*lines, line]
+
+
+def _words(text: str, width: int, size: int) -> list[str]:
+    """Returns what a line may be broken between: words, numbers together with the next word."""
+    words: list[str] = []
+    for word in text.split(" "):
+        if words and _NUMBER.fullmatch(words[-1]):
+            pair = f"{words[-1]} {word}"
+            if text_width(pair, size) <= width:
+                words[-1] = pair
+                continue
+        words.append(word)
+    return words
 
 
 def _pieces(word: str, width: int, size: int) -> list[str]:
@@ -180,3 +198,10 @@ def number(value: float) -> str:
     if 1_000 <= abs(value) < 1e7:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def class_name(number: int, names: Sequence[str] | None) -> str:
+    """Returns the name of a class, or its number where it has none."""
+    if names is not None and 0 <= number < len(names):
+        return printable(names[number])
+    return f"class {number}"

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vis_callbacks.render.captions import with_caption
-from vis_callbacks.render.colours import CLASS_COLOURS, NOT_MEASURED
+from vis_callbacks.render.colours import NOT_MEASURED, WHITE
 from vis_callbacks.render.images import blank, side_by_side, stacked
-from vis_callbacks.render.text import FAINT_INK, Picture, line_height, write
+from vis_callbacks.render.markers import class_colour, class_legend, marked, shares_its_colour
+from vis_callbacks.render.text import FAINT_INK, Picture, line_height, text_width, write
 
 MAX_THUMBNAILS = 256
 _SIDE = 24
 _EDGE = 2  # of the class's colour
 _CELL = _SIDE + 2 * _EDGE
+_CORNER = 10  # what the marker of a class takes
 _MAP_SIDE = 640
 
 
@@ -27,6 +29,7 @@ def thumbnail_map(
     images: Picture,
     labels: NDArray[Any] | None = None,
     caption: Sequence[object] = (),
+    class_names: Sequence[object] = (),
 ) -> Picture:
     """Returns thumbnails twice: in their places on the map, and snapped to a grid.
 
@@ -37,8 +40,10 @@ def thumbnail_map(
     Args:
         points: (samples, 2), the map. What is not finite is left out and counted.
         images: (samples, height, width, 3) uint8.
-        labels: (samples,) class numbers, for the colour of the edges; below 0: grey.
+        labels: (samples,) class numbers, for the colour of the edges; below 0: grey. Classes
+            that share a colour bear their marker in a corner.
         caption: Lines over the picture.
+        class_names: Name of each class, for the legend below.
 
     Raises:
         ValueError: Nothing to show, or not as many images as points.
@@ -61,12 +66,13 @@ def thumbnail_map(
         ],
         2 * _EDGE + 4,
     )
+    legend = class_legend(kinds[shown], class_names, body.shape[1])
     note = f"{len(shown):,} of {len(points):,} samples" + (
-        "; edges in the colours of the classes" if labels is not None else ""
+        "; edges in the colours of the classes (legend below)" if labels is not None else ""
     )
     if num_missing := int(np.count_nonzero(~is_known)):
         note += f"; left out: {num_missing:,} whose place is not finite"
-    return with_caption(body, [*caption, note])
+    return with_caption(stacked([body, *legend]), [*caption, note])
 
 
 def grid_cells(places: NDArray[np.float64], num_columns: int) -> NDArray[np.intp]:
@@ -94,7 +100,7 @@ def _in_unit_square(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _tile(image: Picture, kind: int) -> Picture:
     """Returns one thumbnail with an edge of its class's colour."""
-    colour = CLASS_COLOURS[kind % len(CLASS_COLOURS)] if kind >= 0 else NOT_MEASURED
+    colour = class_colour(kind) if kind >= 0 else NOT_MEASURED
     tile = blank(_CELL, _CELL, colour)
     height, width = image.shape[:2]
     factor = _SIDE / max(height, width)
@@ -103,6 +109,11 @@ def _tile(image: Picture, kind: int) -> Picture:
     small = np.asarray(Image.fromarray(image).resize(size, how))
     top, left = (_CELL - size[1]) // 2, (_CELL - size[0]) // 2
     tile[top : top + size[1], left : left + size[0]] = small
+    if shares_its_colour(kind):
+        corner = _CELL - _CORNER
+        tile[corner:, corner:] = WHITE
+        centre = _CELL - _CORNER / 2 - 0.5
+        tile = marked(tile, [(kind, centre, centre, 0.45 * _CORNER)])
     return tile
 
 
@@ -132,6 +143,6 @@ def _framed(canvas: Picture) -> Picture:
 
 
 def _titled(picture: Picture, text: str) -> Picture:
-    title = blank(line_height(), picture.shape[1])
+    title = blank(line_height(), max(picture.shape[1], text_width(text) + 1))
     write(title, text, 1, 0, colour=FAINT_INK)
     return stacked([title, picture], gap=1)

@@ -1,0 +1,139 @@
+"""Puts a picture of a healthy run beside the same picture of a sick one, as one PNG file.
+
+Called by ``gallery.py``. What is shown of each monitor, and how much of it, is in `FIGURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from photo_patches import LEARNING_RATES
+
+Pixels = NDArray[np.uint8]
+
+MAX_PANEL_WIDTH = 790  # two and the gap are 1,600 pixels
+GAP = 20
+TITLE_HEIGHT = 30
+TITLE_COLOURS = {"healthy": (207, 226, 243), "sick": (249, 203, 156)}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture of a run, and how much of it is shown.
+
+    Attributes:
+        tag: Of the picture in TensorBoard.
+        max_width: Left of this column it is cut, where nothing is cut through. None: all.
+        max_height: The same for rows.
+    """
+
+    tag: str
+    max_width: int | None = None
+    max_height: int | None = None
+
+
+# Below each other where there are several. The limits are those of the demo's pictures.
+FIGURES: dict[str, tuple[Card, ...]] = {
+    "activations": (Card("activations/unit_life"), Card("activations/raster")),
+    "maps": (Card("activations/maps/features.4", max_height=470),),
+    "filters": (Card("filters/over_time/features.0", max_width=MAX_PANEL_WIDTH),),
+    "filters_at_the_end": (Card("filters/features.0"),),
+    "embedding": (Card("embedding/map/classifier"),),
+    "probes": (Card("embedding/probes"),),
+    "saliency": (Card("saliency/gradient"),),
+    "occlusion": (Card("occlusion/views"),),
+    "top_patches": (Card("top_patches/features.4", max_height=490),),
+    "activation_maximization": (Card("activation_maximization/images"),),
+}
+
+
+def figure(cards: tuple[Card, ...], pictures: Mapping[str, Mapping[str, bytes]]) -> Pixels:
+    """Returns the panels of both runs beside each other, each below its title.
+
+    Args:
+        cards: What is shown of each run, from top to bottom.
+        pictures: Run, "healthy" and "sick", to tag to PNG file.
+    """
+    panels = [
+        [_shown(card, pictures[run][card.tag]) for card in cards] for run in ("healthy", "sick")
+    ]
+    width = max(picture.shape[1] for panel in panels for picture in panel)
+    heights = [max(row[0].shape[0], row[1].shape[0]) for row in zip(*panels, strict=True)]
+    columns = []
+    for run, panel in zip(("healthy", "sick"), panels, strict=True):
+        body = [_padded(*item, width) for item in zip(panel, heights, strict=True)]
+        columns.append(np.concatenate([_title(run, width), *body]))
+    gap = np.full((columns[0].shape[0], GAP, 3), 255, np.uint8)
+    return np.concatenate([columns[0], gap, columns[1]], axis=1)
+
+
+def save_figures(pictures: Mapping[str, Mapping[str, bytes]], folder: Path) -> list[Path]:
+    """Writes every figure into the folder; `pictures` is as for `figure`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, cards in FIGURES.items():
+        paths.append(folder / f"{name}.png")
+        _with_few_colours(Image.fromarray(figure(cards, pictures))).save(paths[-1], optimize=True)
+    return paths
+
+
+def cut(pixels: Pixels, size: int, axis: int) -> Pixels:
+    """Returns the part before the last line of one colour at or before ``size``."""
+    lines = np.moveaxis(pixels, axis, 0)
+    is_plain = (lines == lines[:, :1]).all(axis=(1, 2))
+    if size >= len(lines) or not is_plain[: size + 1].any():
+        return pixels
+    return pixels.take(range(np.flatnonzero(is_plain[: size + 1])[-1]), axis=axis)
+
+
+def _with_few_colours(picture: Image.Image) -> Image.Image:
+    """Returns the picture with 256 colours, none of them far from what it was.
+
+    Pillow's own choice goes by area, which gives colour bars and legends other colours.
+    """
+    return picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+
+
+def _shown(card: Card, png: bytes) -> Pixels:
+    """Returns the part of a picture that is shown, no wider than a panel."""
+    pixels = np.asarray(Image.open(BytesIO(png)).convert("RGB"))
+    if card.max_width is not None:
+        pixels = cut(pixels, card.max_width, axis=1)
+    if card.max_height is not None:
+        pixels = cut(pixels, card.max_height, axis=0)
+    height, width = pixels.shape[:2]
+    if width <= MAX_PANEL_WIDTH:
+        return pixels
+    size = (MAX_PANEL_WIDTH, round(height * MAX_PANEL_WIDTH / width))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def _padded(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Returns the picture on white, at the upper left."""
+    rest = ((0, height - pixels.shape[0] + GAP // 2), (0, width - pixels.shape[1]), (0, 0))
+    return np.pad(pixels, rest, constant_values=255)
+
+
+def _title(run: str, width: int) -> Pixels:
+    """Returns the strip that says which run this is."""
+    strip = Image.new("RGB", (width, TITLE_HEIGHT), TITLE_COLOURS[run])
+    text = f"{run}, learning rate {LEARNING_RATES[run]:g}"
+    ImageDraw.Draw(strip).text((6, TITLE_HEIGHT // 2), text, "black", font=_font(), anchor="lm")
+    below = np.full((GAP // 2, width, 3), 255, np.uint8)
+    return np.concatenate([np.asarray(strip), below])
+
+
+@lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"), 15
+    )

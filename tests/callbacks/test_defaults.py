@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from tests.tiny import tiny_fit
+
+from vis_callbacks import (
+    ActivationMaximizationMonitor,
+    OcclusionMonitor,
+    TopPatchesMonitor,
+    default_monitors,
+)
+
+
+def test_each_call_makes_monitors_of_its_own():
+    first, second = default_monitors(), default_monitors()
+    assert [type(monitor) for monitor in first] == [type(monitor) for monitor in second]
+    assert not {id(monitor) for monitor in first} & {id(monitor) for monitor in second}
+
+
+def test_the_expensive_ones_are_not_among_them():
+    by_hand = (OcclusionMonitor, ActivationMaximizationMonitor, TopPatchesMonitor)
+    monitors = default_monitors()
+    assert len({monitor.stem for monitor in monitors}) == len(monitors) == 4
+    assert not any(isinstance(monitor, by_hand) for monitor in monitors)
+
+
+def test_options_reach_every_one_of_them():
+    monitors = default_monitors(class_names=["cat", "dog"], every_n_epochs=3)
+    for monitor in monitors:
+        assert monitor.options.class_names == ["cat", "dog"]
+        assert monitor.options.every_n_epochs == 3
+    assert len(monitors) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"every_n_epochs": 0}, ValueError, "every_n_epochs=0"),
+        ({"class_name": ["cat"]}, TypeError, "class_names"),
+    ],
+)
+def test_a_wrong_option_says_what_to_write(options, error, words):
+    with pytest.raises(error, match=words):
+        default_monitors(**options)
+
+
+def test_they_watch_one_training_together(tmp_path):
+    monitors = default_monitors(every_n_epochs=1)
+    tiny_fit(tmp_path, monitors, max_epochs=1)
+    assert [monitor.guard.counts for monitor in monitors] == [{}] * 4
+    assert all(monitor.last_report and monitor.last_report.items for monitor in monitors)
