@@ -237,6 +237,8 @@ def _leaves(item: Item) -> Iterator[Any]:
 
 def _hosted(item: Item, arrays: Iterator[np.ndarray]) -> Item:
     """The item with each of its tensors replaced by the next array."""
+    if not any(_is_tensor(value) for value in _leaves(item)):
+        return item
     changes: dict[str, Any] = {}
     for entry in fields(item):
         value = getattr(item, entry.name)

@@ -13,7 +13,6 @@ from vis_callbacks.analysis.filter_noise import (
     noise_null,
     pooled_roughness,
     roughness,
-    roughness_beside,
     simulated_null,
     spectral_peak,
 )
@@ -89,13 +88,6 @@ def test_roughness_knows_no_scale_and_the_pooled_one_weighs_by_energy():
     assert roughness(both * 9)[0].item() == pytest.approx(roughness(noise).item(), rel=1e-12)
     assert pooled_roughness(torch.cat([1e-6 * noise, smooth])).item() < 1e-9
     assert pooled_roughness(both).item() < roughness(noise).item()
-
-
-def test_the_roughness_of_two_is_had_in_one_go():
-    filters, others = white_noise("gaussian", 9, 3, 5, 5), smoothed_noise(9, 3, 5)
-    rough, pooled = roughness_beside(filters, others)
-    torch.testing.assert_close(rough, roughness(filters))
-    torch.testing.assert_close(pooled, pooled_roughness(others))
 
 
 def test_what_has_no_neighbours_or_no_values_has_no_roughness():

@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from vis_callbacks import ActivationMonitor
+from vis_callbacks import ActivationMonitor, FilterMonitor
 
 TRANSFERS = frozenset(
     {
@@ -92,10 +92,11 @@ def test_a_snapshot_crosses_to_the_host_once_for_all_monitors_and_otherwise_neve
     monitors = [
         ActivationMonitor(every_n_train_steps=4, map_layers=[], tag_prefix="a/"),
         ActivationMonitor(every_n_train_steps=4, map_layers=[], tag_prefix="b/"),
+        FilterMonitor(every_n_train_steps=4),
     ]
     plain = run(tmp_path / "plain", [])
     counted = run(tmp_path / "monitored", monitors)
-    assert [len(monitor.history) for monitor in monitors] == [3, 3]
+    assert [len(monitor.history) for monitor in monitors] == [3, 3, 3]
     extra = {
         step: [name for name in names if name not in plain.by_step.get(step, [])]
         for step, names in counted.by_step.items()

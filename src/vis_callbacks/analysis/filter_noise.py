@@ -60,51 +60,56 @@ def pooled_roughness(filters: Tensor) -> Tensor:
     return differences.sum() / squares.sum()
 
 
-def roughness_beside(filters: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the roughness of each filter and the pooled one of others, in one go.
-
-    Args:
-        filters: (filters, channels, *kernel)
-        others: Of the same shape.
-    """
-    differences, squares = rough_sums(torch.cat([filters, others]))
-    rough, count = differences / squares, len(filters)
-    return rough[:count], differences[count:].sum() / squares[count:].sum()
-
-
 def rough_sums(filters: Tensor) -> tuple[Tensor, Tensor]:
     """Returns numerator and denominator of the roughness, (filters,) each."""
-    total = filters.new_zeros(())
+    energy = energy_of(filters)
+    return neighbour_differences(filters), energy
+
+
+def energy_of(filters: Tensor) -> Tensor:
+    """Returns the sum of squares of each filter, (filters,)."""
+    values = filters.flatten(1)
+    return (values * values).sum(1)  # not square(): a kernel less to fetch after 50 steps
+
+
+def neighbour_differences(filters: Tensor) -> Tensor:
+    """Returns what over a filter's energy is its roughness, (filters,); NaN without neighbours."""
+    total: Tensor | None = None
     num_pairs = 0
     for axis in range(2, filters.dim()):
         steps = filters.diff(dim=axis).flatten(1)
         num_pairs += steps.shape[1]
-        total = total + steps.square().sum(1)
-    squares = filters.flatten(1).square().mean(1)
-    differences = total / num_pairs if num_pairs else torch.full_like(squares, math.nan)
-    return differences, 2 * squares
+        of_axis = (steps * steps).sum(1)
+        total = of_axis if total is None else total + of_axis
+    if total is None or not num_pairs:
+        return filters.new_full((len(filters),), math.nan)
+    return total * (math.prod(filters.shape[1:]) / (2 * num_pairs))
 
 
-def spectral_peak(filters: Tensor) -> Tensor:
+def spectral_peak(filters: Tensor, energy: Tensor | None = None) -> Tensor:
     """Returns the largest share of a filter's energy in one pair of conjugate frequencies.
 
     The channels' energies are added. Fine gratings, as rough as noise, have a high one.
 
     Args:
         filters: (filters, channels, *kernel), real.
+        energy: Their sums of squares, where they are known already.
 
     Returns:
         (filters,) between 0 and 1; NaN for a filter of zeros.
     """
     kernel = tuple(filters.shape[2:])
     half = torch.view_as_real(torch.fft.rfftn(filters, dim=tuple(range(2, filters.dim()))))
-    energy = half.square().sum(1).sum(-1)  # (filters, *half of the frequencies)
-    largest = (energy * _num_partners(kernel).to(energy)).flatten(1).amax(1)
-    share: Tensor = largest / (math.prod(kernel) * filters.flatten(1).square().sum(1))
+    power = (half * half).sum((1, -1))  # (filters, *half of the frequencies)
+    largest = (power * _num_partners(kernel, power.dtype, power.device)).flatten(1).amax(1)
+    energy = energy_of(filters) if energy is None else energy
+    share: Tensor = largest / (energy * math.prod(kernel))
     return share
 
 
-def is_noise_like(filters: Tensor, null: NoiseNull, rough: Tensor | None = None) -> Tensor:
+def is_noise_like(
+    filters: Tensor, null: NoiseNull, rough: Tensor | None = None, energy: Tensor | None = None
+) -> Tensor:
     """Returns which filters cannot be told from white noise, (filters,) bool.
 
     Joined test: rough enough, and without a frequency that stands out. Of white noise 3 to 8 %
@@ -116,9 +121,10 @@ def is_noise_like(filters: Tensor, null: NoiseNull, rough: Tensor | None = None)
         filters: (filters, channels, *kernel), real.
         null: Of their kernel and channels.
         rough: Their roughness, where it is known already.
+        energy: Their sums of squares, likewise.
     """
     is_rough = (roughness(filters) if rough is None else rough) >= null.min_roughness
-    return is_rough & (spectral_peak(filters) <= null.max_peak)
+    return is_rough & (spectral_peak(filters, energy) <= null.max_peak)
 
 
 def can_judge_one(kernel: Sequence[int], channels: int) -> bool:
@@ -154,7 +160,7 @@ def simulated_null(kernel: tuple[int, ...], channels: int) -> NoiseNull:
 
 
 @lru_cache(maxsize=64)
-def _num_partners(kernel: tuple[int, ...]) -> Tensor:
+def _num_partners(kernel: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns 2 for each frequency with a conjugate of its own, 1 for one that is real.
 
     Of the half of the frequencies that a real transform gives.
@@ -164,7 +170,7 @@ def _num_partners(kernel: tuple[int, ...]) -> Tensor:
         shape = [1] * len(kernel)
         shape[axis] = kept
         is_real = is_real & ((2 * torch.arange(kept)) % length == 0).reshape(shape)
-    return 2 - is_real.int()
+    return (2 - is_real.int()).to(device, dtype)
 
 
 # (side of a square kernel, channels): sd of the roughness, its 2.5 % quantile, 97.5 % quantile

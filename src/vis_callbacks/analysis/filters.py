@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,9 @@ from torch import Tensor
 from vis_callbacks.analysis.filter_noise import (
     NoiseNull,
     can_judge_one,
+    energy_of,
     is_noise_like,
+    neighbour_differences,
 )
 
 _DEAD_NORM = 1e-3  # of the median norm
@@ -36,17 +39,36 @@ class Split:
     """Filters beside their initial values.
 
     Attributes:
-        learned: (filters, channels, *kernel), orthogonal to the initial values of each filter;
-            exactly 0 where it is no more than rounding.
-        learned_share: (filters,) its share of each filter's energy.
+        unrounded: (filters, channels, *kernel), orthogonal to the initial values of each
+            filter; see `learned`.
+        is_rounding: (filters,) that is no more than rounding, or not finite.
+        energy: (filters,) sum of squares of each filter.
+        learned_energy: (filters,) likewise, of what is `unrounded`.
+        roughness: (filters,) of the filters.
+        learned_roughness: Of the learned part, each filter weighing as much as its energy.
         inherited_share: What is left of the layer's energy: 1 - sum |l|^2 / sum |w|^2.
         movement: |w - w0| / |w0| of the layer.
     """
 
-    learned: Tensor
-    learned_share: Tensor
+    unrounded: Tensor
+    is_rounding: Tensor
+    energy: Tensor
+    learned_energy: Tensor
+    roughness: Tensor
+    learned_roughness: Tensor
     inherited_share: Tensor
     movement: Tensor
+
+    @cached_property
+    def learned(self) -> Tensor:
+        """What was learned; exactly 0 where it is no more than rounding. For pictures."""
+        is_rounding = self.is_rounding.view(-1, *[1] * (self.unrounded.dim() - 1))
+        return self.unrounded.masked_fill(is_rounding, 0)
+
+    @property
+    def learned_share(self) -> Tensor:
+        """Its share of each filter's energy, (filters,)."""
+        return self.learned_energy.masked_fill(self.is_rounding, 0) / self.energy
 
 
 @dataclass(frozen=True)
@@ -54,31 +76,36 @@ class FilterNumbers:
     """Numbers of one layer, on the device.
 
     Attributes:
-        roughness: (filters,); its plain mean over the layer is ``mean_roughness``.
-        noise: Mean of min(roughness, 1) over the filters that are not dead: what is shown.
+        roughness: (filters,)
         noise_like: (filters,) bool, or None where no single filter can be judged.
-        is_dead: (filters,) norm below a thousandth of the median.
+        is_dead: (filters,) norm at most a thousandth of the median.
         is_dominating: (filters,) norm above five times the median and the 95 % quantile.
         is_duplicated: (filters,) |cosine| above .98 with another one; None for kernels below 4.
         norms: (filters,)
         is_finite: (filters,)
+        means: (7,) over the layer, in one tensor: roughness; min(roughness, 1) of the filters
+            that are not dead, which is what is shown; the shares that are noise-like, dead,
+            dominating, duplicated, any of these three. NaN: not known.
     """
 
     roughness: Tensor
-    mean_roughness: Tensor
-    noise: Tensor
     noise_like: Tensor | None
     is_dead: Tensor
     is_dominating: Tensor
     is_duplicated: Tensor | None
     norms: Tensor
     is_finite: Tensor
+    means: Tensor
 
     @property
-    def is_odd(self) -> Tensor:
-        """Which filters are dead, dominating or duplicated, (filters,)."""
-        is_odd = self.is_dead | self.is_dominating
-        return is_odd if self.is_duplicated is None else is_odd | self.is_duplicated
+    def mean_roughness(self) -> Tensor:
+        """The plain mean over the layer."""
+        return self.means[0]
+
+    @property
+    def noise(self) -> Tensor:
+        """Mean of min(roughness, 1) over the filters that are not dead."""
+        return self.means[1]
 
 
 def as_filters(weight: Tensor, kind: str, groups: int, image_shape: Sequence[int]) -> Tensor:
@@ -113,7 +140,7 @@ def has_channels_last(image_shape: Sequence[int]) -> bool:
     return len(image_shape) == 3 and image_shape[-1] in few and image_shape[0] not in few
 
 
-def split_learned(filters: Tensor, initial: Tensor) -> Split:
+def split_learned(filters: Tensor, initial: Tensor, initial_energy: Tensor | None = None) -> Split:
     """Splits each filter into what it inherited from its initial values and what it learned.
 
     Filters that are not finite are left out of the layer's numbers and learned nothing.
@@ -121,66 +148,89 @@ def split_learned(filters: Tensor, initial: Tensor) -> Split:
     Args:
         filters: (filters, channels, *kernel)
         initial: Of the same shape.
+        initial_energy: (filters,) sums of squares of these, where they are known already.
     """
-    now, before = filters.flatten(1), initial.flatten(1)
-    energy, total = before.square().sum(1), now.square().sum(1)
-    along = ((now * before).sum(1) / energy).nan_to_num(0, 0, 0)  # of zeros, and not finite
-    learned = torch.addcmul(now, along[:, None], before, value=-1)
-    learned_energy = learned.square().sum(1)
+    before = energy_of(initial) if initial_energy is None else initial_energy
+    limits = torch.finfo(filters.dtype)
+    along = (filters * initial).flatten(1).sum(1) / before.clamp(min=limits.tiny)  # 0 of zeros
+    along = along.view(-1, *[1] * (filters.dim() - 1))
+    learned = torch.addcmul(filters, along, initial, value=-1)
+    # As one tensor: few large operations, where an idle one takes as long as a thousand numbers.
+    parts = torch.cat([filters, learned, filters - initial])
+    energies = energy_of(parts)
+    differences = neighbour_differences(parts[: 2 * len(filters)])
+    energy, of_learned, of_change = energies.view(3, -1).unbind()
+    rough, learned_rough = differences.view(2, -1).unbind()
     # Half a unit in the last place of each number has an energy of eps^2 / 12 at the most.
-    is_real = learned_energy > 4 * torch.finfo(filters.dtype).eps ** 2 * total  # no NaN is
-    learned = learned.masked_fill(~is_real[:, None], 0)
-    moved = (now - before).square().sum(1)
-    of_filters = torch.stack([total, learned_energy.masked_fill(~is_real, 0), moved, energy])
-    is_broken = ~moved.isfinite()
-    of_all, of_learned, of_movement, of_initial = of_filters.masked_fill(is_broken, 0).sum(1)
+    is_rounding = ~(of_learned > energy * (4 * limits.eps**2))  # no NaN is larger
+    is_broken = ~(of_change <= limits.max)
+    of_layer = torch.stack([energy, of_change, before]).masked_fill(is_broken, 0).sum(1)
+    learned_of_layer = torch.stack([of_learned, learned_rough]).masked_fill(is_rounding, 0).sum(1)
+    all_energy, all_change, all_before = of_layer.unbind()
+    all_learned, all_rough = learned_of_layer.unbind()
     return Split(
-        learned=learned.view_as(filters),
-        learned_share=of_filters[1] / total,
-        inherited_share=1 - of_learned / of_all,
-        movement=(of_movement / of_initial).sqrt(),
+        unrounded=learned,
+        is_rounding=is_rounding,
+        energy=energy,
+        learned_energy=of_learned,
+        roughness=rough / energy,
+        learned_roughness=all_rough / all_learned,
+        inherited_share=1 - all_learned / all_energy,
+        movement=(all_change / all_before).sqrt(),
     )
 
 
-def filter_numbers(filters: Tensor, null: NoiseNull | None, rough: Tensor) -> FilterNumbers:
+def filter_numbers(
+    filters: Tensor, null: NoiseNull | None, rough: Tensor, energy: Tensor | None = None
+) -> FilterNumbers:
     """Returns what can be said of the filters of one layer.
 
     Args:
         filters: (filters, channels, *kernel)
         null: What white noise gives for them; None where neighbours mean nothing.
         rough: Their roughness, (filters,).
+        energy: Their sums of squares, (filters,), where they are known already.
     """
     kernel, channels = tuple(filters.shape[2:]), filters.shape[1]
-    if null is None:
-        rough = torch.full_like(rough, math.nan)
-    norms = filters.flatten(1).norm(dim=1)
-    is_finite = norms.isfinite()
-    norms = norms.masked_fill(~is_finite, math.nan)
+    energy = energy_of(filters) if energy is None else energy
+    rough = rough if null is not None else _unknown(rough)
+    is_finite = energy <= torch.finfo(energy.dtype).max
+    norms = energy.sqrt().masked_fill(~is_finite, math.nan)
     median = norms.nanmedian()
-    is_dead = (norms < _DEAD_NORM * median) | (norms == 0)
+    is_dead = norms <= median * _DEAD_NORM  # a norm of 0 is, where the median is 0, too
     # NaN is sorted last. A quantile between two ranks takes fifteen operations, and kthvalue
     # is refused on CUDA where only deterministic algorithms are allowed.
     high = norms.sort().values[math.ceil(_DOMINATING_QUANTILE * len(norms)) - 1]
-    is_judged = null is not None and can_judge_one(kernel, channels)
+    is_dominating = norms > torch.maximum(median * _DOMINATING_NORM, high)
+    is_odd = is_dead | is_dominating
+    noise_like, is_duplicated = None, None
+    if null is not None and can_judge_one(kernel, channels):
+        noise_like = is_noise_like(filters, null, rough, energy) & ~is_dead
+    if null is not None and min(kernel) >= _SAME_LEAST_KERNEL:
+        is_duplicated = _duplicated(filters, norms.masked_fill(is_dead, math.nan))
+        is_odd = is_odd | is_duplicated
+    noise = rough.clamp(max=1).masked_fill(is_dead, math.nan)
+    of_filters = (rough, noise, noise_like, is_dead, is_dominating, is_duplicated, is_odd)
+    rows = [_unknown(rough) if values is None else values for values in of_filters]
     return FilterNumbers(
         roughness=rough,
-        mean_roughness=rough.nanmean(),
-        noise=rough.clamp(max=1).masked_fill(is_dead, math.nan).nanmean(),
-        noise_like=is_noise_like(filters, null, rough) & ~is_dead if null and is_judged else None,
+        noise_like=noise_like,
         is_dead=is_dead,
-        is_dominating=(norms > _DOMINATING_NORM * median) & (norms > high),
-        is_duplicated=_duplicated(filters, norms, ~is_dead & is_finite)
-        if null is not None and min(kernel) >= _SAME_LEAST_KERNEL
-        else None,
+        is_dominating=is_dominating,
+        is_duplicated=is_duplicated,
         norms=norms,
         is_finite=is_finite,
+        means=torch.stack(rows).nanmean(1),
     )
 
 
-def _duplicated(filters: Tensor, norms: Tensor, counts: Tensor) -> Tensor:
-    """Returns which filters are, up to sign and scale, nearly another one."""
-    left_out = ~counts[:, None]
-    directions = (filters.flatten(1) / norms[:, None]).masked_fill(left_out, 0)
+def _unknown(values: Tensor) -> Tensor:
+    return torch.full_like(values, math.nan)
+
+
+def _duplicated(filters: Tensor, norms: Tensor) -> Tensor:
+    """Returns which filters are, up to sign and scale, nearly another one; none of norm NaN."""
+    directions = filters.flatten(1) / norms[:, None]
     alike = (directions @ directions.T).abs() > _SAME_COSINE
     return alike.sum(1) > 1
 

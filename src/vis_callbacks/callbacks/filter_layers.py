@@ -61,7 +61,7 @@ class WatchedLayer:
                 'Name a convolution or a linear layer: FilterMonitor(layer="...").'
             )
         filters = as_filters(weight, self.weight.kind, self.weight.groups, self.image_shape)
-        most = min(_MAX_FILTERS, max(16, _MAX_VALUES // filters[0].numel()))
+        most = min(_MAX_FILTERS, max(16, _MAX_VALUES // math.prod(filters.shape[1:])))
         if len(filters) > most:
             filters = filters[_evenly(len(filters), most, filters.device)]
         return filters if filters.dtype == torch.float64 else filters.float()
@@ -150,8 +150,10 @@ def _image_shape(
     snapshot: Snapshot, info: WeightInfo, given: Sequence[int] | None
 ) -> tuple[int, ...]:
     """Returns what the inputs of a linear layer were before they were flattened, if known."""
+    if info.kind != "linear":  # asked first: reading a weight takes a while
+        return ()
     weight = snapshot.weights.get(info.weight_name or "")
-    if weight is None or info.kind != "linear" or weight.dim() != 2:
+    if weight is None or weight.dim() != 2:
         return ()
     num_inputs = weight.shape[1]
     if given is not None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.alerts import readings
-from vis_callbacks.analysis.filter_noise import roughness_beside
 from vis_callbacks.analysis.filters import (
     FilterNumbers,
     Split,
@@ -24,15 +23,16 @@ from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.report import ReadingsTable, Scalar, tag
 
-# Measured on the device, in the order in which they cross to the host.
+# Measured on the device, in the order in which they cross to the host: numbers of the layer,
+# then means over its filters as `FilterNumbers` has them.
 MEASURED = (
-    readings.FILTER_ROUGHNESS,
     readings.INITIAL_ROUGHNESS,
-    readings.FILTER_NOISE,
     readings.FILTER_CHANGE,
     readings.INHERITED_SHARE,
     readings.LEARNED_ROUGHNESS,
     readings.INPUT_ROUGHNESS,
+    readings.FILTER_ROUGHNESS,
+    readings.FILTER_NOISE,
     readings.NOISE_LIKE,
     readings.DEAD_FILTERS,
     readings.DOMINATING_FILTERS,
@@ -75,9 +75,8 @@ def look_at(
 ) -> FilterLook:
     """Returns what can be said of a layer's filters, without waiting for the device."""
     null = layer.null(filters)
-    split = split_learned(filters, record.initial)
-    rough, learned_rough = roughness_beside(filters, split.learned)
-    numbers = filter_numbers(filters, null, rough)
+    split = split_learned(filters, record.initial, record.initial_energy())
+    numbers = filter_numbers(filters, null, split.roughness, split.energy)
     group = group_of(layer.weight, snapshot.optimizer)
     inputs = _inputs(layer, filters, snapshot.references) if null else None
     error = null.roughness_sd / math.sqrt(len(filters)) if null else math.nan
@@ -88,7 +87,7 @@ def look_at(
         record=record,
         split=split,
         numbers=numbers,
-        measured=_measured(split, learned_rough, numbers, record, inputs),
+        measured=_measured(split, numbers, record, inputs),
         known={
             readings.NUM_FILTERS: float(len(filters)),
             readings.KERNEL_SIZE: float(layer.kernel_size(filters)),
@@ -131,34 +130,16 @@ def scalars_of(look: FilterLook) -> Iterator[Scalar]:
 
 
 def _measured(
-    split: Split,
-    learned_rough: Tensor,
-    numbers: FilterNumbers,
-    record: FilterRecord,
-    inputs: Tensor | None,
+    split: Split, numbers: FilterNumbers, record: FilterRecord, inputs: Tensor | None
 ) -> Tensor:
-    rough = record.initial_roughness()
-    unknown = torch.full_like(rough, math.nan)
-    values = {
-        readings.FILTER_ROUGHNESS: numbers.mean_roughness,
-        readings.INITIAL_ROUGHNESS: rough,
-        readings.FILTER_NOISE: numbers.noise,
-        readings.FILTER_CHANGE: split.movement,
-        readings.INHERITED_SHARE: split.inherited_share,
-        readings.LEARNED_ROUGHNESS: learned_rough,
-        readings.INPUT_ROUGHNESS: record.input_roughness(inputs),
-        readings.NOISE_LIKE: _share(numbers.noise_like),
-        readings.DEAD_FILTERS: _share(numbers.is_dead),
-        readings.DOMINATING_FILTERS: _share(numbers.is_dominating),
-        readings.DUPLICATED_FILTERS: _share(numbers.is_duplicated),
-        readings.ODD_FILTERS: _share(numbers.is_odd),
-    }
-    known = [values[metric] for metric in MEASURED]
-    return torch.stack([unknown if value is None else value.to(rough) for value in known])
-
-
-def _share(of_filters: Tensor | None) -> Tensor | None:
-    return None if of_filters is None else of_filters.float().mean()
+    of_layer = [
+        record.initial_roughness(),
+        split.movement,
+        split.inherited_share,
+        split.learned_roughness,
+        record.input_roughness(inputs),
+    ]
+    return torch.cat([torch.stack(of_layer), numbers.means])
 
 
 def _inputs(layer: WatchedLayer, filters: Tensor, references: References | None) -> Tensor | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.filter_noise import roughness
+from vis_callbacks.analysis.filter_noise import energy_of, roughness
 from vis_callbacks.analysis.filters import decay_rate, input_roughness
 from vis_callbacks.analysis.selection import evenly_spread
 from vis_callbacks.engine.snapshot import Group
@@ -37,7 +37,8 @@ class FilterRecord:
     first_step: int
     steps: list[int] = field(default_factory=list)
     frames: list[Tensor] = field(default_factory=list)
-    _initial_roughness: Tensor | None = None  # these two can be had again: not in the state
+    _initial_energy: Tensor | None = None  # these can be had again: not in the state
+    _initial_roughness: Tensor | None = None
     _input_roughness: Tensor | None = None
     _places: Tensor | None = None
     _decay: float = 0.0  # the exponent so far
@@ -65,7 +66,7 @@ class FilterRecord:
             return
         self.steps.append(step)
         # Not in half precision: changes of a thousandth would look rough by its rounding.
-        self.frames.append(filters[self._index(filters.device)].float())
+        self.frames.append(filters.index_select(0, self._index(filters.device)).float())
         keep = kept_frames(self.steps, _MAX_FRAMES)
         self.steps = [self.steps[index] for index in keep]
         self.frames = [self.frames[index] for index in keep]
@@ -84,6 +85,12 @@ class FilterRecord:
         if self._places is None or self._places.device != device:
             self._places = torch.tensor(self.strip_places, device=device)
         return self._places
+
+    def initial_energy(self) -> Tensor:
+        """Returns the sums of squares of the initial filters, (filters,)."""
+        if self._initial_energy is None:
+            self._initial_energy = energy_of(self.initial)
+        return self._initial_energy
 
     def initial_roughness(self) -> Tensor:
         """Returns the mean roughness of the initial filters."""
@@ -147,4 +154,5 @@ class FilterRecord:
         if self.initial.device != device:
             self.initial = self.initial.to(device)
             self.frames = [frame.to(device) for frame in self.frames]
+            self._initial_energy = self._initial_roughness = self._input_roughness = None
         return self

@@ -29,11 +29,10 @@ def check_loss_names(value: object) -> None:
 
 def loss_pair(
     metrics: Mapping[str, Any], names: Sequence[str] | None
-) -> tuple[Tensor | float | None, Tensor | float | None]:
+) -> tuple[Tensor | None, Tensor | None]:
     """Returns the latest (training, validation) loss, None where it was not logged.
 
-    Of accuracies it is the share that is wrong, so that less is better here as well. What lies
-    on an accelerator stays there, so that nobody waits for it.
+    Of accuracies it is the share that is wrong, so that less is better here as well.
 
     Args:
         metrics: What the user has logged so far, by name.
@@ -61,22 +60,14 @@ def _found(names: tuple[str, ...]) -> tuple[str, str]:
     return "", ""
 
 
-def at_hand(number: Tensor | float) -> Tensor | float:
-    """Returns a number as a float, unless it would have to be waited for."""
-    if isinstance(number, Tensor) and number.device.type != "cpu":
-        return number.detach().reshape(())
-    return float(number)
-
-
-def _value(metrics: Mapping[str, Any], name: str) -> Tensor | float | None:
+def _value(metrics: Mapping[str, Any], name: str) -> Tensor | None:
     value = metrics.get(name)
     if not isinstance(value, Tensor | int | float):
         return None
-    if isinstance(value, Tensor) and value.numel() != 1:
+    number = torch.as_tensor(value).detach()
+    if number.numel() != 1:
         return None
-    number = at_hand(value)
-    if "acc" not in name.lower() or "loss" in name.lower():
-        return number
-    if isinstance(number, Tensor):
+    number = number.reshape(()).double() if number.device.type == "cpu" else number.reshape(())
+    if "acc" in name.lower() and "loss" not in name.lower():
         return torch.where(number > 1, 100 - number, 1 - number)  # in percent, or a share
-    return 100 - number if number > 1 else 1 - number
+    return number
