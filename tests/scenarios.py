@@ -25,7 +25,7 @@ from vis_callbacks.analysis.activations import UnitRows, joined, measure
 from vis_callbacks.analysis.nonlinearities import MODULE_TYPES, NONLINEARITIES, Nonlinearity
 from vis_callbacks.analysis.unit_life import READINGS, UnitLife
 from vis_callbacks.analysis.updates import layer_norm, unit_norms
-from vis_callbacks.callbacks.activations import ActivationMonitor
+from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 
 BATCH_SIZE = 32

@@ -37,7 +37,7 @@ from tests.tiny import smallest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vis_callbacks.callbacks.activations import ActivationMonitor
+from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.session import session_of
 from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
 

@@ -26,7 +26,7 @@ from tests.system.models import (
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.log import read_alerts
-from vis_callbacks.callbacks.activations import ActivationMonitor
+from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),

@@ -27,7 +27,7 @@ from tests.system.models import CountingData, Net, sgd, trainer_of, vectors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from vis_callbacks.callbacks.activations import ActivationMonitor
+from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNSteps, RunFacts

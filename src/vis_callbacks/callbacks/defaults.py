@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from vis_callbacks.callbacks.activations import ActivationMonitor
-from vis_callbacks.callbacks.embedding import EmbeddingMonitor
-from vis_callbacks.callbacks.filters import FilterMonitor
+from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
+from vis_callbacks.callbacks.embedding.monitor import EmbeddingMonitor
+from vis_callbacks.callbacks.filters.monitor import FilterMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import MonitorOptions
-from vis_callbacks.callbacks.saliency import SaliencyMonitor
+from vis_callbacks.callbacks.saliency.monitor import SaliencyMonitor
 
 
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:

@@ -1,0 +1,275 @@
+"""`EmbeddingMonitor`: the space of the features as a map that stays put while it is learned."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vis_callbacks._lightning import RunView
+from vis_callbacks.alerts.alert import Rule
+from vis_callbacks.alerts.rules.representation import RepresentationCollapse
+from vis_callbacks.analysis.neighbours import squared_distances
+from vis_callbacks.analysis.samples import from_bytes
+from vis_callbacks.analysis.tsne import MAX_POINTS
+from vis_callbacks.callbacks.embedding.collected_samples import (
+    Samples,
+    samples_of,
+    values_of_references,
+)
+from vis_callbacks.callbacks.embedding.feature_clouds import (
+    Facts,
+    agreement_of,
+    cloud_items,
+    clouds_of,
+)
+from vis_callbacks.callbacks.embedding.followed_map import Backend, Layout, Method
+from vis_callbacks.callbacks.embedding.maps import EmbeddingMaps, Look
+from vis_callbacks.callbacks.embedding.probe_curves import ProbeCurves
+from vis_callbacks.callbacks.embedding.sample_collector import MERGE, SampleCollector, own_name
+from vis_callbacks.callbacks.monitor import Monitor
+from vis_callbacks.callbacks.options import check_choice, check_flag, check_names
+from vis_callbacks.engine.layers import module_names
+from vis_callbacks.engine.probe import Probe
+from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
+from vis_callbacks.report import Report, Scalar, tag
+
+if TYPE_CHECKING:
+    from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.engine.snapshot import Snapshot
+
+_NUM_SAMPLES = 500
+_MAX_MAPS = 4  # each takes a t-SNE and three cards of TensorBoard
+_NUM_PROBED = 8
+_MAX_PROBED = 20
+
+
+class EmbeddingMonitor(Monitor):
+    """Shows the features of a few hundred samples as a map that stays put over the epochs.
+
+    A network turns inputs into features in which its classes can be told apart by a linear
+    classifier, and in which likeness is one of meaning rather than of pixels. The map shows
+    them; numbers beside it test both statements, and say how far the map itself can be trusted.
+
+    The features are what goes into the last linear layer: they are collected as validation
+    batches pass by, without an extra forward pass (but for models whose fused encoder must be
+    left alone). The next map begins where the last one ended and is turned to lie on it, so
+    that what moves on it has moved in the network. Where there is no validation at all, the
+    first training batch is kept and looked at by an extra pass.
+
+    What a map cannot tell: distances between clusters, their sizes and densities; and a map by
+    itself is no evidence of anything, so no alert rests on it.
+
+    Args:
+        layers: Names of layers, or globs, whose outputs are mapped instead, 4 at most. Maps of
+            channels are averaged over their positions, tokens likewise; of the patches of an
+            image with one token more it is that token which counts.
+        probe_layers: Layers that a linear probe is fitted to, 20 at most; [] for none. None
+            takes 8 nonlinearities, evenly spaced in depth.
+        perplexity: About how many neighbours a sample has on the map. 30 is usual; of few
+            samples less is taken, and said.
+        method: ``"tsne"``, or ``"pca"``: cheaper, and distances mean something, but classes
+            hide each other.
+        backend: ``"torch"`` runs t-SNE where the features are; ``"sklearn"`` runs
+            scikit-learn's, for more than 5,000 samples.
+        projector: Also write the data of TensorBoard's Embedding Projector, as often as
+            thumbnails are drawn.
+        **options: Those of every `Monitor`. ``num_samples`` is 500 here: the first ones of an
+            evaluation, of its first loader.
+
+    Raises:
+        TypeError, ValueError: An option is wrong.
+
+    References:
+        van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; Alain and Bengio 2016,
+        "Understanding intermediate layers using linear classifier probes".
+    """
+
+    stem: ClassVar[str] = "embedding"
+    needs: ClassVar[frozenset[str]] = frozenset({"references"})
+    default_schedule: ClassVar[Schedule] = EveryNEpochs(1)
+    picture_schedule: ClassVar[Schedule | None] = None
+    rules: ClassVar[Sequence[Rule]] = (RepresentationCollapse(),)
+    tags: ClassVar[Sequence[str]] = (
+        "trustworthiness/<layer>",
+        "displacement/<layer>",
+        "effective_rank/<layer>",
+        "class_agreement/<layer>",
+        "class_agreement/pixels",
+        "probe_accuracy/<layer>",
+        "embedding/map/<layer>",
+        "embedding/thumbnails/<layer>",
+        "embedding/strip/<layer>",
+        "embedding/probes",
+        "embedding/projector/<layer>",
+    )
+
+    def __init__(
+        self,
+        layers: Sequence[str] | None = None,
+        probe_layers: Sequence[str] | None = None,
+        perplexity: float = 30.0,
+        method: Method = "tsne",
+        backend: Backend = "torch",
+        projector: bool = False,
+        **options: Unpack[MonitorOptions],
+    ) -> None:
+        check_names("layers", layers, allow_empty=False)
+        check_names("probe_layers", probe_layers)
+        _check_perplexity(perplexity)
+        check_choice("method", method, ("tsne", "pca"))
+        check_choice("backend", backend, ("torch", "sklearn"))
+        check_flag("projector", projector)
+        self.layers = layers
+        self.probe_layers = probe_layers
+        self.perplexity = perplexity
+        self.method: Method = method
+        self.backend: Backend = backend
+        self.projector = projector
+        options.setdefault("num_samples", _NUM_SAMPLES)
+        super().__init__(**options)
+        if method == "tsne" and backend == "torch" and self.options.num_samples > MAX_POINTS:
+            raise ValueError(
+                f"num_samples={self.options.num_samples:,} is too many for all pairs at once. "
+                f'Use at most {MAX_POINTS:,}, or backend="sklearn".'
+            )
+        self._module_names: tuple[str, ...] = ()
+        self._asked: tuple[Probe, ...] = ()
+        self._reads_references = False
+        self.restore({})
+
+    def probes(self) -> Sequence[Probe]:
+        """Asks for the last linear layer's input and output, and for the nonlinearities."""
+        model = self._model() if self._model is not None else None
+        names = module_names(model) if model is not None else {}
+        self._module_names = tuple(names.values())
+        self._asked = self._probes([n for m, n in names.items() if isinstance(m, nn.Linear)])
+        trainer = getattr(model, "_trainer", None)
+        self._reads_references = trainer is not None and not RunView(trainer).evaluates
+        if self._reads_references:
+            return ()
+        # The sanity check may have left them here: hundreds of whole inputs.
+        self.references = None
+        return self._asked
+
+    def observe(self, snapshot: Snapshot) -> Report:
+        """Lays out the maps, measures what the features tell, and how well the maps show it."""
+        samples = self._samples(snapshot)
+        if samples is None:
+            return Report(step=snapshot.step)
+        facts = Facts.of(samples)
+        clouds = clouds_of(samples, facts)
+        of_pixels = self._agreement_of_pixels(samples, facts)
+        items = list(cloud_items(clouds, facts))
+        if of_pixels is None:
+            of_pixels = clouds[0].distances.new_full((), torch.nan)
+        else:
+            items.append(Scalar(tag=tag("class_agreement", "pixels"), value=of_pixels))
+        if snapshot.wants_pictures:
+            look = Look(
+                snapshot=snapshot,
+                samples=samples,
+                facts=facts,
+                of_pixels=of_pixels,
+                options=self.options,
+            )
+            items += self._maps.items(look, clouds)
+        items += self._curves.items(snapshot, samples)
+        return Report(step=snapshot.step, items=tuple(items))
+
+    def state(self) -> Mapping[str, Any]:
+        """Returns the last maps and what the pictures show of the past."""
+        return {"maps": self._maps.state(), "curves": self._curves.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the last maps; an empty state begins anew."""
+        layout = Layout(method=self.method, backend=self.backend, perplexity=self.perplexity)
+        side = "input of" if self.layers is None else ""
+        self._maps = EmbeddingMaps(layout, side=side, projector=self.projector)
+        self._curves = ProbeCurves(writes_all=self.probe_layers is not None)
+        self._of_pixels: tuple[str, Tensor] | None = None
+        if state:
+            self._maps.restore(state["maps"])
+            self._curves.restore(state["curves"])
+
+    # -- what is looked at
+
+    @property
+    def _max_probed(self) -> int:
+        return _NUM_PROBED if self.probe_layers is None else _MAX_PROBED
+
+    def _probes(self, linear: Sequence[str]) -> tuple[Probe, ...]:
+        collector = SampleCollector(
+            self.options.num_samples,
+            linear,
+            maps_last=self.layers is None,
+            max_probed=self._max_probed,
+        )
+        every = partial(Probe, merge=MERGE, occasion="evaluation")
+        # A model may well have linear layers that an evaluation passes by.
+        of_linear = partial(every, layers=tuple(linear), must_match=False)
+        probes = [
+            of_linear(name="features", reduce=collector.features, site="input")
+            if self.layers is None
+            else every(name="features", reduce=collector.features, layers=self.layers),
+            of_linear(name="predictions", reduce=collector.predictions),
+        ]
+        if self.probe_layers is None or self.probe_layers:
+            probes.append(every(name="probes", reduce=collector.probes, layers=self.probe_layers))
+        return tuple(probes)
+
+    def _samples(self, snapshot: Snapshot) -> Samples | None:
+        """Returns what was collected, or what the references show; None: nothing yet."""
+        values = snapshot.values
+        if self._reads_references:
+            values = values_of_references(snapshot, self._asked, self._module_names)
+        else:
+            self.references = None
+        samples = samples_of(values, maps_last=self.layers is None, max_probed=self._max_probed)
+        if samples is None or not len(samples.labels):
+            return None
+        if not samples.features:
+            raise ValueError(
+                "no linear layer and no nonlinearity was seen in the forward pass. Name the layer "
+                'to map: EmbeddingMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) '
+                "lists them"
+            )
+        if self.layers is None:
+            (name, features), *_ = samples.features.items()
+            names = {own_name(name, self._module_names): features}
+            return replace(samples, features=names)
+        if len(samples.features) > _MAX_MAPS:
+            raise ValueError(
+                f"layers={self.layers!r} names {len(samples.features)} layers, and each takes a "
+                f"t-SNE of its own. Name at most {_MAX_MAPS}."
+            )
+        return samples
+
+    def _agreement_of_pixels(self, samples: Samples, facts: Facts) -> Tensor | None:
+        """Returns how far the nearest in pixels are of one class, once for the same samples."""
+        if (
+            samples.pixels is None
+            or samples.ranges is None
+            or len(np.unique(facts.labels[facts.labels >= 0])) < 2
+        ):
+            return None
+        digest = hashlib.blake2b(facts.fingerprints.tobytes(), digest_size=16).hexdigest()
+        if self._of_pixels is None or self._of_pixels[0] != digest:
+            images = from_bytes(samples.pixels, samples.ranges)
+            distances = squared_distances(images.flatten(1))
+            self._of_pixels = digest, agreement_of(distances, facts.labels)
+        return self._of_pixels[1]
+
+
+def _check_perplexity(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"perplexity={value!r} is a {type(value).__name__}. Use a number, say 30.")
+    if not 1 < value < math.inf:
+        raise ValueError(f"perplexity={value:g} is out of range. Use more than 1; 30 is usual.")

@@ -1,0 +1,5 @@
+"""`SaliencyMonitor`, and what it is made of."""
+
+from vis_callbacks.callbacks.saliency.monitor import SaliencyMonitor
+
+__all__ = ["SaliencyMonitor"]

@@ -1,0 +1,509 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.callbacks.evaluated import Evaluated, Pair, scalars
+from torch import Tensor, nn
+
+from vis_callbacks import EmbeddingMonitor
+from vis_callbacks.alerts import readings
+from vis_callbacks.analysis.samples import from_bytes
+from vis_callbacks.callbacks.embedding import sample_collector
+from vis_callbacks.callbacks.embedding.collected_samples import samples_of
+from vis_callbacks.engine.references import References
+from vis_callbacks.report import Embedding, Image, Report
+
+N = 48
+
+
+class Net(nn.Module):
+    """Registers its head first; has a linear layer that is never called, and one reused."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.head = nn.Linear(10, num_classes)
+        self.unused = nn.Linear(4, 4)
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.relu = nn.ReLU()
+        self.hidden = nn.Linear(6, 10)
+        self.again = nn.Linear(10, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.hidden(self.relu(self.conv(x)).mean((2, 3)))
+        return torch.relu(self.again(torch.relu(self.again(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def images(num_samples: int = N, seed: int = 0) -> Tensor:
+    labels = torch.arange(num_samples) % 3
+    noise = torch.rand(num_samples, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return 0.5 * noise + 0.5 * F.one_hot(labels, 3)[:, :, None, None]
+
+
+def batches(x: Tensor, size: int = 16, labels: Tensor | None = None) -> list[Pair]:
+    labels = torch.arange(len(x)) % 3 if labels is None else labels
+    return list(zip(x.split(size), labels.split(size), strict=True))
+
+
+def watched(model: nn.Module | None = None, **options) -> Evaluated:
+    options.setdefault("perplexity", 5.0)
+    torch.manual_seed(0)
+    return Evaluated((model or Net()).eval(), EmbeddingMonitor(**options))
+
+
+def collected(evaluated: Evaluated, max_probed: int = 8):
+    values = {s.probe.name: s.values for s in evaluated.subscriptions}
+    return samples_of(values, maps_last=evaluated.monitor.layers is None, max_probed=max_probed)
+
+
+def pictures(report: Report) -> dict[str, np.ndarray]:
+    return {item.tag: item.draw(**item.arrays) for item in report.of(Image)}
+
+
+def words(report: Report, tag: str) -> str:
+    """Returns what a map's caption says, from the facts it is drawn with."""
+    (item,) = [item for item in report.of(Image) if item.tag == tag]
+    facts = item.draw.keywords["facts"]
+    return " | ".join((facts.title, *facts.notes))
+
+
+# -- which rows are collected
+
+
+@torch.no_grad()
+def test_the_features_are_what_goes_into_the_last_linear_layer_of_the_forward_pass():
+    seen = watched()
+    for _ in range(2):  # the second time it is known which layer that is
+        seen.collect(batches(images()))
+        samples = collected(seen)
+        (features,) = samples.features.values()
+        torch.testing.assert_close(features, seen.model.features(images()))
+        assert torch.equal(samples.labels, torch.arange(N) % 3)
+        assert torch.equal(samples.predictions, seen.model(images()).argmax(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 7, 48, 100])
+def test_the_first_samples_are_taken_whatever_the_batches_are(size):
+    seen = watched(num_samples=20)
+    seen.collect(batches(images(), size))
+    samples = collected(seen)
+    (features,) = samples.features.values()
+    torch.testing.assert_close(features, seen.model.features(images())[:20])
+    assert len(samples.labels) == len(samples.predictions) == len(samples.pixels) == 20
+    kept = from_bytes(samples.pixels, samples.ranges)
+    torch.testing.assert_close(kept, images()[:20], rtol=0, atol=1 / 255)
+
+
+class Deep(nn.Module):
+    """Calls first what it registers last, so that the last linear layer is no candidate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((2, 3)).repeat(1, 2)
+        for layer in reversed(self.layers):
+            x = torch.relu(layer(x))
+        return x
+
+
+@torch.no_grad()
+def test_a_last_layer_that_nobody_would_guess_is_found_after_one_batch():
+    seen = watched(Deep())
+    seen.collect(batches(images(), 16))
+    first = collected(seen)
+    assert list(first.features) == ["layers.0"]
+    assert len(first.labels) == 32  # without the batch that told
+    seen.collect(batches(images(), 16))
+    assert len(collected(seen).labels) == N
+
+
+@torch.no_grad()
+def test_once_known_only_the_layers_that_are_shown_are_kept():
+    seen = watched(Deep())
+    seen.collect(batches(images()))
+    seen.collect(batches(images()))
+    by_name = {s.probe.name: s.values for s in seen.subscriptions}
+    assert [n for n, v in by_name["features"].items() if "rows" in v] == ["layers.0"]
+    assert len(by_name["features"]) == 9
+    probed = [n for n, v in by_name["probes"].items() if "rows" in v]
+    assert len(probed) == 8
+    assert (probed[0], probed[-1]) == (next(iter(by_name["probes"])), list(by_name["probes"])[-1])
+
+
+@torch.no_grad()
+def test_of_a_first_batch_no_more_rows_are_kept_than_fit(monkeypatch):
+    monkeypatch.setattr(sample_collector, "_FIRST_BATCH_BYTES", 4 * 16 * 6 * 3)
+    seen = watched(Deep())
+    report = seen.look(batches(images()))
+    samples = collected(seen)
+    assert len(samples.probed_labels) == 32
+    assert {len(rows) for rows in samples.probed.values()} == {32}
+    assert "probe_accuracy/Deep/relu-8" in scalars(report)
+
+
+class Twice(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + super().forward(x.flip(3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("model", "num_passes"), [(Net(), 2), (Twice(), 1)])
+def test_a_step_that_runs_the_model_twice_over_a_batch_gives_each_sample_once(model, num_passes):
+    seen = watched(model)
+    seen.collect(batches(images()), num_passes)
+    samples = collected(seen)
+    assert len(samples.labels) == len(samples.predictions) == N
+    (features,) = samples.features.values()
+    torch.testing.assert_close(features, seen.model.features(images()))
+
+
+@torch.no_grad()
+def test_a_network_without_a_linear_layer_is_mapped_at_its_last_nonlinearity():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 1), nn.ReLU())
+    seen = watched(model)
+    seen.collect(batches(images()))
+    samples = collected(seen)
+    assert list(samples.features) == ["3"]
+    torch.testing.assert_close(samples.features["3"], model(images()).mean((2, 3)))
+    assert samples.predictions is None
+
+
+@torch.no_grad()
+def test_layers_are_mapped_by_name_and_averaged_over_positions():
+    seen = watched(layers=["conv", "*/relu*"])
+    report = seen.look(batches(images()))
+    samples = collected(seen)
+    assert list(samples.features) == ["conv", "Net/relu", "Net/relu-1"]
+    torch.testing.assert_close(samples.features["conv"], seen.model.conv(images()).mean((2, 3)))
+    assert {"embedding/map/conv", "embedding/map/Net/relu-1"} <= set(pictures(report))
+
+
+class Patches(nn.Module):
+    """Four patches and a class token."""
+
+    def __init__(self, *, has_token: bool) -> None:
+        super().__init__()
+        self.cut, self.mix, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.token = nn.Parameter(torch.randn(1, 1, 8)) if has_token else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.cut(x).flatten(2).transpose(1, 2)
+        if self.token is not None:
+            token = self.token + tokens.mean(1, keepdim=True)
+            tokens = torch.cat([token, tokens], 1)
+        return self.head(self.mix(tokens)[:, 0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("has_token", [True, False])
+def test_tokens_give_the_class_token_where_there_is_one_and_else_their_mean(has_token):
+    model = Patches(has_token=has_token)
+    seen = watched(model, layers=["mix"])
+    seen.collect(batches(images()))
+    outputs: list[Tensor] = []
+    model.mix.register_forward_hook(lambda module, args, output: outputs.append(output))
+    model(images())
+    expected = outputs[0][:, 0] if has_token else outputs[0].mean(1)
+    torch.testing.assert_close(collected(seen).features["mix"], expected)
+
+
+@torch.no_grad()
+def test_a_model_with_a_fused_encoder_is_read_by_extra_passes():
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.encoder(x.flatten(2)[:, :, :12]).mean(1))
+
+    seen = watched(Encoder())
+    report = seen.look(batches(images()))
+    assert "embedding/map/head" in pictures(report)
+    assert not seen.monitor.guard.counts  # of layers that are never called
+
+
+# -- what is said
+
+
+@torch.no_grad()
+def test_one_look_gives_numbers_and_pictures():
+    report = watched().look(batches(images()), epoch=2, step=30)
+    assert {
+        "trustworthiness/head",
+        "effective_rank/head",
+        "class_agreement/head",
+        "class_agreement/pixels",
+        "probe_accuracy/Net/relu-1",
+    } == set(scalars(report))
+    drawn = pictures(report)
+    assert list(drawn) == [
+        "embedding/map/head",
+        "embedding/strip/head",
+        "embedding/thumbnails/head",
+        "embedding/probes",
+    ]
+    for picture in drawn.values():
+        assert picture.dtype == np.uint8
+        assert picture.std() > 10
+    title = words(report, "embedding/map/head")
+    assert title == "input of head: t-SNE, 48 samples; epoch 2, step 30"
+
+
+@torch.no_grad()
+def test_pixels_and_features_are_judged_by_the_same_measure():
+    numbers = scalars(watched().look(batches(images())))
+    assert numbers["class_agreement/pixels"] == 1.0  # the classes are colours
+    noise = batches(torch.rand(N, 3, 8, 8))
+    assert scalars(watched().look(noise))["class_agreement/pixels"] < 0.6
+
+
+@torch.no_grad()
+def test_the_same_evaluation_again_leaves_the_map_where_it_is():
+    seen = watched()
+    seen.look(batches(images()), step=10)
+    second = seen.look(batches(images()), step=20)
+    assert scalars(second)["displacement/head"] < 0.1
+
+
+@torch.no_grad()
+def test_a_shuffled_evaluation_is_matched_sample_by_sample():
+    seen = watched()
+    seen.look(batches(images()), step=10)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    shuffled = batches(images()[order], labels=(torch.arange(N) % 3)[order])
+    assert scalars(seen.look(shuffled, step=20))["displacement/head"] < 0.1
+
+
+@torch.no_grad()
+def test_other_samples_begin_a_map_afresh_and_the_caption_says_so():
+    seen = watched()
+    seen.look(batches(images()), step=10)
+    report = seen.look(batches(images(seed=1)), step=20)
+    assert "displacement/head" not in scalars(report)
+    assert "begun afresh: only 0 of 48 samples" in words(report, "embedding/map/head")
+
+
+@torch.no_grad()
+def test_another_stage_leaves_the_map_of_the_training_alone():
+    seen = watched()
+    seen.look(batches(images()), step=10)
+    before = seen.monitor.state()["maps"]["followed"]["head"]["points"]
+    report = seen.look(batches(images(seed=1)), step=20, stage="test")
+    after = seen.monitor.state()["maps"]["followed"]["head"]["points"]
+    assert torch.equal(before, after)
+    assert "embedding/thumbnails/head" in pictures(report)
+    assert "embedding/strip/head" not in pictures(report)
+
+
+@torch.no_grad()
+def test_thumbnails_become_rarer_and_the_last_planned_step_has_them():
+    seen = watched(method="pca", probe_layers=[])
+    steps = [0, 19, 25, 39, 45, 59, 99]
+    with_thumbnails = [
+        step
+        for step in steps
+        if "embedding/thumbnails/head"
+        in pictures(seen.look(batches(images()), step=step, planned_steps=100))
+    ]
+    assert with_thumbnails == [0, 25, 45, 99]
+
+
+@torch.no_grad()
+def test_what_is_misclassified_is_marked():
+    report = watched().look(batches(images()))
+    (item,) = [i for i in report.of(Image) if i.tag == "embedding/map/head"]
+    predicted = watched().model(images()).argmax(1)
+    assert item.arrays["wrong"].tolist() == (predicted != torch.arange(N) % 3).tolist()
+
+
+@torch.no_grad()
+def test_named_probe_layers_have_a_number_each():
+    numbers = scalars(watched(probe_layers=["relu", "*/relu*"]).look(batches(images())))
+    probed = [tag for tag in numbers if tag.startswith("probe_accuracy")]
+    assert probed == [f"probe_accuracy/{n}" for n in ("relu", "Net/relu", "Net/relu-1")]
+    assert not any("probe" in t for t in scalars(watched(probe_layers=[]).look(batches(images()))))
+
+
+@torch.no_grad()
+def test_the_projector_gets_features_names_and_thumbnails():
+    report = watched(projector=True, class_names=["a", "b", "c"]).look(batches(images()))
+    (embedding,) = report.of(Embedding)
+    assert embedding.tag == "embedding/projector/head"
+    assert embedding.features.shape == (N, 10)
+    assert len(embedding.metadata) == N
+    assert embedding.metadata[1].startswith("b")
+    assert any("predicted" in row for row in embedding.metadata)
+    np.testing.assert_allclose(embedding.thumbnails, images(), atol=2 / 255)
+
+
+# -- what cannot be mapped
+
+
+class Constant(Net):
+    def features(self, x: Tensor) -> Tensor:
+        return 0 * super().features(x)
+
+
+class Broken(Net):
+    def features(self, x: Tensor) -> Tensor:
+        features = super().features(x)
+        features[::4] = torch.nan
+        return features
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "pca"}, {"backend": "sklearn"}], ids=["torch", "pca", "sklearn"]
+)
+def test_constant_features_have_no_map_and_the_picture_says_so(options):
+    report = watched(Constant(), probe_layers=[], **options).look(batches(images()))
+    (item,) = report.of(Image)
+    assert item.draw.keywords["shape"].obstacle == "equal"
+    assert pictures(report)["embedding/map/head"].std() > 5
+    assert numbers_of(report, readings.FEATURE_SPREAD) == [0.0]
+    assert "trustworthiness/head" not in scalars(report)
+
+
+def numbers_of(report: Report, metric: str) -> list[float]:
+    return list(report.readings()[metric].values())
+
+
+@torch.no_grad()
+def test_samples_with_features_that_are_not_finite_are_left_out_and_counted():
+    report = watched(Broken(), probe_layers=[]).look(batches(images()))
+    assert "36 samples; epoch" in words(report, "embedding/map/head")
+    assert "left out: 12 of 48 samples" in words(report, "embedding/map/head")
+    assert scalars(report)["trustworthiness/head"] > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_fewer_than_four_samples_have_no_map(num_samples):
+    report = watched(num_samples=num_samples).look(batches(images()))
+    assert report.of(Image)[0].draw.keywords["shape"].obstacle == "too few"
+
+
+@torch.no_grad()
+def test_a_perplexity_beyond_the_samples_is_lowered_and_said():
+    report = watched(perplexity=30.0).look(batches(images(40)))
+    assert "perplexity 13 instead of 30: few samples" in words(report, "embedding/map/head")
+
+
+@torch.no_grad()
+def test_one_class_is_said_and_nothing_is_made_of_it():
+    report = watched().look(batches(images(), labels=torch.zeros(N, dtype=torch.int64)))
+    assert "all samples are of one class" in words(report, "embedding/map/head")
+    assert not any("agreement" in tag or "probe" in tag for tag in scalars(report))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("labels", [torch.full((N,), -100), torch.rand(N)])
+def test_labels_that_name_no_class_are_none(labels):
+    report = watched().look(batches(images(), labels=labels))
+    assert "no classes are known" in words(report, "embedding/map/head")
+    assert pictures(report)
+
+
+@torch.no_grad()
+def test_duplicates_are_counted():
+    report = watched().look(batches(images(24).repeat(2, 1, 1, 1)))
+    said = words(report, "embedding/map/head")
+    assert "24 of 48 samples have the features of another one" in said
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "inputs", [torch.randn(N, 5), torch.randint(0, 9, (N, 7)), torch.randn(N, 7, 5)]
+)
+def test_inputs_that_are_no_images_are_mapped_all_the_same(inputs):
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(5, 3)
+            self.table = nn.Embedding(9, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not x.is_floating_point():
+                x = self.table(x)
+            return self.head(x if x.dim() == 2 else x.mean(1))
+
+    report = watched(Words(), probe_layers=[]).look(batches(inputs))
+    assert "embedding/map/head" in pictures(report)
+    assert ("class_agreement/pixels" in scalars(report)) is inputs.is_floating_point()
+
+
+@torch.no_grad()
+def test_too_many_layers_to_map_are_refused():
+    with pytest.raises(ValueError, match=r"names 5 layers.*Name at most 4"):
+        watched(layers=["conv", "relu", "hidden", "*/relu*"]).look(batches(images()))
+
+
+# -- without an evaluation
+
+
+@torch.no_grad()
+def test_without_an_evaluation_the_references_are_looked_at():
+    seen = watched()
+    references = References(inputs=images(), labels=torch.arange(N) % 3, source="a test")
+
+    def read(names: Sequence[str], given: Tensor, site: str = "output"):
+        return seen.engine.read_layers(names, given, lambda m, i: m(i), site=site)
+
+    seen.collect(batches(images()))
+    expected = seen.look(batches(images()))
+    seen.monitor.restore({})
+    seen.monitor._reads_references = True
+    report = seen.look([], references=references, read_layers=read)
+    assert scalars(report) == pytest.approx(scalars(expected), rel=1e-5)
+    assert list(pictures(report)) == list(pictures(expected))
+
+
+# -- state and options
+
+
+@torch.no_grad()
+def test_the_state_goes_on_where_it_was():
+    first, second = watched(), watched()
+    first.look(batches(images()), step=10)
+    second.monitor.restore(first.monitor.state())
+    second.collect(batches(images()))
+    one, two = (w.look(batches(images()), step=20) for w in (first, second))
+    assert scalars(one) == pytest.approx(scalars(two))
+    assert list(pictures(one)) == list(pictures(two))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": "fc"}, r'layers=\'fc\' is no list of names. Use \["fc"\]'),
+        ({"layers": []}, r"layers=\[\] holds no name"),
+        ({"probe_layers": [1]}, "probe_layers holds 1"),
+        ({"perplexity": 1}, "perplexity=1 is out of range. Use more than 1"),
+        ({"perplexity": "30"}, "perplexity='30' is a str"),
+        ({"method": "umap"}, 'method=\'umap\' is none of the choices. Use "tsne" or "pca"'),
+        ({"backend": "openTSNE"}, "backend='openTSNE' is none of the choices"),
+        ({"projector": 1}, "projector=1 is no bool"),
+        ({"num_samples": 6000}, 'num_samples=6,000 is too many.*backend="sklearn"'),
+        ({"num_sample": 3}, "has no option 'num_sample'. Nearest: .*num_samples"),
+    ],
+)
+def test_a_wrong_option_says_what_to_write(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        EmbeddingMonitor(**options)
+
+
+def test_more_samples_are_a_case_for_scikit_learn():
+    assert EmbeddingMonitor(num_samples=6000, backend="sklearn").options.num_samples == 6000
+    assert EmbeddingMonitor().options.num_samples == 500

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from vis_callbacks.analysis.filter_noise import roughness
+from vis_callbacks.callbacks.filters.record import FilterRecord
+from vis_callbacks.callbacks.plain import require_plain
+from vis_callbacks.engine.snapshot import Group
+
+
+def filters(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def begun(*shape: int, step: int = 0, is_initial: bool = True) -> FilterRecord:
+    return FilterRecord.begun(filters(*(shape or (8, 3, 5, 5))), step, is_initial=is_initial)
+
+
+def group(kind: str = "SGD", lr: float = 0.1, weight_decay: float = 0.01, **known) -> Group:
+    return Group(
+        name=kind, kind=kind, parameter_names=(), lr=lr, weight_decay=weight_decay, **known
+    )
+
+
+# -- frames
+
+
+def test_it_begins_with_a_copy_of_the_filters():
+    given = filters(4, 1, 3, 3)
+    record = FilterRecord.begun(given, 3, is_initial=False)
+    before = given.clone()
+    given += 1
+    assert torch.equal(record.initial, before)
+    assert torch.equal(record.frames[0], before)
+    assert (record.first_step, record.steps) == (3, [3])
+
+
+def test_the_first_frame_and_the_latest_stay_and_eight_at_most():
+    record = begun()
+    for step in range(1, 200):
+        record.append(step, filters(8, 3, 5, 5, seed=step))
+    assert len(record.steps) == len(record.frames) == 8
+    assert (record.steps[0], record.steps[-1]) == (0, 199)
+    for step, frame in zip(record.steps, record.frames, strict=True):
+        assert torch.equal(frame, filters(8, 3, 5, 5, seed=step))
+
+
+def test_a_step_that_is_there_already_is_not_added_again():
+    record = begun(step=5)
+    for step in (5, 4):
+        record.append(step, filters(8, 3, 5, 5, seed=1))
+    assert record.steps == [5]
+    assert torch.equal(record.frames[0], record.initial)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [
+        ((64, 3, 7, 7), 36),
+        ((64, 1, 7, 7), 36),
+        ((64, 3, 13, 13), 25),  # large ones
+        ((64, 8, 3, 3), 12),  # a map for each channel
+        ((5, 3, 7, 7), 5),
+        ((64, 8, 64, 64), 2),  # 32,768 numbers each
+        ((64, 2, 256, 256), 1),
+    ],
+)
+def test_a_strip_shows_as_many_filters_as_can_be_seen(shape, count):
+    record = FilterRecord(initial=torch.zeros(1).expand(shape), first_step=0)
+    places = record.strip_places
+    assert len(places) == count
+    assert places[0] == 0
+    assert sorted(set(places)) == places
+    assert places[-1] >= shape[0] * (count - 1) // count  # spread over all of them
+
+
+def test_frames_are_kept_in_single_precision():
+    record = FilterRecord.begun(filters(4, 1, 3, 3).double(), 0, is_initial=True)
+    assert record.frames[0].dtype == torch.float32
+    assert record.initial.dtype == torch.float64
+
+
+# -- numbers
+
+
+def test_the_initial_roughness_stays_that_of_the_beginning():
+    record = begun()
+    expected = float(roughness(record.initial).mean())
+    record.append(1, torch.ones(8, 3, 5, 5))
+    assert float(record.initial_roughness()) == pytest.approx(expected)
+
+
+def test_the_inputs_are_read_once():
+    record, inputs = begun(), filters(2, 3, 9, 9, seed=1)
+    first = record.input_roughness(inputs)
+    assert torch.isfinite(first)
+    assert record.input_roughness(torch.ones(2, 3, 9, 9)) is first
+    assert torch.isnan(begun().input_roughness(None))
+
+
+@pytest.mark.parametrize(
+    ("kind", "momentum", "rate"),
+    [("SGD", None, 0.1 * 0.01), ("SGD", 0.9, 0.1 * 0.01 / 0.1), ("AdamW", None, 0.1 * 0.01)],
+)
+def test_decay_at_one_rate_is_an_exponential(kind, momentum, rate):
+    record = begun(step=1)
+    for step in (1, 40, 100):
+        left = record.decay_left(step, group(kind, momentum=momentum))
+        assert left == pytest.approx(math.exp(-step * rate))
+
+
+def test_between_two_snapshots_the_rate_changes_evenly():
+    record = begun(step=0, is_initial=False)
+    rates = [0.1 * (1 - step / 100) for step in range(101)]
+    for step in (0, 30, 100):
+        left = record.decay_left(step, group(lr=rates[step]))
+    assert left == pytest.approx(math.exp(-0.01 * 100 * 0.05))  # the area of a triangle
+
+
+def test_weights_that_are_seen_before_their_step_have_decayed_by_one_step_more():
+    before, after = (begun(step=1, is_initial=flag) for flag in (True, False))
+    lefts = [record.decay_left(11, group()) for record in (before, after)]
+    assert lefts == pytest.approx([math.exp(-11 * 0.001), math.exp(-10 * 0.001)])
+
+
+def test_without_weight_decay_all_is_left_and_with_adam_nobody_knows():
+    assert begun().decay_left(50, group(weight_decay=0.0)) == 1
+    assert math.isnan(begun().decay_left(50, group("Adam")))
+    assert math.isnan(begun().decay_left(50, None))
+
+
+# -- the restart
+
+
+def test_its_state_is_plain_and_goes_on_where_it_was():
+    record = begun(step=1)
+    record.append(20, filters(8, 3, 5, 5, seed=20))
+    record.decay_left(20, group())
+    require_plain(record.state(), "state")
+    file = io.BytesIO()
+    torch.save(record.state(), file)
+    file.seek(0)
+    other = FilterRecord.restored(torch.load(file, weights_only=True))
+    lefts = []
+    for each in (record, other):
+        each.append(50, filters(8, 3, 5, 5, seed=50))
+        lefts.append(each.decay_left(50, group()))
+    assert lefts[0] == lefts[1]
+    assert (other.first_step, other.steps) == (1, [1, 20, 50])
+    assert torch.equal(other.initial, record.initial)
+    assert all(map(torch.equal, other.frames, record.frames))
+    assert torch.equal(other.initial_roughness(), record.initial_roughness())

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import TinyModule, tiny_fit, tiny_loader, tiny_module, tiny_trainer
+from torch import Tensor, nn
+
+from vis_callbacks import OcclusionMonitor, Report
+from vis_callbacks.callbacks.occlusion import monitor as home
+from vis_callbacks.callbacks.occlusion import pictures as occlusion_pictures
+from vis_callbacks.engine.isolation import isolated
+from vis_callbacks.engine.references import References
+from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.render.occlusion_maps import OcclusionView
+from vis_callbacks.report import Image, Scalar, transfer
+
+
+class Quadrants(nn.Module):
+    """Class k is what is bright in quadrant k; a map of its own for each quadrant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        halves = [x[:, 0, :4], x[:, 0, 4:]]
+        maps = [part for half in halves for part in (half[..., :4], half[..., 4:])]
+        return 0.5 * self.relu(torch.stack(maps, dim=1)).sum((2, 3))
+
+
+def bright(quadrants: list[int]) -> Tensor:
+    x = torch.zeros(len(quadrants), 1, 8, 8)
+    for image, quadrant in zip(x, quadrants, strict=True):
+        row, column = 4 * (quadrant // 2), 4 * (quadrant % 2)
+        image[0, row : row + 4, column : column + 4] = 1.0
+    return x
+
+
+def references(x: Tensor, labels: Tensor | None) -> References:
+    return References(inputs=x, labels=labels, source="a test")
+
+
+def look(
+    monitor: OcclusionMonitor,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor | None = None,
+    *,
+    step: int = 0,
+    **known: Any,
+) -> Report:
+    with ExitStack() as stack:
+        forward = stack.enter_context(isolated(model))
+        seen = references(x, labels)
+        snapshot = Snapshot(step=step, references=seen, forward=forward, **known)
+        (report,) = transfer([monitor.observe(snapshot)])
+    return report
+
+
+def pictures(report: Report) -> dict[str, Image]:
+    return {item.tag: item for item in report.of(Image)}
+
+
+def maps(report: Report) -> np.ndarray:
+    return pictures(report)["occlusion/views"].arrays["values"]
+
+
+def test_the_probability_falls_where_the_evidence_lies():
+    monitor = OcclusionMonitor(window_size=4, stride=4, baseline=0.0)
+    report = look(monitor, Quadrants(), bright([0, 3]), torch.tensor([0, 3]))
+    probability = maps(report)[..., 0]
+    hidden, plain = 1 / 4, np.exp(8) / (np.exp(8) + 3)
+    expected = np.full((2, 2, 2), plain)
+    expected[0, 0, 0] = expected[1, 1, 1] = hidden
+    np.testing.assert_allclose(probability, expected, rtol=1e-6)
+    scalars = {item.tag: item.value for item in report.of(Scalar)}
+    assert scalars["occlusion/largest_fall"] == pytest.approx(plain - hidden, rel=1e-6)
+    assert scalars["occlusion/effective_area"] == pytest.approx(1 / 4)
+
+
+def test_the_activity_is_that_of_the_map_that_was_strongest():
+    monitor = OcclusionMonitor(window_size=4, stride=4, baseline=0.0)
+    x = bright([2, 1])
+    x[:, :, 0, 0] = 0.5  # some activity in another map
+    report = look(monitor, Quadrants(), x, torch.tensor([2, 1]))
+    picture = pictures(report)["occlusion/views"]
+    assert picture.arrays["units"].tolist() == [2, 1]
+    np.testing.assert_allclose(maps(report)[0, :, :, 2], [[16, 16], [0, 16]])
+
+
+def test_the_most_probable_class_changes_where_two_compete():
+    x = bright([0, 1])
+    x = x[:1] + 0.5 * x[1:]
+    monitor = OcclusionMonitor(window_size=4, stride=4, baseline=0.0)
+    classes = maps(look(monitor, Quadrants(), x, torch.tensor([0])))[0, :, :, 1]
+    assert classes.tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("target", "labels", "explained"),
+    [("label", [1], 1), ("predicted", [1], 0), (3, [1], 3), ("label", None, 0)],
+)
+def test_the_class_that_is_explained_can_be_chosen(target, labels, explained):
+    monitor = OcclusionMonitor(window_size=4, target=target)
+    given = None if labels is None else torch.tensor(labels)
+    report = look(monitor, Quadrants(), bright([0]), given)
+    assert pictures(report)["occlusion/views"].arrays["targets"].tolist() == [explained]
+
+
+def test_the_layer_whose_map_is_followed_can_be_named():
+    torch.manual_seed(0)
+    monitor = OcclusionMonitor(window_size=2, stride=2, layer="conv")
+    report = look(monitor, TinyModule(), torch.randn(2, 3, 6, 6), torch.tensor([0, 1]))
+    assert maps(report).shape[-1] == 3
+    other = OcclusionMonitor(window_size=2, stride=2, layer="hiden")
+    with pytest.raises(ValueError, match='nearest: "hidden"'):
+        look(other, TinyModule(), torch.randn(2, 3, 6, 6))
+
+
+def test_a_network_without_maps_has_no_activity():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3))
+    report = look(OcclusionMonitor(window_size=4), model, torch.randn(2, 1, 8, 8))
+    assert maps(report).shape[-1] == 2
+    assert (
+        pictures(report)["occlusion/views"]
+        .draw(**pictures(report)["occlusion/views"].arrays)
+        .shape[2]
+        == 3
+    )
+
+
+def test_a_network_of_tokens_follows_a_map_of_tokens():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    patches = nn.Sequential(nn.Conv2d(1, 8, 2, 2), nn.Flatten(2))
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.layer, self.head = patches, layer, nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(self.patches(x).transpose(1, 2)).mean(1))
+
+    report = look(OcclusionMonitor(window_size=4), Tokens(), torch.randn(2, 1, 8, 8))
+    assert maps(report).shape[-1] == 3
+
+
+def test_a_silent_map_is_not_divided_by_zero():
+    monitor = OcclusionMonitor(window_size=4, baseline=0.0)
+    report = look(monitor, Quadrants(), torch.zeros(1, 1, 8, 8))
+    picture = pictures(report)["occlusion/views"]
+    assert picture.draw(**picture.arrays).dtype == np.uint8
+
+
+def test_a_network_that_gives_nan_is_drawn_as_such():
+    class Broken(Quadrants):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    report = look(OcclusionMonitor(window_size=4), Broken(), bright([0]), torch.tensor([0]))
+    for picture in pictures(report).values():
+        assert ((picture.draw(**picture.arrays) == (255, 0, 255)).all(-1)).any()
+
+
+def test_the_strip_keeps_the_first_the_latest_and_log_spaced_steps():
+    monitor, model = OcclusionMonitor(window_size=4), Quadrants()
+    for step in range(0, 200, 10):
+        report = look(monitor, model, bright([0, 1]), torch.tensor([0, 1]), step=step)
+    strip = pictures(report)["occlusion/over_time"]
+    steps = strip.draw.keywords["steps"]
+    assert (steps[0], steps[-1], len(steps)) == (0, 190, 8)
+    assert strip.arrays["frames"].shape[:2] == (8, 2)
+
+
+def test_the_state_goes_on_where_it_was():
+    first, second, model = OcclusionMonitor(), OcclusionMonitor(), Quadrants()
+    look(first, model, bright([0, 1]), step=0)
+    second.restore(first.state())
+    reports = [look(monitor, model, bright([0, 1]), step=5) for monitor in (first, second)]
+    frames = [pictures(r)["occlusion/over_time"].arrays["frames"] for r in reports]
+    assert frames[0].shape[0] == 2
+    assert np.array_equal(*frames)
+
+
+def test_the_cost_is_announced_once(caplog):
+    monitor, model = OcclusionMonitor(), Quadrants()
+    with caplog.at_level(logging.INFO, logger="vis_callbacks"):
+        for step in range(2):
+            look(monitor, model, bright([0, 1, 2]), step=step)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "occlusion: 150 forward passes a snapshot (3 images x 49 positions of the square)."
+    ]
+
+
+def test_the_bound_on_the_cost_is_kept():
+    counted: list[int] = []
+
+    class Counting(Quadrants):
+        def forward(self, x: Tensor) -> Tensor:
+            counted.append(len(x))
+            return super().forward(x)
+
+    monitor = OcclusionMonitor(max_forward_passes=70)
+    report = look(monitor, Counting(), bright([0, 1, 2]))
+    # One sample more finds the layers; it is not one of the square's.
+    assert sum(counted) - 1 <= 70
+    picture = pictures(report)["occlusion/views"]
+    assert picture.draw.keywords["facts"].notes[0].startswith("stride 2 instead of 1 px")
+
+
+def test_a_snapshot_that_takes_long_is_said_once(caplog, monkeypatch):
+    monkeypatch.setattr(home, "_LONG_SECONDS", 0.0)
+    monitor, model = OcclusionMonitor(), Quadrants()
+    for step in range(2):
+        look(monitor, model, bright([0]), step=step)
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(said) == 1
+    assert "coarse_to_fine=True" in said[0]
+
+
+def test_inputs_that_are_no_images_are_refused_with_what_to_write():
+    model = nn.Linear(6, 2)
+    with pytest.raises(ValueError, match="where a square has no place"):
+        look(OcclusionMonitor(), model, torch.randn(3, 6))
+
+
+def test_without_reference_samples_it_says_what_to_write():
+    with pytest.raises(ValueError, match="Write input_fn="):
+        OcclusionMonitor().observe(Snapshot(step=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_size": 0}, "window_size=0 is too small"),
+        ({"window_size": 2.5}, "window_size=2.5 is a float"),
+        ({"stride": 9, "window_size": 4}, "stride=9 is larger than window_size=4"),
+        ({"baseline": "grey"}, 'baseline=\'grey\' is none. Use "mean", "blur" or a number'),
+        ({"baseline": True}, "baseline=True is none"),
+        ({"target": "both"}, 'target="both" is two'),
+        ({"target": "lable"}, 'nearest: "label"'),
+        ({"layer": 3}, "layer=3 is no name"),
+        ({"coarse_to_fine": 1}, "coarse_to_fine=1 is no bool"),
+        ({"max_forward_passes": 0}, "max_forward_passes=0 is too small"),
+        ({"batch_size": 0}, "batch_size=0 is too small"),
+    ],
+)
+def test_a_wrong_option_says_what_to_write(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        OcclusionMonitor(**options)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_it_runs_in_an_evaluation_alone(stage, tmp_path):
+    monitor = OcclusionMonitor(window_size=3, num_samples=2)
+    getattr(tiny_trainer(tmp_path, [monitor]), stage)(tiny_module(), tiny_loader(), verbose=False)
+    assert monitor.last_report is not None
+    assert maps(monitor.last_report).shape[-1] == 3
+
+
+def test_it_runs_under_bfloat16(tmp_path):
+    monitor = OcclusionMonitor(window_size=3, every_n_train_steps=1, num_samples=2)
+    tiny_fit(tmp_path, [monitor], precision="bf16-mixed")
+    assert maps(monitor.last_report).dtype == np.float32
+
+
+def test_it_takes_a_snapshot_every_five_epochs_and_of_the_last_one(tmp_path):
+    monitor = OcclusionMonitor(window_size=3, num_samples=2)
+    tiny_fit(tmp_path, [monitor], max_epochs=11)
+    assert monitor.history.steps == (0, 9, 19, 21)
+
+
+def views_of(report: Report, monkeypatch) -> list[OcclusionView]:
+    seen = []
+
+    def record(views, *_, **__):
+        seen.extend(views)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(occlusion_pictures, "occlusion_views", record)
+    picture = pictures(report)["occlusion/views"]
+    picture.draw(**picture.arrays)
+    return seen
+
+
+def test_it_is_said_where_no_position_matters(monkeypatch):
+    x = torch.cat([bright([0]), torch.zeros(1, 1, 8, 8)])
+    monitor = OcclusionMonitor(window_size=4, baseline=0.0)
+    report = look(monitor, Quadrants(), x, torch.tensor([0, 0]))
+    bright_one, dark_one = views_of(report, monkeypatch)
+    assert bright_one.lines == ("class 0: 1.00 without a square, 0.25 at the outline",)
+    assert dark_one.lines == ("class 0: 0.25 without a square; no position matters",)
+    assert bright_one.whole == pytest.approx(1, abs=1e-2)
+    assert dark_one.whole == pytest.approx(0.25)
