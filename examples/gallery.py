@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from photo_patches import LEARNING_RATES
@@ -48,6 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     if not options.runs.exists():
+        # How sums are split over threads changes their last bits, and in the end the pictures;
+        # with one thread the runs are the same each time on a machine.
+        torch.set_num_threads(1)
         train_both(["--output", str(options.runs)])
     runs = {path.name: path for path in sorted(options.runs.iterdir()) if path.is_dir()}
     if options.folder is not None:

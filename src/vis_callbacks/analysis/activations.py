@@ -48,7 +48,6 @@ class Numbers:
         return self._known[key]
 
 
-@torch.no_grad()
 def measure(
     values: Tensor,
     nonlinearity: Nonlinearity | None,
@@ -93,7 +92,6 @@ def measure(
     return measured
 
 
-@torch.no_grad()
 def measure_maps(
     values: Tensor, nonlinearity: Nonlinearity | None, *, sums: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -130,7 +128,6 @@ def measure_maps(
     return measured
 
 
-@torch.no_grad()
 def magnitudes(values: Tensor, nonlinearity: Nonlinearity | None) -> Tensor:
     """Returns the sum over positions of abs(h), (samples, units).
 
@@ -271,7 +268,6 @@ class UnitRows:
     num_samples: Tensor
 
     @classmethod
-    @torch.no_grad()
     def of(cls, table: UnitTable, measures: Measures) -> UnitRows:
         """Returns the measures laid out."""
         (magnitude,) = table.fill(_column(table, measures, "magnitude", math.nan))
@@ -317,7 +313,6 @@ def _per_layer(table: UnitTable, measures: Measures, name: str) -> Tensor:
     return torch.stack([number.to(table.device) for number in column]) if column else zero[None][:0]
 
 
-@torch.no_grad()
 def statistics(rows: UnitRows, maps: Measures, *, tau: float = 0.1) -> dict[str, Tensor]:
     """Returns the statistics of all layers, one tensor (layers,) each, without a host sync.
 
@@ -373,7 +368,6 @@ def log_edges(*, smallest: float = 1e-6, largest: float = 1e6, per_decade: int =
     return torch.cat([-positive.flip(0), positive])
 
 
-@torch.no_grad()
 def histogram(values: Tensor, edges: Tensor, *, max_values: int = 65_536) -> dict[str, Tensor]:
     """Returns ``counts`` between the edges, ``total`` and ``total_of_squares``, merged by sum.
 

@@ -114,7 +114,6 @@ class UnitLife:
         """The layers met so far, in forward order."""
         return self.table.layers if self.table is not None else ()
 
-    @torch.no_grad()
     def update(
         self, step: int, rows: UnitRows, weight_norms: Mapping[str, Tensor] | None = None
     ) -> None:
@@ -153,7 +152,6 @@ class UnitLife:
         self._find_dead()
         units["was_dead"] = units["was_dead"] | self._dead
 
-    @torch.no_grad()
     def readings(self) -> Tensor:
         """Returns one number a layer for each of `READINGS`: (readings, layers), on the device.
 
@@ -246,7 +244,6 @@ class UnitLife:
         immortal = [layer in self.immortal for layer in table.layers]
         self._unjudged = torch.tensor(immortal, dtype=torch.bool).to(table.device)
 
-    @torch.no_grad()
     def _states(self) -> Tensor:
         states = torch.where(self._dead, DEAD, ALIVE)
         states = torch.where(self._revived(), REVIVED, states)

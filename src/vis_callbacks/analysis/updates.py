@@ -72,7 +72,6 @@ def update_ratio(before: Tensor, after: Tensor) -> Tensor:
     return torch.where(norm > 0, change / norm, math.nan)
 
 
-@torch.no_grad()
 def unit_norms(weight: Tensor, *, is_transposed: bool = False, groups: int = 1) -> Tensor:
     """Returns the L2 norm of the weights that feed each output unit, (units,).
 

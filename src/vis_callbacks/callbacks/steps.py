@@ -37,7 +37,6 @@ class StepSums:
         """Takes the loss of one batch, which Lightning has divided by ``accumulated_batches``."""
         self._losses.append((loss.clone(), accumulated_batches))  # the user may write into theirs
 
-    @torch.no_grad()
     def add_inputs(self, inputs: Tensor) -> None:
         """Takes the inputs (samples, ...) of one batch."""
         inputs = inputs.detach()
@@ -54,7 +53,6 @@ class StepSums:
             )
         )
 
-    @torch.no_grad()
     def values(self) -> dict[str, Tensor]:
         """Returns the sums over all micro-batches, float64 on the device.
 

@@ -115,6 +115,7 @@ class Engine:
         self._due: list[Subscription] = []
         self._batch: Any = None
         self._trace: dict[str, LayerInfo] = {}
+        self._noted: dict[tuple[str, int], str] = {}  # its names, by those that captures give
         self._weights: dict[str, WeightInfo] = {}
         self._names_checked: set[int] = set()
         self._guard = Guard("the engine")
@@ -418,16 +419,18 @@ class Engine:
             subscription.seconds += perf_counter() - started
 
     def _activation(self, name: str, seen: Seen, batch: Batch) -> Activation:
-        def units(tensor: Tensor) -> Tensor:
-            return samples_units_positions(tensor, seen.unit_axis, batch.num_samples)
-
-        same_shape = seen.inputs is not None and seen.inputs.shape == seen.values.shape
+        values, inputs, axis = seen.values, seen.inputs, seen.unit_axis
+        if inputs is not None:
+            same_shape = inputs.shape == values.shape
+            inputs = (
+                samples_units_positions(inputs, axis, batch.num_samples) if same_shape else None
+            )
         return Activation(
             layer=name,
-            values=units(seen.values),
+            values=samples_units_positions(values, axis, batch.num_samples),
             nonlinearity=seen.nonlinearity,
-            inputs=units(seen.inputs) if seen.inputs is not None and same_shape else None,
-            shape=tuple(seen.values.shape),
+            inputs=inputs,
+            shape=tuple(values.shape),
         )
 
     def _note(self, seen: Seen) -> str:
@@ -437,6 +440,9 @@ class Engine:
         number of units tells.
         """
         num_units = seen.values.shape[seen.unit_axis]
+        noted = self._noted.get((seen.name, num_units))
+        if noted is not None:
+            return noted
         name = strip_compiled(seen.name)
         call = 0
         while (known := self._trace.get(nth_call(name, call))) and known.num_units != num_units:
@@ -453,6 +459,7 @@ class Engine:
                 is_gate=seen.is_gate,
                 touches_input=bool(weighted and weighted.touches_input),
             )
+        self._noted[seen.name, num_units] = name
         return name
 
     def _note_weight(self, info: WeightInfo) -> None:
@@ -461,8 +468,8 @@ class Engine:
     def _batch_for(self, subscription: Subscription) -> Batch:
         key = id(subscription.batch_of)
         if key not in self._batches_of:
-            batch = subscription.batch_of(self._batch)
-            self._batches_of[key] = replace(batch, first_index=subscription.num_samples)
+            batch, first = subscription.batch_of(self._batch), subscription.num_samples
+            self._batches_of[key] = replace(batch, first_index=first) if first else batch
         return self._batches_of[key]
 
 
