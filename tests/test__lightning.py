@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from tests.tiny import NUM_STEPS, tiny_loader, tiny_module, tiny_trainer
+from tests.tiny import NUM_STEPS, TinyModule, tiny_loader, tiny_module, tiny_trainer
 
 from vis_callbacks._lightning import LightningCallback, RunView, SetUpError, _installed
 
@@ -116,6 +116,33 @@ def test_a_run_without_an_end_has_no_planned_steps():
     )
     assert RunView(trainer).planned_steps is None
     assert RunView(trainer).steps_per_epoch is None
+
+
+def test_of_two_optimizers_that_step_in_turn_a_limit_counts_both(tmp_path):
+    class Manual(TinyModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.manual_backward(loss)
+            for optimizer in self.optimizers():
+                optimizer.step()
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.conv, self.head)]
+
+    planned, steps = set(), []
+
+    class Looks(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            planned.add(RunView(trainer).planned_steps)
+            steps.append(RunView(trainer).step)
+
+    trainer = tiny_trainer(tmp_path, [Looks()], max_steps=7, max_epochs=-1)
+    trainer.fit(Manual(), tiny_loader(32))
+    assert planned == {len(steps)} == {4}
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate"])

@@ -129,6 +129,8 @@ class RunView:
     def planned_steps(self) -> int | None:
         """How many steps the run will take, or None where its end is not known."""
         steps = self.trainer.max_steps
+        if steps > 0 and not self.is_automatic:  # it counts the steps of each optimizer
+            steps = -(-steps // max(1, len(self.trainer.optimizers)))
         batches = self.trainer.num_training_batches
         epochs = self.trainer.max_epochs
         if epochs is not None and epochs > 0 and batches != float("inf"):

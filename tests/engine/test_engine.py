@@ -252,22 +252,30 @@ def test_within_a_burst_only_what_the_whole_capture_has_seen_is_hooked():
     assert found[0] == found[1] == found[2] == found[3]
 
 
-def test_what_the_model_does_anew_is_seen_by_the_next_whole_capture_and_planned():
+@pytest.mark.parametrize("when", ["between bursts", "within a burst"])
+def test_a_module_that_joins_is_seen_and_a_step_that_was_not_planned_is_left_out(when):
     model, x = Modules().eval(), torch.randn(3, 4)
     engine = Engine(model)
     subscription = subscribe(engine)
-    names = []
-    for in_burst in (False, True, False, True):
+    names, failures = [], []
+    for number, in_burst in enumerate((False, True, False, True)):
+        if number == {"between bursts": 2, "within a burst": 1}[when]:
+            model.layers.append(nn.Tanh())
         engine.begin([subscription], live=True, in_burst=in_burst)
         engine.start_batch(x)
         model(x)
         engine.end()
         engine.forget_names()
         names.append(list(subscription.values))
-        if len(names) == 1:
-            model.layers.append(nn.Tanh())
+        failures.append(subscription.failure)
     before, after = ["layers.1", "layers.3"], ["layers.1", "layers.3", "layers.4"]
-    assert names == [before, before, after, after]
+    if when == "between bursts":
+        assert names == [before, before, after, after]
+        assert failures == [None] * 4
+    else:  # and from then on every capture is a whole one
+        assert names == [before, [], after, after]
+        assert failures == [None, "the step was not the planned one", None, None]
+    assert subscription.guard.counts == {}
 
 
 def test_a_probe_that_names_layers_is_never_served_by_a_plan():

@@ -24,7 +24,7 @@ def whole(model: nn.Module, *inputs: Tensor, run: Callable[..., object] | None =
 
 def planned(plan: Plan, model: nn.Module, *inputs: Tensor) -> list[Seen]:
     seen: list[Seen] = []
-    with PlannedCapture(plan, seen.append, fail=_raise):
+    with PlannedCapture(model, plan, seen.append, fail=_raise):
         model(*inputs)
     return seen
 
@@ -84,7 +84,7 @@ def test_the_calls_of_two_forward_passes_in_a_step_have_the_same_names():
     model, x = Reused(), torch.randn(3, 4)
     _, plan = whole(model, x)
     seen: list[Seen] = []
-    with PlannedCapture(plan, seen.append, fail=_raise):
+    with PlannedCapture(model, plan, seen.append, fail=_raise):
         model(x)
         model(x)
     assert [s.name for s in seen] == ["relu", "relu-1", "last.1"] * 2
@@ -93,7 +93,7 @@ def test_the_calls_of_two_forward_passes_in_a_step_have_the_same_names():
 def test_nothing_but_its_own_hooks_is_attached_and_no_function_mode():
     model, x = Reused(), torch.randn(3, 4)
     _, plan = whole(model, x)
-    capture = PlannedCapture(plan, lambda seen: None, fail=_raise)
+    capture = PlannedCapture(model, plan, lambda seen: None, fail=_raise)
     assert not capture.is_open
     for _ in range(2):  # entering twice is harmless
         capture.__enter__()
@@ -113,7 +113,7 @@ def test_a_failure_on_entry_leaves_nothing_behind(monkeypatch):
         raise RuntimeError("no hook")
 
     monkeypatch.setattr(model.last[1], "register_forward_hook", failing)
-    capture = PlannedCapture(plan, lambda seen: None, fail=_raise)
+    capture = PlannedCapture(model, plan, lambda seen: None, fail=_raise)
     with pytest.raises(RuntimeError, match="no hook"):
         capture.__enter__()
     assert num_hooks(model) == 0
@@ -125,7 +125,7 @@ def test_a_failing_sink_is_handed_over_and_the_pass_goes_on():
 
     model, x, failures = Reused(), torch.randn(3, 4), []
     _, plan = whole(model, x)
-    with PlannedCapture(plan, sink, fail=failures.append):
+    with PlannedCapture(model, plan, sink, fail=failures.append):
         assert model(x).shape == (3, 4)
     assert [str(error) for error in failures] == ["ours"] * 3
 
@@ -135,7 +135,7 @@ def test_a_pass_that_was_broken_off_does_not_shift_the_names_of_the_next():
     _, plan = whole(model, x)
     seen: list[Seen] = []
     broken = model.last.register_forward_pre_hook(lambda *args: 1 / 0)
-    with PlannedCapture(plan, seen.append, fail=_raise):
+    with PlannedCapture(model, plan, seen.append, fail=_raise):
         with pytest.raises(ZeroDivisionError):
             model(x)
         broken.remove()
@@ -163,7 +163,7 @@ def test_the_second_forward_of_gradient_checkpointing_is_not_seen():
     model, x = Checkpointed(), torch.randn(3, 4)
     _, plan = whole(model, x)
     seen: list[Seen] = []
-    with PlannedCapture(plan, seen.append, fail=_raise):
+    with PlannedCapture(model, plan, seen.append, fail=_raise):
         model(x).sum().backward()
     assert [s.name for s in seen] == ["block.1"]
 
@@ -200,3 +200,61 @@ def test_there_is_no_plan_where_the_training_step_calls_a_nonlinearity_itself():
 def test_there_is_no_plan_where_what_begins_a_pass_also_runs_within_one():
     model = Reused()
     assert whole(model, torch.randn(3, 4), run=lambda x: model(model.last(x)))[1] is None
+
+
+def test_what_runs_while_it_is_paused_is_not_seen():
+    model, x = Reused(), torch.randn(3, 4)
+    _, plan = whole(model, x)
+    seen: list[Seen] = []
+    with PlannedCapture(model, plan, seen.append, fail=_raise) as capture:
+        model(x)
+        capture.pause()
+        model(x)  # an optimizer that calls its closure again
+        assert len(seen) == 3
+        capture.start_batch()
+        model(x)
+    assert len(seen) == 6
+
+
+def test_a_call_that_cannot_be_read_takes_no_ones_place():
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(x) + self.relu(x[:, 0])[:, None]
+
+    model, x = Mixed(), torch.randn(3, 4)
+    flipped = type(
+        "Flipped", (Mixed,), {"forward": lambda m, x: m.relu(x[:, 0])[:, None] + m.relu(x)}
+    )()
+    for net in (model, flipped):
+        expected, plan = whole(net, x)
+        assert [s.name for s in planned(plan, net, x)] == [s.name for s in expected] == ["relu"]
+
+
+class Turns(nn.Module):
+    """Heads that take turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(2))
+        self.turn = "a"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self, self.turn)(x) if self.turn != "both" else self.b(self.a(x))
+
+
+@pytest.mark.parametrize(
+    ("planned_turn", "turn", "fits"),
+    [("a", "a", True), ("a", "b", False), ("a", "both", False), ("both", "a", False)],
+)
+def test_a_step_that_is_not_the_planned_one_is_noticed(planned_turn, turn, fits):
+    model, x = Turns(), torch.randn(3, 4)
+    model.turn = planned_turn
+    _, plan = whole(model, x)
+    model.turn = turn
+    with PlannedCapture(model, plan, lambda seen: None, fail=_raise) as capture:
+        model(x)
+    assert capture.fits is fits

@@ -27,6 +27,8 @@ MAPS_MERGE: Mapping[str, Literal["sum", "max", "min"]] = dict.fromkeys(
     ("nonzeros", "area", "num_maps"), "sum"
 )
 
+_MAX_NUMBERS = 256
+
 Measures = Mapping[str, Mapping[str, Tensor]]  # layer -> name -> tensor
 
 
@@ -44,6 +46,8 @@ class Numbers:
         """Returns the number with the type and on the device of a tensor."""
         key = (number, like.dtype, like.device)
         if key not in self._known:
+            if len(self._known) >= _MAX_NUMBERS:  # inputs of ever new sizes
+                self._known.clear()
             self._known[key] = like.new_full((), number)
         return self._known[key]
 

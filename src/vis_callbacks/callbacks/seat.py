@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor
 
 
+_MAX_KEPT = 32  # a user's own schedule may have bursts that never end
+
+
 @dataclass(frozen=True)
 class Moment:
     """What all monitors of one snapshot look at; it holds nothing of the Trainer."""
@@ -74,7 +77,7 @@ class Seat:
         """The monitor's schedule, as thin as its overhead asks for."""
         return self.monitor.schedule.thinned(self.overhead.thinning)
 
-    def plan(self, step: int, facts: RunFacts) -> None:
+    def look_ahead(self, step: int, facts: RunFacts) -> None:
         """Works out at which step, from this one on, each of its probes is due."""
         self.due_steps, self.ask_at = (), step + 1  # if the schedule fails
         with self.guard.contain("the schedule"):
@@ -86,7 +89,7 @@ class Seat:
             self.ask_at = min(self.due_steps)
 
     def due_at(self, step: int) -> list[Subscription]:
-        """Returns the subscriptions that are due at this step, once it is planned."""
+        """Returns the subscriptions that are due at this step, once it was looked ahead."""
         planned = zip(self.subscriptions, self.due_steps, strict=False)
         return [subscription for subscription, due_step in planned if due_step == step]
 
@@ -96,10 +99,12 @@ class Seat:
         The first snapshot is what all others are seen by, and an extra forward pass cannot be
         made up for later.
         """
-        is_due = [False]  # unless the schedule fails
+        if step == 0 or "forward" in self.monitor.needs or len(self.kept) >= _MAX_KEPT:
+            return True
+        ends = [True]  # if the schedule fails
         with self.guard.contain("the schedule"):
-            is_due = [self.schedule.ends_burst(step, facts)]
-        return step == 0 or "forward" in self.monitor.needs or any(is_due)
+            ends = [self.schedule.ends_burst(step, facts)]
+        return any(ends)
 
     def schedule_of(self, subscription: Subscription) -> Schedule:
         """The schedule of one of its probes."""

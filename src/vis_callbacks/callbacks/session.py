@@ -63,7 +63,7 @@ class Session:
         self._facts = RunFacts()
         self._step: Step | None = None
         self._is_first = True
-        self._is_planned, self._next_due, self.has_work = False, 0.0, True
+        self._has_looked_ahead, self._next_due, self.has_work = False, 0.0, True
         self._collecting: list[Seat] = []
         self._has_ranks = False
 
@@ -103,7 +103,7 @@ class Session:
         run = RunView(trainer)
         self.close()
         self._is_first = True
-        self._plan_anew()
+        self._ask_anew()
         self._has_ranks = run.world_size > 1
         with Attempt() as attempt:
             self._open(run)
@@ -266,7 +266,7 @@ class Session:
     def train_epoch_end(self, trainer: Any) -> None:
         """Takes the snapshot of the epoch's last validation."""
         self._drop_step()  # a step that the user's hook skipped has no end
-        self._plan_anew()  # and begins again, under the same number, in the next epoch
+        self._ask_anew()  # and begins again, under the same number, in the next epoch
         if self._collecting:
             run = RunView(trainer)
             due, self._collecting = self._collecting, []
@@ -278,7 +278,7 @@ class Session:
     def _begin_step(self, run: RunView, step: int, batch: Any) -> None:
         due = self._due_at(step)
         subscriptions = [s for seat in due for s in seat.due_at(step)]
-        self._plan(step + 1)
+        self._look_ahead(step + 1)
         if not due or self._engine is None:
             return
         for seat in due:
@@ -303,8 +303,9 @@ class Session:
             opened.updates = UpdateWatch(run.optimizers)
 
     def _due_at(self, step: int) -> list[Seat]:
-        if not self._is_planned or self._next_due < step:
-            self._plan(step)
+        has_failed = any(not seat.due_steps and not seat.collects for seat in self._seats)
+        if not self._has_looked_ahead or self._next_due < step or has_failed:
+            self._look_ahead(step)
         # With several ranks a resting monitor still takes part, as failed: it may not rest on
         # the others, and all must come to the same collectives.
         return [
@@ -313,16 +314,16 @@ class Session:
             if step in seat.due_steps and (self._has_ranks or not seat.guard.is_resting)
         ]
 
-    def _plan(self, step: int) -> None:
+    def _look_ahead(self, step: int) -> None:
         """Works out when monitors are due, from this step on."""
         for seat in self._seats:
-            seat.plan(step, self._facts)
-        self._is_planned = True
+            seat.look_ahead(step, self._facts)
+        self._has_looked_ahead = True
         self._next_due = min((seat.ask_at for seat in self._seats), default=math.inf)
 
-    def _plan_anew(self) -> None:
+    def _ask_anew(self) -> None:
         """Has all monitors asked at the next step when they are due."""
-        self._is_planned, self._next_due, self.has_work = False, 0.0, True
+        self._has_looked_ahead, self._next_due, self.has_work = False, 0.0, True
 
     def _leave_out_resting(self, due: Sequence[Seat]) -> None:
         for seat in due:
@@ -355,6 +356,8 @@ class Session:
             return
         if run.stage != "fit":
             self.start(trainer)
+        if self._step is not None and self._engine is not None:
+            self._engine.end_capture()  # of a step of which more micro-batches follow
         self._collecting = [
             seat
             for seat in self._seats
@@ -422,7 +425,7 @@ class Session:
         size = max((s.num_samples for s in read), default=0)
         if self._facts.batch_size is None and size:
             self._facts = replace(self._facts, batch_size=size)
-            self._plan_anew()
+            self._ask_anew()
 
     def _take(
         self,
@@ -436,8 +439,11 @@ class Session:
         """Takes what was read for these monitors through all that follows."""
         if self._line is None:
             return
+        thinning = [seat.overhead.thinning for seat in self._seats]
         try:
             self._line.take(due, read, run, self._facts, step=step, training=training)
+            if thinning != [seat.overhead.thinning for seat in self._seats]:
+                self._ask_anew()
             if training is not None:
                 self._learn_batch_size(read)
         finally:

@@ -130,8 +130,13 @@ class StraightLine:
         self._writer.flush()
 
     def break_off(self, run: RunView) -> None:
-        """Looks at what is left when an exception ends the run, and tells what it may come of."""
-        self.catch_up(run)
+        """Looks at what is left when an exception ends the run, and tells what it may come of.
+
+        Not with several ranks: another one may have died, and this one's device would wait for
+        its collective for ever.
+        """
+        if not self._has_ranks:
+            self.catch_up(run)
         self._tell(run)
         self._writer.flush()
 
@@ -150,6 +155,7 @@ class StraightLine:
         self, seat: Seat, read: Sequence[Subscription], moment: Moment, *, is_whole: bool
     ) -> None:
         mine = [s for s in seat.subscriptions if s in read]
+        seat.overhead.seconds += sum(s.seconds for s in mine)
         if not any(s.failure for s in mine):
             values = {s.probe.name: s.values for s in mine}
             num_samples = {s.probe.name: s.num_samples for s in mine}

@@ -179,6 +179,7 @@ class Capture:
         self.inner: set[nn.Module] = set()
         self._handles: list[RemovableHandle] = []
         self._mode: _FunctionMode | None = None
+        self._is_paused = False
         self._stack: list[nn.Module] = []
         self._calls_in_forward: Counter[str] = Counter()
         self._calls_in_step: Counter[str] = Counter()
@@ -212,6 +213,7 @@ class Capture:
     def start_batch(self) -> None:
         """Begins the count of calls anew, for the next micro-batch of the step."""
         self._clear()
+        self._is_paused = False
         if self._handles and self._mode is None:
             self._open_mode()
 
@@ -222,11 +224,14 @@ class Capture:
         self._weighted.clear()
 
     def pause(self) -> None:
-        """Sees no functional calls until the next `start_batch`; hooks stay where they are.
+        """Sees nothing until the next `start_batch`; hooks stay where they are.
 
         Under a function mode every access to an attribute of a tensor goes through Python, and
         an optimizer makes many: over backward and update the mode was a third of all the cost.
+        And what runs then is not the step's forward pass: closures that an optimizer calls
+        again, the user's own passes.
         """
+        self._is_paused = True
         if self._mode is not None:
             self._mode.leave()
             self._mode = None
@@ -259,7 +264,7 @@ class Capture:
         return len(self._stack) - outer
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if in_backward():
+        if self._is_paused or in_backward():
             return
         if self._depth == 0:
             self._calls_in_forward.clear()
@@ -272,7 +277,7 @@ class Capture:
             self._tell(module, name, "input", args[0], None, None)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if in_backward():
+        if self._is_paused or in_backward():
             return
         if module in self._stack:  # a forward that raised may have left inner ones behind
             while self._stack.pop() is not module:
@@ -327,7 +332,7 @@ class Capture:
         nonlinearity: Nonlinearity | None,
     ) -> None:
         """Hands one activation to the sink, with no gradient and with its name."""
-        if values.dim() < 2 or not values.is_floating_point():
+        if not can_be_read(values):
             return
         with Attempt() as attempt, torch.no_grad():
             runs_itself = bool(self._stack) and self._stack[-1] is module
@@ -527,6 +532,11 @@ def _modes() -> list[Any]:
 def _top_mode() -> Any:
     modes = _modes()
     return modes[-1] if modes else None
+
+
+def can_be_read(output: object) -> bool:
+    """Whether an output has samples and units, and numbers that can be summed."""
+    return isinstance(output, Tensor) and output.dim() >= 2 and output.is_floating_point()
 
 
 def _raise(error: Exception) -> NoReturn:

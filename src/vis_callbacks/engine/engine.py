@@ -48,6 +48,7 @@ class Subscription:
         batch_of: The user's batch to the tensors that a reduction may look at.
         forward: What an isolated pass calls, with the model and the inputs.
         failure: Why there are no values this time; None while all is well.
+        seconds: What reading has taken.
     """
 
     probe: Probe
@@ -85,6 +86,7 @@ class Subscription:
         """Forgets what was read."""
         self.values = {}
         self.num_samples = 0
+        self.seconds = 0.0
         self.failure = None
 
 
@@ -124,6 +126,7 @@ class Engine:
         self._names: ModelNames | None = None
         self._planner: Planner | None = None
         self._plan: Plan | None = None
+        self._can_plan = True
 
     # -- what is asked for
 
@@ -202,7 +205,7 @@ class Engine:
             return
         if in_burst and self._plan is not None and not self._asks_for_others():
             plan = self._plan
-            self._open(lambda: PlannedCapture(plan, *self._sink_and_fail(self._due)))
+            self._open(lambda: PlannedCapture(self.model, plan, *self._sink_and_fail(self._due)))
         else:
             self._planner = Planner()
             self._open_capture()
@@ -285,12 +288,22 @@ class Engine:
         """Closes the capture; what was read stays. Harmless where none is open."""
         remove_inert_modes()
         capture, self._capture = self._capture, None
+        planner, self._planner = self._planner, None
         if capture is None:
             return
         capture.close()
-        planner, self._planner = self._planner, None
-        if planner is not None and isinstance(capture, Capture):
+        if isinstance(capture, PlannedCapture):
+            if not capture.fits:
+                self._give_up_planning()
+        elif planner is not None and self._can_plan:
             self._plan = planner.plan(capture.outermost, capture.inner)
+
+    def _give_up_planning(self) -> None:
+        """Leaves out what was read by a plan that did not fit: the steps of this run differ."""
+        self._plan, self._can_plan = None, False
+        for subscription in self._due:
+            if subscription.failure is None:
+                subscription.failure, subscription.values = "the step was not the planned one", {}
 
     def end(self) -> None:
         """Closes the capture and lets go of the batch."""

@@ -3,8 +3,8 @@
 Where every nonlinearity of a model is a module, nothing but a hook on each is needed to read
 the next step. That spares the function mode (under which each of torch's functions goes
 through Python) and the stack of running modules: two thirds of what a snapshot within a burst
-cost on small networks. What the model does differently from one step to the next is seen by
-the whole capture at the burst's end, and planned anew.
+cost on small networks. A step that does not do what was planned (heads that take turns) is
+noticed: another nonlinearity is called, or a planned one is not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vis_callbacks.analysis.nonlinearities import MODULE_TYPES, Nonlinearity
-from vis_callbacks.engine.capture import Seen, Sink, WeightedCall, in_backward
+from vis_callbacks.engine.capture import Seen, Sink, WeightedCall, can_be_read, in_backward
 from vis_callbacks.guard import Attempt
 
 
@@ -78,17 +78,25 @@ class PlannedCapture:
     """Reads what a plan names. It is opened and closed as a `Capture` is.
 
     Args:
-        plan: Made of a step of the same model.
+        model: Of whose steps the plan was made.
+        plan: Names what is read.
         sink: See `Capture`.
         fail: See `Capture`.
     """
 
-    def __init__(self, plan: Plan, sink: Sink, fail: Callable[[Exception], object]) -> None:
+    def __init__(
+        self, model: nn.Module, plan: Plan, sink: Sink, fail: Callable[[Exception], object]
+    ) -> None:
+        self._model = model
         self._plan = plan
         self._sink = sink
         self._fail = fail
         self._handles: list[RemovableHandle] = []
         self._num_calls: Counter[nn.Module] = Counter()
+        self._met: set[str] = set()
+        self._all = {call.name for calls in plan.calls.values() for call in calls}
+        self._has_met_others = False
+        self._is_paused = False
 
     def __enter__(self) -> Self:
         if self.is_open:
@@ -99,6 +107,9 @@ class PlannedCapture:
             for module in self._plan.calls:
                 # First of all hooks: a user's own may change what the others are given.
                 self._handles.append(module.register_forward_hook(self._after, prepend=True))
+            for module in self._model.modules():
+                if isinstance(module, MODULE_TYPES) and module not in self._plan.calls:
+                    self._handles.append(module.register_forward_hook(self._meet_other))
         except BaseException:
             self.close()
             raise
@@ -112,33 +123,46 @@ class PlannedCapture:
         """Whether anything is attached."""
         return bool(self._handles)
 
+    @property
+    def fits(self) -> bool:
+        """Whether the step has called all that was planned, and no other nonlinearity."""
+        return not self._has_met_others and self._met == self._all
+
     def start_batch(self) -> None:
         """Begins the count of calls anew."""
         self._num_calls.clear()
+        self._is_paused = False
 
     def pause(self) -> None:
-        """Nothing is seen of a backward pass or an update anyway."""
+        """Sees nothing until the next `start_batch`."""
+        self._is_paused = True
 
     def close(self) -> None:
         """Takes everything off again, in whatever state it is."""
         while self._handles:
             self._handles.pop().remove()
-        self.start_batch()
+        self._num_calls.clear()
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not in_backward():
+        if not self._is_paused and not in_backward():
             self._num_calls.clear()
 
+    def _meet_other(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not self._is_paused and not in_backward():
+            self._has_met_others = True
+
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if in_backward():
+        if self._is_paused or in_backward() or not can_be_read(output):
             return
         number = self._num_calls[module]
         self._num_calls[module] = number + 1
         planned = self._plan.calls[module]
-        if number >= len(planned) or not isinstance(output, Tensor) or output.dim() < 2:
+        if number >= len(planned):
+            self._has_met_others = True
             return
         with Attempt() as attempt, torch.no_grad():
             call = planned[number]
+            self._met.add(call.name)
             given = args[0] if args and args[0] is not output else None
             self._sink(
                 Seen(

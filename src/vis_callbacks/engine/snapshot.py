@@ -118,7 +118,7 @@ class Snapshot:
         weights: The weights after the step's update, read only. The snapshots of a burst are
             looked at at its end, with the weights that the network has then.
         loss: The step's loss, or None where the loop returns none.
-        metrics: A copy of ``trainer.callback_metrics`` as floats.
+        metrics: A copy of ``trainer.callback_metrics``, likewise of the burst's end.
         input_stats: Numbers of the batch's inputs, on the device: "share_constant",
             "mean", "std".
         forward: An isolated forward pass, alive only inside ``observe``; None unless needed.
