@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
+
+from vis_callbacks.callbacks.overhead import Overhead
+from vis_callbacks.callbacks.seat import Kept, Moment, Seat
+from vis_callbacks.engine.engine import Subscription
+from vis_callbacks.engine.schedule import BurstEnds, Bursts, EveryNSteps, RunFacts, Schedule
+
+FACTS = RunFacts(planned_steps=2000, batch_size=64)
+
+
+def seat_of(monitor: Any, *schedules: Schedule | None) -> Seat:
+    """Returns a seat with a subscription for each schedule, None for the monitor's own."""
+    (probe,) = monitor.probes()
+    subscriptions = tuple(
+        Subscription(
+            probe=type(probe)(**vars(probe) | {"schedule": schedule}),
+            guard=monitor.guard,
+            batch_of=lambda batch: batch,
+            forward=lambda model, inputs: model(inputs),
+        )
+        for schedule in schedules
+    )
+    return Seat(
+        number=0,
+        monitor=monitor,
+        subscriptions=subscriptions,
+        batch_of=lambda batch: batch,
+        forward=lambda model, inputs: model(inputs),
+        overhead=Overhead(),
+    )
+
+
+def in_bursts() -> ActivationsDummy:
+    monitor = ActivationsDummy()
+    monitor.schedule = Bursts()
+    return monitor
+
+
+def test_each_probe_is_due_by_its_own_schedule():
+    seat = seat_of(in_bursts(), None, BurstEnds(Bursts()))
+    due = {}
+    for step in range(70):
+        seat.look_ahead(step, FACTS)
+        due[step] = [seat.subscriptions.index(s) for s in seat.due_at(step)]
+    assert {step: which for step, which in due.items() if which} == {
+        0: [0, 1], 5: [0], 10: [0], 15: [0], 20: [0, 1], 50: [0], 55: [0], 60: [0, 1],
+    }  # fmt: skip
+
+
+def test_it_need_not_be_asked_before_the_first_of_them():
+    seat = seat_of(in_bursts(), None, EveryNSteps(30))
+    for step, ask_at in ((0, 0), (1, 5), (21, 30), (31, 50)):
+        seat.look_ahead(step, FACTS)
+        assert seat.ask_at == ask_at
+
+
+def test_what_collects_an_evaluation_is_never_due_in_a_training_step():
+    seat = seat_of(EmbeddingDummy(), None)
+    seat.look_ahead(0, FACTS)
+    assert (seat.due_steps, seat.ask_at) == ((), math.inf)
+
+
+@pytest.mark.contained
+def test_a_schedule_that_fails_is_asked_again_at_the_next_step():
+    class Broken(EveryNSteps):
+        def next_due(self, step: int, facts: RunFacts) -> int:
+            raise RuntimeError("broken on purpose")
+
+    seat = seat_of(ActivationsDummy(), Broken(1))
+    seat.look_ahead(7, FACTS)
+    assert (seat.due_steps, seat.ask_at) == ((), 8)
+    assert seat.guard.counts.total() == 1
+
+
+def test_thinning_reaches_every_probe():
+    seat = seat_of(in_bursts(), None, BurstEnds(Bursts()))
+    seat.overhead.thinning = 4
+    seat.look_ahead(21, FACTS)
+    assert seat.due_steps == (200, 210)
+
+
+def test_a_snapshot_is_whole_at_step_0_and_where_its_burst_ends():
+    seat = seat_of(in_bursts(), None)
+    whole = [s for s in (0, 5, 10, 15, 20, 50, 55, 60) if seat.is_whole(s, FACTS)]
+    assert whole == [0, 20, 60]
+
+
+def test_a_monitor_that_runs_the_model_itself_waits_for_no_burst():
+    monitor = SaliencyDummy()
+    monitor.schedule = Bursts()
+    seat = Seat(
+        number=0, monitor=monitor, subscriptions=(), batch_of=id, forward=id, overhead=Overhead()
+    )
+    assert seat.is_whole(5, FACTS)
+
+
+def test_not_more_is_kept_than_fits():
+    seat = seat_of(in_bursts(), None)
+    moment = Moment(5, 0, "fit", FACTS, dict, ())
+    assert not seat.is_whole(5, FACTS)
+    seat.kept = [Kept(moment, {}, {}, is_whole=False)] * 32
+    assert seat.is_whole(5, FACTS)
