@@ -62,6 +62,11 @@ def fingerprint(
     return {name: digest(value) for name, value in parts.items()}
 
 
+def num_hooks(model: nn.Module) -> int:
+    """Returns how many hooks lie before and behind the forward passes of a model's modules."""
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
 def assert_identical(first: Mapping[str, str], second: Mapping[str, str]) -> None:
     """Fails, naming every part in which two fingerprints differ."""
     assert first, "an empty fingerprint proves nothing"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from vis_callbacks import Monitor
+from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
 
 NUM_CLASSES = 3
 NUM_STEPS = 4  # of a `tiny_trainer`: two epochs of two batches
@@ -81,6 +82,13 @@ class TinyModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+class Threes(EveryNSteps):
+    """Bursts of three: the values of the first two wait for the third. Step 0 is by itself."""
+
+    def ends_burst(self, step: int, facts: RunFacts) -> bool:
+        return step % 3 == 0
 
 
 def tiny_module() -> TinyModule:

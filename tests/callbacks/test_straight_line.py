@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule
-from tests.tiny import NUM_STEPS, tiny_fit, tiny_loader, tiny_module, tiny_trainer
+from tests.tiny import NUM_STEPS, Threes, tiny_fit, tiny_loader, tiny_module, tiny_trainer
 from tests.writers.stand_ins import Recorder
 from torch import nn
 
@@ -24,13 +24,6 @@ from vis_callbacks import (
 )
 from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.engine.schedule import Bursts, EveryNSteps, RunFacts
-
-
-class Threes(EveryNSteps):
-    """Bursts of three; step 0 stands for itself."""
-
-    def ends_burst(self, step: int, facts: RunFacts) -> bool:
-        return step % 3 == 0
 
 
 class Keeps(Monitor):

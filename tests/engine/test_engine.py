@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.identity import num_hooks
 from torch import Tensor, nn
 
 from vis_callbacks.engine.engine import Engine, samples_units_positions
@@ -229,25 +230,21 @@ class Modules(nn.Module):
         return self.layers(x)
 
 
-def hooks_of(model: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
 def test_within_a_burst_only_what_the_whole_capture_has_seen_is_hooked():
     model, x = Modules().eval(), torch.randn(3, 4)
     engine = Engine(model)
     subscription = subscribe(engine)
-    found, num_hooks = [], []
+    found, counted = [], []
     for in_burst in (True, True, False, True):  # nothing is planned before the first
         engine.begin([subscription], live=True, in_burst=in_burst)
         engine.start_batch(x)
-        num_hooks.append(hooks_of(model))
+        counted.append(num_hooks(model))
         model(x)
         engine.end()
         found.append(
             {n: {k: v.tolist() for k, v in p.items()} for n, p in subscription.values.items()}
         )
-    assert num_hooks == [10, 3, 10, 3]  # before and after each of five, without BatchNorm
+    assert counted == [10, 3, 10, 3]  # before and after each of five, without BatchNorm
     assert list(found[0]) == ["layers.1", "layers.3"]
     assert found[0] == found[1] == found[2] == found[3]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision.models
+from tests.identity import num_hooks
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
@@ -31,10 +32,6 @@ def planned(plan: Plan, model: nn.Module, *inputs: Tensor) -> list[Seen]:
 
 def _raise(error: Exception) -> None:
     raise error
-
-
-def num_hooks(model: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 class Reused(nn.Module):

@@ -33,13 +33,12 @@ from tests.system.models import (
     vectors,
     watchers,
 )
-from tests.tiny import smallest
+from tests.tiny import Threes, smallest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.session import session_of
-from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
@@ -311,13 +310,6 @@ def test_monitors_leave_no_trace_in_a_compiled_run_and_make_no_graph(
     scenario: Scenario, tmp_path: Any, caplog: Any
 ) -> None:
     check(scenario, tmp_path, caplog)
-
-
-class Threes(EveryNSteps):
-    """Bursts of three: within them what the last whole capture has seen is read by hooks alone."""
-
-    def ends_burst(self, step: int, facts: RunFacts) -> bool:
-        return step % 3 == 0
 
 
 class Captures(pl.Callback):

@@ -24,13 +24,14 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from tests.identity import digest
 from tests.system.models import CountingData, Net, sgd, trainer_of, vectors
+from tests.tiny import Threes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.engine.probe import Probe
-from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
+from vis_callbacks.engine.schedule import EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.report import Readings, Report
 from vis_callbacks.writers.writer import Writer
@@ -228,13 +229,6 @@ class BlindOnOneRank(ActivationMonitor):
 def alone(on_alert: str, folder: Path) -> Outcome:
     monitor = BlindOnOneRank(every_n_train_steps=1, on_alert=on_alert)
     return fit(folder, [monitor], nan_from=1)
-
-
-class Threes(EveryNSteps):
-    """Bursts of three: the values of the first two wait for the third."""
-
-    def ends_burst(self, step: int, facts: RunFacts) -> bool:
-        return step % 3 == 0
 
 
 def in_bursts(*monitors: Monitor) -> Sequence[Monitor]:
