@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from vis_callbacks.guard import Attempt, Guard, IntendedError, say
+from vis_callbacks.guard import Attempt, Guard, IntendedError, NothingToShow, say
 
 pytestmark = pytest.mark.contained
 
@@ -228,3 +228,14 @@ def test_an_attempt_keeps_the_error():
     with Attempt() as attempt:
         raise error
     assert attempt.error is error
+
+
+def test_nothing_to_show_is_a_remark_and_no_failure(guard, contained, caplog):
+    caplog.set_level(logging.INFO, "vis_callbacks")
+    for _ in range(5):
+        guard.begin_snapshot()
+        fail(guard, NothingToShow("the model has no images"))
+    assert caplog.messages == ["TheMonitor has nothing to show: the model has no images"]
+    assert not guard.counts
+    assert not guard.is_resting
+    assert not contained.errors

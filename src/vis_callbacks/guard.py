@@ -22,6 +22,13 @@ class IntendedError(Exception):
     """An error that is meant to reach the user's run, such as that of ``on_alert="raise"``."""
 
 
+class NothingToShow(Exception):  # noqa: N818 - it is no error
+    """Says why a monitor has nothing to show for this model or batch; raised in ``observe``.
+
+    It is no failure: it is logged once, at level info, and is no strike towards resting.
+    """
+
+
 class Attempt:
     """Runs a block and keeps its exception as ``error`` instead of letting it out."""
 
@@ -84,6 +91,9 @@ class Guard:
 
     def note(self, stage: str, error: Exception) -> None:
         """Counts a failure and reports its cause when it is new."""
+        if isinstance(error, NothingToShow):
+            self._remark(error)
+            return
         kind, words, where = type(error).__name__, _words_of(error), _place_of(error)
         cause = f"{stage}: {kind}: {words}"
         # One function of the user's may fail at several stages, or with a new number each time.
@@ -108,6 +118,13 @@ class Guard:
                 f"{self.owner} rests: it failed {self.max_failures} times in a row. "
                 "Training goes on without it."
             )
+
+    def _remark(self, why: NothingToShow) -> None:
+        """Says once why there is nothing to show."""
+        words = _words_of(why)
+        if (key := ("nothing to show", words)) not in self._causes:
+            self._causes[key] = words
+            say(f"{self.owner} has nothing to show: {words}", level=logging.INFO)
 
     def begin_run(self) -> None:
         """Lets a resting owner try again: another run may not have what it failed for."""

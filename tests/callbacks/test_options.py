@@ -58,6 +58,7 @@ MAY_BE: dict[str, Callable[[Any], bool]] = {
     "input_fn": lambda v: v is None or callable(v),
     "label_fn": lambda v: v is None or callable(v),
     "forward_fn": lambda v: v is None or callable(v),
+    "outputs": lambda v: v in ("auto", "classes", "values"),
     "class_names": lambda v: v is None or is_names(v),
     "mean": lambda v: v is None,
     "std": lambda v: v is None,

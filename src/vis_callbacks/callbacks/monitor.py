@@ -17,6 +17,7 @@ from vis_callbacks.alerts.ledger import Ledger
 from vis_callbacks.callbacks.options import MonitorOptions, check_options
 from vis_callbacks.callbacks.plain import require_plain
 from vis_callbacks.callbacks.session import Session, session_of
+from vis_callbacks.engine.outputs import Outputs
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.schedule import Decaying, LogSpaced, Schedule, schedule_from_options
@@ -78,7 +79,10 @@ class Monitor(LightningCallback, ABC):
         label_fn: Batch to labels; the default likewise.
         forward_fn: ``(model, inputs) -> scores`` for extra passes; needed where the module has
             no ``forward``.
-        class_names: Names of the classes, by index.
+        outputs: What the model returns: ``"classes"``, scores of classes; ``"values"``, anything
+            else (embeddings, a regression, a picture); ``"auto"`` decides from labels and
+            outputs together, see `Outputs`.
+        class_names: Names of the classes, by index. They say that the outputs are classes.
         mean, std: What the inputs were normalised with, a number a channel, to undo it for
             showing.
 
@@ -117,6 +121,7 @@ class Monitor(LightningCallback, ABC):
         self.alerts = []
         self.last_report = None
         self.references: References | None = None
+        self.outputs = Outputs(self.options.outputs, self.options.class_names)
         self._session: Session | None = None
         self._model: weakref.ref[Any] | None = None
 
@@ -289,6 +294,7 @@ class Monitor(LightningCallback, ABC):
                 history=self.history.state(),
                 ledger=self.ledger.state(),
                 monitor=of_monitor,
+                outputs=self.outputs.state(),
                 references=asdict(self.references) if self.references else None,
             )
         return state
@@ -305,6 +311,7 @@ class Monitor(LightningCallback, ABC):
             self.history.restore(state_dict["history"])
             self.ledger.restore(state_dict["ledger"])
             self.restore(state_dict["monitor"])
+            self.outputs.restore(state_dict.get("outputs", {}))
             if state_dict["references"] is not None:
                 self.references = References(**state_dict["references"])
             self.alerts = list(self.ledger.active)
@@ -353,6 +360,7 @@ class Monitor(LightningCallback, ABC):
 
     def _start_afresh(self) -> None:
         self.history, self.ledger = History(), Ledger(self.name)
+        self.outputs = Outputs(self.options.outputs, self.options.class_names)
         with self.guard.contain("starting afresh"):
             self.restore({})
 

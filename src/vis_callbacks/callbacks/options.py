@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
+from vis_callbacks.engine.outputs import OutputKind
 from vis_callbacks.engine.references import default_input_fn, default_label_fn
 from vis_callbacks.report import tag
 
@@ -33,6 +34,7 @@ class MonitorOptions(TypedDict, total=False):
     input_fn: Callable[[Any], Tensor] | None
     label_fn: Callable[[Any], Tensor] | None
     forward_fn: Callable[[nn.Module, Any], Any] | None
+    outputs: OutputKind
     class_names: Sequence[str] | None
     mean: Sequence[float] | None
     std: Sequence[float] | None
@@ -58,6 +60,7 @@ class CheckedOptions:
     input_fn: Callable[[Any], Tensor] | None = None
     label_fn: Callable[[Any], Tensor] | None = None
     forward_fn: Callable[[nn.Module, Any], Any] | None = None
+    outputs: OutputKind = "auto"
     class_names: Sequence[str] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
@@ -76,6 +79,7 @@ class CheckedOptions:
                 'Use "warn", "stop", "raise" or a function that takes the alert.'
             )
         check_names("enabled_alerts", self.enabled_alerts)
+        check_choice("outputs", self.outputs, get_args(OutputKind))
         check_names("class_names", self.class_names)
         _check_type("tag_prefix", self.tag_prefix, str, '"run_a/"')
         _check_prefix(self.tag_prefix)
