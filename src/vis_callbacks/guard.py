@@ -10,10 +10,10 @@ import contextlib
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 log = logging.getLogger("vis_callbacks")
 
@@ -48,6 +48,32 @@ class Attempt:
             return False
         self.error = error
         return True
+
+
+Fail = Callable[[Exception], object]
+
+
+class Contained:
+    """A function of ours that PyTorch calls: what goes wrong in it never reaches the user.
+
+    Args:
+        function: Is called with what PyTorch gives. It returns nothing that PyTorch would use.
+        fail: Takes the exceptions.
+    """
+
+    __slots__ = ("fail", "function")
+
+    def __init__(self, function: Callable[..., object], fail: Fail) -> None:
+        self.function = function
+        self.fail = fail
+
+    def __call__(self, *args: Any) -> Any:
+        """Returns what the function returns, None where it failed."""
+        with Attempt() as attempt:
+            return self.function(*args)
+        if attempt.error is not None:
+            self.fail(attempt.error)
+        return None
 
 
 @dataclass
@@ -90,7 +116,11 @@ class Guard:
                 then()
 
     def note(self, stage: str, error: Exception) -> None:
-        """Counts a failure and reports its cause when it is new."""
+        """Counts a failure and reports its cause when it is new. It never fails itself."""
+        with Attempt():
+            self._note(stage, error)
+
+    def _note(self, stage: str, error: Exception) -> None:
         if isinstance(error, NothingToShow):
             self._remark(error)
             return
@@ -107,8 +137,8 @@ class Guard:
         self.counts[cause] += 1
         _drop_frames(error)
         say(
-            f"{self.owner} failed in {cause.rstrip('.')}{where}. Training goes on; this snapshot "
-            f"of {self.owner} is skipped, and the same failure is not reported again.",
+            f"{self.owner} failed in {cause.rstrip('.')}{where}. Training goes on; what failed "
+            "is left out, and the same failure is not reported again.",
             level=logging.WARNING if known is None else logging.DEBUG,
             contained=error,
         )
@@ -137,11 +167,21 @@ class Guard:
             self.in_a_row = 0
         self._count_before = self.counts.total()
 
-    def summarise(self) -> None:
-        """Says once, at the end of a run, how often what was contained."""
-        if self.counts:
-            causes = "; ".join(f"{count} x {cause}" for cause, count in self.counts.items())
-            say(f"{self.owner}: {self.counts.total()} contained failures ({causes}).")
+    def share_causes(self, other: Guard) -> None:
+        """Reports no cause that the other has reported, and the other way round."""
+        other._causes |= self._causes
+        self._causes = other._causes
+
+
+def summarise(guards: Sequence[Guard]) -> None:
+    """Says once, at the end of a run, how often what was contained, in one line for all."""
+    counts: Counter[str] = Counter()
+    for guard in guards:
+        counts.update(guard.counts)
+    if counts:
+        causes = "; ".join(f"{count} x {cause}" for cause, count in counts.items())
+        failed = ", ".join(guard.owner for guard in guards if guard.counts)
+        say(f"{counts.total()} contained failures in {failed} ({causes}).")
 
 
 def say(message: str, *, level: int = logging.WARNING, contained: Exception | None = None) -> None:

@@ -118,6 +118,7 @@ def isolated(
         stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
         for context in (
             eager_stance(),
+            bare_children(module),
             uncached_autocast(),
             forked_rng(devices),
             kept_attributes(module),
@@ -142,10 +143,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = cast(nn.Module, model.module)
-        elif "_orig_mod" in model._modules:
+        elif is_compiled(model):
             model = cast(nn.Module, model._orig_mod)
         else:
             return model
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is the wrapper that ``torch.compile`` puts around another."""
+    return "_orig_mod" in module._modules
 
 
 def resolve_forward(module: nn.Module) -> nn.Module:
@@ -415,6 +421,27 @@ def eager_stance() -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+@contextmanager
+def bare_children(model: nn.Module) -> Iterator[None]:
+    """Runs the modules inside the wrappers of ``torch.compile``, as they were written.
+
+    A wrapper warns when there are hooks on all modules, as there are while activations are read.
+    """
+    saved = [
+        (module._modules, name, child)
+        for module in model.modules()
+        for name, child in module._modules.items()
+        if child is not None and is_compiled(child)
+    ]
+    try:
+        for children, name, child in saved:
+            children[name] = unwrapped(child)
+        yield
+    finally:
+        for children, name, child in saved:
+            children[name] = child
 
 
 def _without_inference(inputs: Any) -> Any:
