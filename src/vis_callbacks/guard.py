@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 log = logging.getLogger("vis_callbacks")
+
+_NUMBERS = re.compile(r"\d+")
 
 
 class IntendedError(Exception):
@@ -127,7 +130,7 @@ class Guard:
         kind, words, where = type(error).__name__, _words_of(error), _place_of(error)
         cause = f"{stage}: {kind}: {words}"
         # One function of the user's may fail at several stages, or with a new number each time.
-        keys = ((kind, words or where), (stage, kind, where or words))
+        keys = ((kind, _NUMBERS.sub("#", words) or where), (stage, kind, where or words))
         known = next((self._causes[key] for key in keys if key in self._causes), None)
         if known is None:
             self._causes |= dict.fromkeys(keys, cause)
@@ -146,7 +149,8 @@ class Guard:
             self._has_said_it_rests = True
             say(
                 f"{self.owner} rests: it failed {self.max_failures} times in a row. "
-                "Training goes on without it."
+                "Training goes on without it.",
+                level=logging.INFO,  # of its cause there is a line already
             )
 
     def _remark(self, why: NothingToShow) -> None:

@@ -21,7 +21,7 @@ from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.callbacks.seat import Seat, Step, find_parts, keep_references
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
 from vis_callbacks.callbacks.straight_line import StraightLine
-from vis_callbacks.engine.engine import Engine, Subscription
+from vis_callbacks.engine.engine import Engine, EngineGuards, Subscription
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
 from vis_callbacks.engine.ranks import RanksError, gather
@@ -68,8 +68,9 @@ class Session:
         self._has_ranks = False
         # Of what is shared and can be done without: it charges no monitor, and never rests.
         self.guard = Guard("reading batches", max_failures=sys.maxsize)
-        self.engine_guard = Guard("reading activations")
-        self.engine_guard.share_causes(self.guard)
+        self.engine_guards = EngineGuards()
+        for guard in self.engine_guards:
+            guard.share_causes(self.guard)
 
     # -- who takes part
 
@@ -126,9 +127,10 @@ class Session:
             forward_context=run.forward_context,
             devices=(run.device,) if run.device.type != "cpu" else (),
             wrapped_root=run.is_wrapped,
-            guard=self.engine_guard,
+            guards=self.engine_guards,
         )
-        self.engine_guard.begin_run()
+        for guard in self.engine_guards:
+            guard.begin_run()
         loggers = () if run.is_silent else run.loggers
         self._writer = Writer(
             loggers=loggers,
@@ -175,7 +177,7 @@ class Session:
         """Looks at what is left, and flushes what was written."""
         if self._line is not None:
             self._line.finish(RunView(trainer))
-        summarise([self.guard, self.engine_guard, *(monitor.guard for monitor in self._monitors)])
+        summarise([self.guard, *self.engine_guards, *(monitor.guard for monitor in self._monitors)])
 
     def _seat(self, monitor: Monitor, engine: Engine) -> Seat:
         options = monitor.options
@@ -295,7 +297,7 @@ class Session:
         self._look_ahead(step + 1)
         if not due or self._engine is None:
             return
-        self.engine_guard.begin_snapshot()
+        self._begin_snapshot()
         for seat in due:
             if not seat.kept:  # a burst fails, or does not, as a whole
                 seat.guard.begin_snapshot()
@@ -316,6 +318,10 @@ class Session:
         if opened.whole:
             self._engine.forget_names()
             opened.updates = UpdateWatch(run.optimizers)
+
+    def _begin_snapshot(self) -> None:
+        for guard in self.engine_guards:
+            guard.begin_snapshot()
 
     def _due_at(self, step: int) -> list[Seat]:
         has_failed = any(not seat.due_steps and not seat.collects for seat in self._seats)
@@ -379,7 +385,7 @@ class Session:
             and self._evaluation_due(seat, run)
         ]
         if self._engine is not None and self._collecting:
-            self.engine_guard.begin_snapshot()
+            self._begin_snapshot()
             for seat in self._collecting:
                 seat.guard.begin_snapshot()
             self._engine.begin(_subscriptions(self._collecting), live=False)

@@ -96,6 +96,20 @@ class Subscription:
         self.failure = None
 
 
+@dataclass(frozen=True)
+class EngineGuards:
+    """Contain failures of what all monitors share.
+
+    The user's own passes may be read although extra passes fail, and the other way round.
+    """
+
+    of_captures: Guard = field(default_factory=lambda: Guard("reading activations"))
+    of_passes: Guard = field(default_factory=lambda: Guard("an extra forward pass"))
+
+    def __iter__(self) -> Iterator[Guard]:
+        yield from (self.of_captures, self.of_passes)
+
+
 class Engine:
     """Opens one capture a step for all that is due, and merges what it reads.
 
@@ -104,14 +118,14 @@ class Engine:
         forward_context: Autocast as in the user's own passes, for isolated ones.
         devices: Devices whose random streams an isolated pass must not move.
         wrapped_root: See `Capture`.
-        guard: Takes failures of what all monitors share, which are no monitor's own.
+        guards: Take failures of what all monitors share, which are no monitor's own.
     """
 
     def __init__(
         self,
         model: nn.Module,
         *,
-        guard: Guard | None = None,
+        guards: EngineGuards | None = None,
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         devices: Sequence[torch.device] = (),
         wrapped_root: bool = False,
@@ -127,7 +141,7 @@ class Engine:
         self._layers = LayerNames()
         self._weights: dict[str, WeightInfo] = {}
         self._names_checked: set[int] = set()
-        self._guard = guard or Guard("reading activations")
+        self._guards = guards or EngineGuards()
         self._batches_of: dict[int, Batch] = {}
         self._num_rows = 0  # of the batch, where its number of samples is not known
         self._names: ModelNames | None = None
@@ -218,10 +232,13 @@ class Engine:
         """Goes on with an occasion that another one has interrupted."""
         self.end()
         self._due = list(due)
-        if self._guard.is_resting:
+        is_resting = (
+            self._guards.of_captures.is_resting if live else self._guards.of_passes.is_resting
+        )
+        if is_resting:
             for subscription in self._due:
                 subscription.miss("reading activations has failed too often")
-        if not live or not self._due or self._guard.is_resting:
+        if not live or not self._due or is_resting:
             return
         if in_burst and self._plan is not None and not self._asks_for_others():
             plan = self._plan
@@ -295,7 +312,7 @@ class Engine:
                 ):
                     forward.run(inputs)
             if attempt.error is not None:
-                self._guard.note("the extra forward pass", attempt.error)
+                self._guards.of_passes.note("running the model", attempt.error)
                 for subscription in group:
                     subscription.miss("the extra forward pass failed")
 
@@ -414,7 +431,7 @@ class Engine:
             self._capture = make()
             self._capture.__enter__()
         if attempt.error is not None:
-            self._guard.note("opening the capture", attempt.error)
+            self._guards.of_captures.note("opening the capture", attempt.error)
             for subscription in self._due:
                 subscription.miss("opening the capture failed")
 
@@ -430,7 +447,7 @@ class Engine:
 
     def _give_up(self, due: Sequence[Subscription], error: Exception) -> None:
         """Drops what was read: after a failure in the hooks, layers may have wrong names."""
-        self._guard.note("seeing an activation", error)
+        self._guards.of_captures.note("seeing an activation", error)
         for subscription in due:
             subscription.miss("seeing an activation failed")
 

@@ -118,7 +118,6 @@ def isolated(
         stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
         for context in (
             eager_stance(),
-            bare_children(module),
             uncached_autocast(),
             forked_rng(devices),
             kept_attributes(module),
@@ -421,27 +420,6 @@ def eager_stance() -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-@contextmanager
-def bare_children(model: nn.Module) -> Iterator[None]:
-    """Runs the modules inside the wrappers of ``torch.compile``, as they were written.
-
-    A wrapper warns when there are hooks on all modules, as there are while activations are read.
-    """
-    saved = [
-        (module._modules, name, child)
-        for module in model.modules()
-        for name, child in module._modules.items()
-        if child is not None and is_compiled(child)
-    ]
-    try:
-        for children, name, child in saved:
-            children[name] = unwrapped(child)
-        yield
-    finally:
-        for children, name, child in saved:
-            children[name] = child
 
 
 def _without_inference(inputs: Any) -> Any:

@@ -8,8 +8,10 @@ They see the modules of the whole process, so whoever listens must know its own.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,17 @@ from torch.nn.modules.module import (
 from torch.utils.hooks import RemovableHandle
 
 from vis_callbacks.guard import Contained, Fail
+
+# What a module that the user has just compiled would warn of at its first call; under ``-W error``
+# that ends the run. The list is changed without ``warnings``' own functions: they would have it
+# show each of the user's warnings a second time.
+_ABOUT_OUR_HOOKS: Any = (
+    "ignore",
+    re.compile(r"Using `torch\.compile\(module\)` when there are global hooks"),
+    UserWarning,
+    None,
+    0,
+)
 
 Before = Callable[[nn.Module, tuple[Any, ...]], None]
 After = Callable[[nn.Module, tuple[Any, ...], Any], None]
@@ -66,6 +79,7 @@ class ModuleHooks:
             # always_call: a forward that raises ends as well.
             self._handles.append(register_module_forward_hook(self._on_return, always_call=True))
             self._listen_to_compiler()
+            warnings.filters.insert(0, _ABOUT_OUR_HOOKS)  # type: ignore[attr-defined]
         except BaseException:
             self.close()
             raise
@@ -74,6 +88,8 @@ class ModuleHooks:
         """Takes the hooks off."""
         while self._handles:
             self._handles.pop().remove()
+        if any(item is _ABOUT_OUR_HOOKS for item in warnings.filters):
+            warnings.filters.remove(_ABOUT_OUR_HOOKS)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Takes everything off."""
