@@ -606,7 +606,7 @@ def is_plain(tensor: Tensor) -> bool:
         and not tensor.is_quantized
         and tensor.device.type != "meta"
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
     )
 
 
