@@ -33,8 +33,11 @@ class Extras:
         """
         with Attempt() as attempt:
             yield
-        error, attempt.error = attempt.error, None  # its frames hold the model
-        if error is None or what in self._said:
+        error = attempt.error
+        if error is None:
+            return
+        error.with_traceback(None)  # its frames hold the model, and itself
+        if what in self._said:
             return
         self._said.add(what)
         cause = "".join(traceback.format_exception_only(error)).strip().rstrip(".")

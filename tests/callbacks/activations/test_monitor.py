@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
-from vis_callbacks.render.raster import ALIVE, NEVER_FIRED
+from vis_callbacks.render.raster import ALIVE, DEAD, NEVER_FIRED
 from vis_callbacks.report import Image, Report, Scalar, transfer
 
 
@@ -165,6 +166,58 @@ def test_a_network_without_nonlinearity_says_once_what_to_write_and_reads_the_re
     assert "ActivationMonitor has nothing to show: no nonlinearity was seen" in words
     assert 'ActivationMonitor(layers=["..."])' in words
     assert not monitor.guard.counts
+
+
+def grown(model: nn.Sequential, more: int) -> None:
+    """Gives a hidden layer more units, behind those it has."""
+    first, last = model[0], model[2]
+    num_units = first.out_features + more
+    model[0], model[2] = nn.Linear(first.in_features, num_units), nn.Linear(num_units, 2)
+    with torch.no_grad():
+        model[0].weight[: first.out_features] = first.weight
+        model[0].bias[: first.out_features] = first.bias
+        model[2].weight[:, : first.out_features] = last.weight
+
+
+def test_a_layer_that_grows_keeps_its_curve_its_dead_units_and_its_pictures():
+    model = nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 2))
+    monitor = ActivationMonitor(layers=["1"], max_maps=4)
+    with torch.no_grad():
+        model[0].bias += 5.0
+    for step in range(6):
+        if step == 1:
+            with torch.no_grad():
+                model[0].bias[:3] = -1000.0
+        if step == 5:
+            grown(model, 4)
+        observed = Observed(model, monitor)  # what it is called does not depend on its units
+        x = torch.randn(64, 3)
+        report = observed.look(
+            step,
+            x,
+            wants_pictures=True,
+            references=References(inputs=x[:1], labels=None, source="a test"),
+            read_layers=partial(observed.engine.read_layers, forward=lambda m, i: m(i)),
+        )
+        monitor.history.append(step, report.readings())
+    assert scalars(report)["dead_fraction/1"] == pytest.approx(3 / 16)
+    assert monitor.history.series(readings.NUM_UNITS, "1") == (12.0,) * 5 + (16.0,)
+    pictures = {item.tag: item for item in report.of(Image)}
+    states = pictures["activations/raster"].arrays["states"]
+    assert states.shape == (16, 6)
+    assert states[:3, 4:].tolist() == [[DEAD, DEAD]] * 3
+    assert states[12:, :5].tolist() == [[-1] * 5] * 4
+    assert pictures["activations/maps/1"].draw.keywords["steps"] == list(range(6))
+    assert not [rule.kind for rule in monitor.rules if rule.check(monitor.history) is not None]
+
+
+def test_a_layer_of_an_earlier_run_that_is_not_met_any_more_does_not_matter():
+    first, second = ActivationMonitor(), ActivationMonitor()
+    wide = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 9), nn.Tanh())
+    Observed(wide, first).look(0, torch.randn(64, 3))
+    second.restore(first.state())
+    report = Observed(wide[:2], second).look(5, torch.randn(64, 3))
+    assert numbers(report, readings.REACHED) == {"1": 64.0, "3": 0.0}
 
 
 def test_of_many_optimizer_groups_the_smallest_and_the_largest_rate_are_shown():

@@ -42,7 +42,7 @@ def loss_level(history: History) -> float:
 
 
 def weight_growth(history: History, layer: str) -> float:
-    """Returns the norm of a layer's weights / at the first snapshot; NaN where there is none.
+    """Returns the norm of a layer's weights / at the first snapshot; NaN where none are left.
 
     Weights that were pruned, or have left with their units, count at neither time, as if any of
     the first ones had been taken away.
@@ -51,7 +51,9 @@ def weight_growth(history: History, layer: str) -> float:
     if not first > 0:
         return math.nan
     num_first, num_left = history.first(NUM_WEIGHTS, layer), history.latest(NUM_WEIGHTS, layer)
-    share_left = num_left / num_first if 0 < num_left < num_first else 1.0
+    if num_left == 0:
+        return math.nan
+    share_left = num_left / num_first if num_left < num_first else 1.0
     return history.latest(WEIGHT_NORM, layer) / (first * math.sqrt(share_left))
 
 

@@ -134,9 +134,9 @@ class MapStrips:
         )
 
     def _choose_units(self, name: str, num_units: int) -> None:
-        """Keeps to the units shown so far; begins anew where they do not fill the picture."""
-        places, self._num_units[name] = self._places.get(name, []), num_units
-        if len(places) != min(num_units, self._max_maps) or places[-1] >= num_units:
+        """Keeps to the units shown; begins anew where more find a place, or some are gone."""
+        before, self._num_units[name] = self._num_units.get(name, 0), num_units
+        if num_units < before or min(num_units, self._max_maps) != min(before, self._max_maps):
             self._places[name] = evenly_spread(num_units, self._max_maps)
             self._frames.pop(name, None)
 
