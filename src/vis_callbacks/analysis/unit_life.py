@@ -194,12 +194,16 @@ class UnitLife:
             readings.COUNTS_ROWS: self.counts_rows().float(),
         }
         numbers = torch.stack([by_name[name] for name in READINGS])
-        unknown = self._unjudged | ~layers["num_samples"].bool()
+        unknown = self._unjudged | ~self.was_reached()
         return numbers.masked_fill_(unknown | numbers.isinf(), math.nan)
 
     def counts_rows(self) -> Tensor:
         """Returns whether a layer's samples are rows that cannot be told apart, (layers,)."""
         return self._layers["num_rows"].bool()
+
+    def was_reached(self) -> Tensor:
+        """Returns whether any sample has reached a layer so far, (layers,)."""
+        return self._layers["num_samples"].bool()
 
     def states(self, layer: str) -> Tensor:
         """Returns for each unit of a layer 0 alive, 1 dead, 2 revived, 3 never fired so far.

@@ -132,6 +132,7 @@ def test_the_rows_of_one_sample_lie_in_a_line():
     (image,) = MapStrips(["a"], 4).pictures(reaching({"a": rows}), CheckedOptions(), UnitLife())
     shown = image.arrays["maps"][0]
     assert shown[1].tolist() == [[4, 5, 6, 7, 16, 17, 18, 19]]
+    assert image.draw.keywords["num_rows"] == 2
 
 
 @pytest.mark.parametrize(("num_units", "steps"), [(9, [0, 5]), (4, [0, 5]), (3, [5])])

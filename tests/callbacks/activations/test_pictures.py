@@ -51,19 +51,20 @@ def test_the_raster_says_whether_any_unit_is_dead(said, percents, latest, words)
 
 def test_the_first_row_is_said_to_be_the_first_layer(said):
     home.draw_unit_life(
-        np.zeros((2, 2)), np.zeros(2, bool), rows=["a", "b"], steps=[0, 60], what="dead",
-        num_samples=64,
+        np.zeros((2, 2)), np.zeros(2, bool), np.ones(2, bool), rows=["a", "b"],
+        steps=[0, 60], what="dead", num_samples=64,
     )  # fmt: skip
     assert "first layer on top" in said[0]
-    assert said[2] == ""
+    assert said[2:] == ["", ""]
 
 
 def test_the_captions_say_where_rows_and_not_samples_are_counted(said):
     home.draw_unit_life(
-        np.zeros((4, 2)), np.array([True, False, True, True]), rows=["a", "b", "c", "d"],
-        steps=[0, 60], what="dead", num_samples=64,
+        np.zeros((4, 2)), np.array([True, False, True, True]), np.array([True, False, True, True]),
+        rows=["a", "b", "c", "d"], steps=[0, 60], what="dead", num_samples=64,
     )  # fmt: skip
     assert said[2] == "rows, not samples, are counted of a, c and 1 more"
+    assert said[3] == "no sample has reached b"
     for percents, word in (([50, 0], "rows"), ([0, 50], "samples")):
         said.clear()
         raster_of(percents, [[DEAD, ALIVE], [DEAD, ALIVE]])

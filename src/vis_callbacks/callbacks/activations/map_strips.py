@@ -44,6 +44,7 @@ class MapStrips:
         self._frames: dict[str, list[tuple[int, Tensor]]] = {}
         self._num_units: dict[str, int] = {}
         self._places: dict[str, list[int]] = {}  # the units shown
+        self._num_rows: dict[str, int] = {}  # of the sample, at the latest step
 
     def pictures(
         self, snapshot: Snapshot, options: CheckedOptions, life: UnitLife
@@ -125,6 +126,7 @@ class MapStrips:
         """Adds one layer's activation for the reference sample."""
         maps = _of_one_sample(values.float())
         self._choose_units(name, len(maps))
+        self._num_rows[name] = len(values)
         places = torch.tensor(self._places[name], device=maps.device)
         self._frames[name] = with_frame(
             self._frames.get(name, ()),
@@ -154,6 +156,7 @@ class MapStrips:
                 steps=[step for step, _ in frames],
                 places=list(self._places[name]),
                 num_units=self._num_units[name],
+                num_rows=self._num_rows[name],
                 source=source,
                 mean=options.mean,
                 std=options.std,
@@ -223,6 +226,7 @@ def _draw(
     steps: Sequence[int],
     places: Sequence[int],
     num_units: int,
+    num_rows: int,
     source: str,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
@@ -237,6 +241,9 @@ def _draw(
         reference, note = shown.images[0], shown.note
     caption = [
         f"{layer}: {len(places)} of {num_units} units for one reference sample (from {source})",
+        f"the {num_rows} rows that this sample has here, from left to right"
+        if num_rows > 1
+        else "",
         note,
     ]
     return activation_maps(

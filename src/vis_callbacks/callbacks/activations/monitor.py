@@ -328,7 +328,11 @@ class ActivationMonitor(Monitor):
                 what="dead" if can_die else "dormant",
                 num_samples=snapshot.num_samples.get("units", 0),
             ),
-            arrays={"percents": percents, "counts_rows": self.life.counts_rows()},
+            arrays={
+                "percents": percents,
+                "counts_rows": self.life.counts_rows(),
+                "was_reached": self.life.was_reached(),
+            },
         )
         if can_die and self.life.table is not None:
             yield Image(

@@ -13,6 +13,7 @@ from vis_callbacks.render.raster import DEAD, NEVER_FIRED, raster
 def draw_unit_life(
     percents: np.ndarray,
     counts_rows: np.ndarray,
+    was_reached: np.ndarray,
     *,
     rows: Sequence[str],
     steps: Sequence[int],
@@ -24,6 +25,7 @@ def draw_unit_life(
     Args:
         percents: (layers, steps), below 0 where it is not known.
         counts_rows: (layers,) whether samples are rows that cannot be told apart by sample.
+        was_reached: (layers,) whether there was any.
         rows: Names of the layers.
         steps: Of the columns.
         what: "dead" or "dormant".
@@ -38,17 +40,17 @@ def draw_unit_life(
         f"{what} units by layer and step, first layer on top; step {steps[-1]:,}, "
         f"{num_samples} samples a snapshot",
         meaning,
-        _rows_note([name for name, is_so in zip(rows, counts_rows, strict=True) if is_so]),
+        _note("rows, not samples, are counted of", rows, counts_rows),
+        _note("no sample has reached", rows, ~was_reached),
     ]
     return heat_map(shares, rows, steps, caption, units=f"{what} fraction")
 
 
-def _rows_note(names: Sequence[str]) -> str:
-    """Returns which layers are judged by rows that are no samples, in words for a caption."""
-    if not names:
-        return ""
+def _note(words: str, rows: Sequence[str], is_so: np.ndarray) -> str:
+    """Returns of which layers something holds, in words for a caption; "" where of none."""
+    names = [name for name, holds in zip(rows, is_so, strict=True) if holds]
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return f"rows, not samples, are counted of {', '.join(names[:2])}{more}"
+    return f"{words} {', '.join(names[:2])}{more}" if names else ""
 
 
 def draw_raster(
