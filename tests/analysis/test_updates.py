@@ -134,12 +134,12 @@ def test_weights_that_are_not_0_are_counted(shape: tuple[int, ...], share: float
     weight *= torch.rand(shape) < share
     count = float(num_nonzero(weight))
     exact = float((weight != 0).sum())
-    # Above 65,536 values a selection is counted: four standard errors of a share at its worst.
-    least = 0.008 * weight.numel() if weight.numel() > 65_536 else 0.0
+    # Above 4,096 values a selection is counted: four standard errors of a share at its worst.
+    least = 0.032 * weight.numel() if weight.numel() > 4_096 else 0.0
     assert count == pytest.approx(exact, abs=least)
 
 
 def test_pruned_units_are_counted_whichever_they_are() -> None:
     weight = torch.ones(512, 4608)
     weight[100:300] = 0.0
-    assert float(num_nonzero(weight)) == pytest.approx(312 * 4608, rel=0.01)
+    assert float(num_nonzero(weight)) == pytest.approx(312 * 4608, rel=0.02)

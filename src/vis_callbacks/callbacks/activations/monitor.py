@@ -165,7 +165,6 @@ class ActivationMonitor(Monitor):
         self.histograms = histograms
         options.setdefault("num_samples", 1)  # one sample is shown
         super().__init__(**options)
-        self._extras = Extras(type(self).__name__)
         self._forget_units()
 
     def probes(self) -> Sequence[Probe]:
@@ -293,6 +292,7 @@ class ActivationMonitor(Monitor):
         self._layers_over_time = LifeRaster()
         self._strips = MapStrips(self.map_layers, self.max_maps)
         self._is_masked: dict[str, bool] = {}
+        self._extras = Extras(type(self).__name__)
 
     def _scalars(
         self, layers: Sequence[str], stats: Mapping[str, Tensor], life: Mapping[str, Tensor]
