@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.callbacks import ModelPruning
 from tests.tiny import tiny_trainer
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -246,6 +246,15 @@ def by_mask(layer: nn.Linear) -> None:
     prune.custom_from_mask(layer, "weight", mask)
 
 
+class Mask(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * (torch.arange(len(weight)) >= 24)[:, None]
+
+
+def by_parametrization(layer: nn.Linear) -> None:
+    parametrize.register_parametrization(layer, "weight", Mask())
+
+
 def by_hand(layer: nn.Linear) -> None:
     """As it is after ``prune.remove``; a unit of 0 that no gradient reaches stays so."""
     layer.weight.data[:24] = 0.0
@@ -259,7 +268,15 @@ def nearly_all(layer: nn.Linear) -> None:
 @pytest.mark.parametrize(
     ("take_away", "at"),
     # Weights that are 0 from the start, with no mask to tell why, may be a mistake.
-    [(by_mask, 0), (by_mask, 12), (by_hand, 12), (nearly_all, 0), (nearly_all, 12)],
+    [
+        (by_mask, 0),
+        (by_mask, 12),
+        (by_parametrization, 0),
+        (by_parametrization, 12),
+        (by_hand, 12),
+        (nearly_all, 0),
+        (nearly_all, 12),
+    ],
 )
 def test_pruned_units_are_not_dead_and_pruned_weights_have_not_shrunk(tmp_path, take_away, at):
     monitor = train(tmp_path, Program(), [PruneUnits(take_away, at)])

@@ -40,6 +40,7 @@ from vis_callbacks.callbacks.activations.numbers import (
     UnitWeights,
     flat_readings,
     group_scalars,
+    has_mask,
     histograms,
     run_readings,
     unit_weights,
@@ -233,7 +234,7 @@ class ActivationMonitor(Monitor):
         names = {name: infos[name].weight_name for name in widths}
         for name, weight_name in names.items():
             if name not in self._is_masked:  # asked once: to find nothing takes long
-                self._is_masked[name] = weight_name is not None and f"{weight_name}_mask" in weights
+                self._is_masked[name] = has_mask(weight_name, weights)
         self.life.masked = {name for name, is_masked in self._is_masked.items() if is_masked}
         return unit_weights(names, widths, weights)
 

@@ -135,6 +135,15 @@ def unit_weights(
     return known
 
 
+def has_mask(weight_name: str | None, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a weight is computed of another one, as pruning does it, by a mask."""
+    if weight_name is None:
+        return False
+    path, _, attribute = weight_name.rpartition(".")
+    computed_of = f"{path}.parametrizations.{attribute}.original"
+    return f"{weight_name}_mask" in weights or computed_of in weights
+
+
 def _groups_of(weight: Tensor, num_units: int) -> int | None:
     """Returns the groups of a transposed convolution, 0 of another layer; None: it does not fit.
 
