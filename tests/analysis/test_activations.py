@@ -63,6 +63,7 @@ def test_the_sums_of_a_small_map_are_those_counted_by_hand() -> None:
     got = {name: value.tolist() for name, value in measured_of(values, RELU).items()}
     assert got == {
         "num_samples": 2.0,
+        "num_rows": 0.0,
         "num_values": 8.0,
         "magnitude": [12.0, 0.0],
         "nonzeros": [6.0, 0.0],
@@ -407,13 +408,43 @@ def test_sums_that_are_known_and_constants_that_are_kept_change_nothing() -> Non
     sums, numbers = magnitudes(values, TANH), Numbers()
     assert torch.equal(sums, values.abs().sum(2))
     for _ in range(2):
-        given = measure(values, TANH, sums=sums, numbers=numbers, num_samples=2)
+        given = measure(values, TANH, sums=sums, numbers=numbers)
         plain = measure(values, TANH)
-        assert given["num_samples"] == 2
-        assert {k: v.tolist() for k, v in given.items() if k != "num_samples"} == {
-            k: v.tolist() for k, v in plain.items() if k != "num_samples"
+        assert {k: v.tolist() for k, v in given.items()} == {
+            k: v.tolist() for k, v in plain.items()
         }
     assert measure_maps(values, TANH, sums=sums)["area"].equal(measure_maps(values, TANH)["area"])
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_samples", "counted", "of_rows"),
+    [
+        (32, 32, 32, 0),
+        (32, None, 32, 0),
+        (12, 32, 12, 12),  # an expert's share
+        (500, 32, 32, 32),  # nodes or boxes: at least so many, and of how many samples, who knows
+        (500, 0, 500, 500),  # of a batch that was not understood
+        (0, 32, 0, 0),
+    ],
+)
+def test_a_layer_counts_the_samples_that_have_reached_it(num_rows, num_samples, counted, of_rows):
+    got = measure(torch.ones(num_rows, 2, 3), RELU, num_samples=num_samples)
+    assert (got["num_samples"], got["num_rows"]) == (counted, of_rows)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 1), (0, 3, 5), (4, 3, 0), (0, 3, 0)])
+@pytest.mark.parametrize("kind", ["relu", "tanh", "gelu"])
+def test_a_layer_that_nothing_reaches_says_nothing(shape, kind):
+    values = torch.zeros(shape)
+    measures = {
+        "fc": measured_of(values, BY_KIND[kind], values),
+        "other": measured_of(values, None),
+    }
+    assert histogram(values, log_edges())["counts"].sum() == 0
+    rows = UnitRows.of(joined(None, measures), measures)
+    assert rows.num_samples.tolist() == [0, 0]
+    for value in (rows.non_finite(), rows.flat_share(), *stats_of(rows).values()):
+        assert value.isnan().all()
 
 
 def test_a_kept_number_has_the_type_of_what_it_is_for() -> None:

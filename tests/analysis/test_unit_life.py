@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import math
 import statistics as plain_statistics
-from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from vis_callbacks.alerts import readings
 from vis_callbacks.analysis.activations import UnitRows, joined, measure
 from vis_callbacks.analysis.nonlinearities import RELU
-from vis_callbacks.analysis.unit_life import READINGS, LifeRaster, UnitLife, masked_median
+from vis_callbacks.analysis.unit_life import READINGS, UnitLife, masked_median
 
 
 def take(
@@ -140,8 +139,56 @@ def test_an_empty_batch_changes_nothing() -> None:
     life = UnitLife()
     for step in range(10):
         take(life, step, num_samples=0, fc=[0.0])
-    assert reading(life, readings.DEAD_FRACTION) == 0.0
+    assert all(math.isnan(reading(life, metric)) for metric in READINGS)
     assert life.states("fc").tolist() == [-1]
+
+
+def test_a_layer_that_is_reached_now_and_then_is_judged_by_what_has_reached_it() -> None:
+    life = UnitLife()
+    norms = {"fc": torch.ones(1)}
+    take(life, 0, norms, num_samples=64, fc=[1.0])
+    for step in range(1, 9):
+        take(life, step, norms, num_samples=0 if step % 2 else 50, fc=[0.0])
+        norms = {"fc": norms["fc"] * 2}
+        assert reading(life, readings.NEWLY_DEAD) == float(step == 8)
+    assert reading(life, readings.WINDOW_SAMPLES) == 200.0
+    assert reading(life, readings.FIRST_DEATH_STEP) == 2.0
+    assert reading(life, readings.NORM_AT_DEATH) == 2.0
+
+
+def test_rows_that_cannot_be_told_apart_are_counted_as_such_and_never_beyond_the_samples() -> None:
+    life = UnitLife()
+    for step, num_rows in enumerate((500, 16, 32)):
+        measured = measure(torch.zeros(num_rows, 2, 1), RELU, num_samples=32)
+        measures = {"fc": measured, "other": measure(torch.zeros(32, 1, 4), RELU, num_samples=32)}
+        life.update(step, UnitRows.of(joined(life.table, measures), measures))
+    assert reading(life, readings.WINDOW_SAMPLES) == 32 + 16 + 32
+    assert reading(life, readings.COUNTS_ROWS) == 1.0
+    assert reading(life, readings.WINDOW_SAMPLES, "other") == 96.0
+    assert reading(life, readings.COUNTS_ROWS, "other") == 0.0
+
+
+def test_a_unit_without_weights_is_pruned_and_neither_dead_nor_revived() -> None:
+    life = UnitLife()
+    take(life, 0, {"fc": torch.ones(4)}, fc=[1.0, 1.0, 1.0, 0.0])
+    for step in (5, 10, 15):
+        take(life, step, {"fc": torch.ones(4)}, fc=[0.0, 1.0, 1.0, 0.0])
+    assert reading(life, readings.DEAD_FRACTION) == 0.5
+    for step in (20, 25, 30, 35):
+        norms = torch.tensor([0.0, 0.0, 1.0, 1.0])
+        take(life, step, {"fc": norms}, fc=[0.0, 0.0, 1.0, 0.0])
+    assert reading(life, readings.NEWLY_DEAD) == 0.0
+    assert reading(life, readings.NEVER_FIRED) == 0.25
+    assert reading(life, readings.REVIVED) == 0.0
+    assert life.states("fc").tolist() == [-1, -1, 0, 3]
+
+
+def test_weights_of_0_from_the_start_are_pruned_only_where_there_is_a_mask() -> None:
+    for masked, never_fired in (((), 1.0), (("fc",), 0.0)):
+        life = UnitLife(masked=masked)
+        for step in range(4):
+            take(life, step, {"fc": torch.zeros(2)}, fc=[0.0, 0.0])
+        assert reading(life, readings.NEVER_FIRED) == never_fired
 
 
 def test_the_reference_is_the_first_snapshot_of_each_layer() -> None:
@@ -205,11 +252,26 @@ def test_a_layer_that_comes_later_does_not_disturb_the_others() -> None:
     assert reading(life, readings.NEVER_FIRED) == 0.5
 
 
-def test_a_layer_of_another_width_begins_anew() -> None:
+def test_a_layer_that_grows_keeps_what_is_known_of_its_units() -> None:
+    life = UnitLife()
+    take(life, 0, fc=[1.0, 0.0], other=[0.0])
+    for step in (5, 10):
+        take(life, step, fc=[0.0, 0.0], other=[0.0])
+    take(life, 15, fc=[0.0, 0.0, 0.0, 1.0], other=[0.0])
+    assert life.states("fc").tolist() == [1, 3, 3, 0]
+    assert reading(life, readings.NEWLY_DEAD) == 0.25
+    assert reading(life, readings.NEVER_FIRED) == 0.25  # of the new ones nothing is known yet
+    assert reading(life, readings.WINDOW_FULL) == 1.0
+    assert reading(life, readings.REFERENCE_STEP) == 15.0  # nothing is claimed since step 0
+    assert reading(life, readings.REFERENCE_STEP, "other") == 0.0
+    assert reading(life, readings.DEAD_FRACTION, "other") == 1.0
+
+
+def test_a_layer_that_loses_units_begins_anew() -> None:
     life = UnitLife()
     for step in (0, 5, 10):
-        take(life, step, fc=[0.0, 0.0], other=[0.0])
-    take(life, 15, fc=[0.0, 0.0, 0.0], other=[0.0])
+        take(life, step, fc=[0.0, 0.0, 0.0], other=[0.0])
+    take(life, 15, fc=[0.0, 0.0], other=[0.0])
     assert reading(life, readings.DEAD_FRACTION) == 0.0
     assert reading(life, readings.REFERENCE_STEP) == 15.0
     assert reading(life, readings.DEAD_FRACTION, "other") == 1.0
@@ -307,63 +369,3 @@ def test_the_masked_median_is_that_of_the_known_values(
     for row, median in zip(rows, medians, strict=True):
         known = [value for value, is_in in row if is_in and not math.isnan(value)]
         assert median == (plain_statistics.median(known) if known else math.inf)
-
-
-def filled(raster: LifeRaster, num_snapshots: int) -> LifeRaster:
-    for number in range(num_snapshots):
-        raster.append(5 * number, torch.tensor([number % 4, 0]))
-    return raster
-
-
-def test_a_raster_is_units_by_steps() -> None:
-    raster = filled(LifeRaster(), 3)
-    assert raster.steps == (0, 5, 10)
-    assert raster.table().tolist() == [[0, 1, 2], [0, 0, 0]]
-
-
-@given(num_snapshots=st.integers(1, 400), most=st.integers(2, 16))
-def test_a_full_raster_stays_evenly_spread_and_ends_with_the_latest(
-    num_snapshots: int, most: int
-) -> None:
-    raster = filled(LifeRaster(most), num_snapshots)
-    steps = raster.steps
-    assert steps[0] == 0
-    assert steps[-1] == 5 * (num_snapshots - 1)
-    assert len(steps) <= most
-    gaps = {after - before for before, after in pairwise(steps[:-1])}
-    assert len(gaps) <= 1
-    assert raster.table().shape == (2, len(steps))
-
-
-def test_a_raster_of_another_number_of_units_begins_anew() -> None:
-    raster = filled(LifeRaster(), 3)
-    raster.append(20, torch.zeros(5))
-    assert raster.steps == (20,)
-
-
-@given(num_snapshots=st.integers(0, 60), more=st.integers(0, 60))
-def test_a_restored_raster_goes_on_as_the_old_one(num_snapshots: int, more: int) -> None:
-    old, new = filled(LifeRaster(8), num_snapshots), LifeRaster(8)
-    buffer = io.BytesIO()
-    torch.save(old.state(), buffer)
-    buffer.seek(0)
-    new.restore(torch.load(buffer, weights_only=True))
-    for number in range(num_snapshots, num_snapshots + more):
-        old.append(5 * number, torch.tensor([1, 2]))
-        new.append(5 * number, torch.tensor([1, 2]))
-    assert new.steps == old.steps
-    if new.steps:
-        assert torch.equal(new.table(), old.table())
-
-
-@pytest.mark.parametrize("broken", [{}, {"version": 9}, {"steps": [1], "table": None}])
-def test_a_raster_state_that_is_not_ours_is_refused(broken: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="not the state of a LifeRaster"):
-        LifeRaster().restore(broken)
-
-
-def test_an_empty_raster_has_no_table_and_one_column_is_no_course() -> None:
-    with pytest.raises(RuntimeError, match="call `append` first"):
-        LifeRaster().table()
-    with pytest.raises(ValueError, match="max_columns=1"):
-        LifeRaster(1)

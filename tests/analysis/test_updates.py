@@ -10,6 +10,7 @@ from torch import nn
 
 from vis_callbacks.analysis.updates import (
     layer_norm,
+    num_nonzero,
     select,
     unit_norms,
     update_norms,
@@ -124,3 +125,21 @@ def test_half_precision_weights_do_not_overflow() -> None:
 def test_a_bias_feeds_no_units() -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\) feeds no units"):
         unit_norms(torch.zeros(3))
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (600, 513), (0, 3), (64, 33, 9, 9)])
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_weights_that_are_not_0_are_counted(shape: tuple[int, ...], share: float) -> None:
+    weight = torch.rand(shape) + 0.5
+    weight *= torch.rand(shape) < share
+    count = float(num_nonzero(weight))
+    exact = float((weight != 0).sum())
+    # Above 4,096 values a selection is counted: four standard errors of a share at its worst.
+    least = 0.032 * weight.numel() if weight.numel() > 4_096 else 0.0
+    assert count == pytest.approx(exact, abs=least)
+
+
+def test_pruned_units_are_counted_whichever_they_are() -> None:
+    weight = torch.ones(512, 4608)
+    weight[100:300] = 0.0
+    assert float(num_nonzero(weight)) == pytest.approx(312 * 4608, rel=0.02)

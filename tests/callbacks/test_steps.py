@@ -49,8 +49,29 @@ def test_input_statistics_of_micro_batches_are_those_of_the_whole():
     assert stats["std"] == pytest.approx(x.double().std(correction=0).item(), abs=1e-6)
 
 
-def test_integer_inputs_without_other_axes_are_understood():
-    assert input_stats(sums_of(torch.tensor([1, 2, 3])))["mean"] == 2.0
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        torch.rand(32, 1),  # one number a sample
+        torch.rand(32),
+        torch.full((32, 7), 300.0),
+        torch.full((32, 64), 300),  # tokens, or bytes that the model scales itself
+        torch.arange(32),  # indices
+        torch.rand(32, 0),
+        torch.rand(0, 64),
+    ],
+    ids=lambda inputs: f"{inputs.dtype} {tuple(inputs.shape)}",
+)
+def test_inputs_that_cannot_be_constant_or_raw_are_not_judged(inputs):
+    stats = input_stats(sums_of(inputs))
+    assert sorted(stats) == ["mean", "share_constant", "std"]  # on every rank alike
+    assert all(value.isnan() for value in stats.values())
+
+
+def test_inputs_that_are_not_judged_leave_the_others_as_they_are():
+    images = torch.full((3, 64), 300.0)
+    stats = input_stats(sums_of(torch.rand(5, 1), images))
+    assert (stats["share_constant"], stats["mean"]) == (1.0, 300.0)
 
 
 def test_the_watch_tells_how_far_each_group_moved():

@@ -29,10 +29,13 @@ FIRST_DEATH_STEP = "first_death_step"  # since when the longest dead of them is 
 WINDOW_SAMPLES = "window_samples"  # fewest samples that a dead unit's verdict rests on
 WINDOW_FULL = "window_full"  # 1 once the layer was read often enough for a verdict
 REFERENCE_STEP = "reference_step"  # the layer's first snapshot: what "before" refers to
+COUNTS_ROWS = "counts_rows"  # 1 where its samples are rows that cannot be told apart by sample
 
 # Of any layer.
 NON_FINITE = "non_finite"  # share of its units that held a NaN or an infinity
+REACHED = "reached"  # samples of this snapshot that have reached the layer
 WEIGHT_NORM = "weight_norm"  # L2 norm of the weights that feed the layer
+NUM_WEIGHTS = "num_weights"  # how many of these are not 0: pruned ones are
 SPARSITY = "sparsity"  # share of values that are exactly 0
 DORMANT_FRACTION = "dormant_fraction"  # share of units with E|h| <= .1 of the layer's mean
 EFFECTIVE_AREA = "effective_area"  # share of a map's positions that carry its activation

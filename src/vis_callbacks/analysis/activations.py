@@ -21,7 +21,7 @@ from torch import Tensor
 from vis_callbacks.analysis.nonlinearities import Nonlinearity
 
 MERGE: Mapping[str, Literal["sum", "max", "min"]] = dict.fromkeys(
-    ("num_samples", "num_values", "magnitude", "flat"), "sum"
+    ("num_samples", "num_rows", "num_values", "magnitude", "flat"), "sum"
 )
 MAPS_MERGE: Mapping[str, Literal["sum", "max", "min"]] = dict.fromkeys(
     ("nonzeros", "area", "num_maps"), "sum"
@@ -63,7 +63,9 @@ def measure(
 ) -> dict[str, Tensor]:
     """Returns the sums that verdicts rest on, reduced without a host synchronisation.
 
-    - ``num_samples`` and ``num_values`` (of each unit: samples x positions), one number each.
+    - ``num_samples``: how many samples have reached the layer, and ``num_rows``: how many of these
+      are rows that cannot be told apart by sample (see ``num_samples`` below).
+    - ``num_values`` of each unit: samples x positions.
     - ``magnitude``: sum of abs(h) of each unit. Above 0 means that the unit fired, and a NaN or
       an infinity that it held one: such a unit neither fired nor was 0, and its other numbers
       mean nothing. So does a sum that overflows float32 (float64 for such activations): a mean
@@ -78,15 +80,21 @@ def measure(
         values: (samples, units, positions).
         nonlinearity: None for a layer that is none.
         inputs: What went into the nonlinearity, same shape.
-        num_samples: Where the rows are no samples: windows and frames of one sample are not.
+        num_samples: Of the batch, 0 where that is not known. If there are more or fewer rows
+            (boxes, nodes of graphs, an expert's share) they are counted, but never more than
+            the batch has samples: rows of one sample are not independent. None: rows are
+            samples.
         sums: `magnitudes` of these values, where they are known.
         numbers: Keep it from call to call: the constants are then made once.
     """
     values = _as_real(values.detach())
     rows, _, positions = values.shape
     number = numbers or Numbers()
+    counted = min(rows if positions else 0, num_samples or rows)
+    has_samples = num_samples is None or rows == num_samples
     measured = {
-        "num_samples": number(rows if num_samples is None else num_samples, values),
+        "num_samples": number(counted, values),
+        "num_rows": number(0 if has_samples else counted, values),
         "num_values": number(rows * positions, values),
         "magnitude": (magnitudes(values, nonlinearity) if sums is None else sums).sum(0),
     }
@@ -142,7 +150,7 @@ def magnitudes(values: Tensor, nonlinearity: Nonlinearity | None) -> Tensor:
     values = _as_real(values.detach())
     is_nonnegative = nonlinearity is not None and nonlinearity.is_nonnegative
     sizes = values if is_nonnegative else values.abs()
-    return sizes.sum(2) if values.shape[2] > 1 else sizes[:, :, 0]
+    return sizes[:, :, 0] if values.shape[2] == 1 else sizes.sum(2)
 
 
 def _as_real(values: Tensor) -> Tensor:
@@ -261,8 +269,8 @@ class UnitRows:
         table: Holds at least the layers of the measures (`joined`).
         magnitude: (layers, units); 0 for a unit that is not finite.
         is_finite: (layers, units), False for units that held a NaN or an infinity, for layers
-            that were not measured, and where there is no unit.
-        num_samples: (layers,); 0 for a layer that was not measured.
+            that no sample has reached, and where there is no unit.
+        num_samples: (layers,) that have reached the layer; 0 for one that was not measured.
     """
 
     table: UnitTable
@@ -275,14 +283,19 @@ class UnitRows:
     def of(cls, table: UnitTable, measures: Measures) -> UnitRows:
         """Returns the measures laid out."""
         (magnitude,) = table.fill(_column(table, measures, "magnitude", math.nan))
-        is_finite = (magnitude < math.inf) & table.mask
+        num_samples = _per_layer(table, measures, "num_samples")
+        is_finite = (magnitude < math.inf) & table.mask & (num_samples > 0)[:, None]
         return cls(
             table=table,
             measures=measures,
             magnitude=torch.where(is_finite, magnitude, 0.0),
             is_finite=is_finite,
-            num_samples=_per_layer(table, measures, "num_samples"),
+            num_samples=num_samples,
         )
+
+    def num_rows(self) -> Tensor:
+        """Returns how many of each layer's samples are rows that are none, (layers,)."""
+        return _per_layer(self.table, self.measures, "num_rows")
 
     def non_finite(self) -> Tensor:
         """Returns each layer's share of units that held a NaN or an infinity, (layers,)."""

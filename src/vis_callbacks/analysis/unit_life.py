@@ -35,6 +35,7 @@ READINGS = (
     readings.WINDOW_SAMPLES,
     readings.WINDOW_FULL,
     readings.REFERENCE_STEP,
+    readings.COUNTS_ROWS,
 )
 
 # The shares among them, in the order `UnitLife.readings` counts them.
@@ -46,13 +47,14 @@ _SHARES = (
     readings.REVIVED,
 )
 
-_VERSION = 1
+_VERSION = 2
 
 # What is remembered of each unit, and what it is before the unit was ever read.
 _FRESH: Mapping[str, float] = {
     "seen": False,  # fired at some snapshot
     "seen_late": False,  # fired at a late one
     "was_dead": False,
+    "pruned": False,  # all of its incoming weights were taken away
     "zero_batches": 0.0,  # running
     "zero_samples": 0.0,  # running
     "zero_since": math.inf,  # step of the first of these
@@ -64,7 +66,8 @@ _FRESH: Mapping[str, float] = {
 _FRESH_LAYER: Mapping[str, float] = {
     "num_batches": 0.0,
     "num_samples": 0.0,
-    "reference_step": math.inf,  # first step at which it was read
+    "num_rows": 0.0,  # of these that are rows and no samples
+    "reference_step": math.inf,  # first step at which it was read, with all its units
 }
 
 
@@ -76,7 +79,11 @@ class UnitLife:
     the first update.
 
     Only where the nonlinearity has a flat zero is a silent unit dead: name the other layers in
-    ``immortal``, and their readings are NaN.
+    ``immortal``, and their readings are NaN. Nor is a unit dead whose incoming weights have all
+    become exactly 0: it was pruned.
+
+    A window counts the samples that have reached the layer: of a layer that none has reached
+    so far nothing is known, and its readings are NaN.
 
     Args:
         late_from_step: A unit that fires at this step or later is "seen late". 5 leaves out
@@ -85,6 +92,7 @@ class UnitLife:
         min_samples: Of the window. Called dead wrongly with 160 samples: at most 3 % of the
             units of a dense layer, none of a convolutional map (small tasks of 10-12 classes).
         immortal: Layers whose units cannot die.
+        masked: Layers whose weights were pruned before they were first read.
 
     Attributes:
         table: The layers met so far; None before the first update.
@@ -97,11 +105,13 @@ class UnitLife:
         min_batches: int = 3,
         min_samples: int = 160,
         immortal: Collection[str] = (),
+        masked: Collection[str] = (),
     ) -> None:
         self.late_from_step = late_from_step
         self.min_batches = min_batches
         self.min_samples = min_samples
         self.immortal = immortal
+        self.masked = masked
         self.table: UnitTable | None = None
         self._units: dict[str, Tensor] = {}  # each (layers, units)
         self._layers: dict[str, Tensor] = {}  # each (layers,)
@@ -121,8 +131,9 @@ class UnitLife:
 
         Args:
             step: Of the snapshot; the reference is the first one given.
-            rows: Merged over micro-batches and ranks. A layer that was not measured stays as it
-                was; a layer whose number of units has changed begins anew.
+            rows: Merged over micro-batches and ranks. A layer that no sample has reached stays as
+                it was. Units that join a layer begin behind those it has; a layer that has lost
+                units begins anew, for which of them are left is not known.
             weight_norms: By layer, the norm of each unit's incoming weights after the update
                 made with this batch. A layer without known weights is left out.
         """
@@ -134,16 +145,20 @@ class UnitLife:
         # type, so what is yes or no stays boolean.
         units, layers = self._units, self._layers
         fired = rows.magnitude.bool()
-        is_zero = rows.is_finite ^ fired
+        norms = self._norms(weight_norms) if weight_norms else None
+        if norms is not None:
+            units["pruned"] = self._pruned(norms)
+        is_zero = (rows.is_finite ^ fired) & ~units["pruned"]
         begins = is_zero & ~units["zero_batches"].bool()
-        if weight_norms:
-            self._take_norms(begins, weight_norms)
+        if norms is not None:
+            self._take_norms(begins, norms)
         units["zero_since"] = torch.where(begins, float(step), units["zero_since"])
         batches, samples = rows.num_samples.sign(), rows.num_samples
         for name, more in (("batches", batches), ("samples", samples)):
             layers[f"num_{name}"] = layers[f"num_{name}"] + more
             longer = units[f"zero_{name}"] + torch.where(is_zero, more[:, None], 0.0)
-            units[f"zero_{name}"] = torch.where(fired, 0.0, longer)
+            units[f"zero_{name}"] = torch.where(fired | units["pruned"], 0.0, longer)
+        layers["num_rows"] = layers["num_rows"] + rows.num_rows()
         first = torch.where(batches.bool(), float(step), math.inf)
         layers["reference_step"] = torch.minimum(layers["reference_step"], first)
         units["seen"] = units["seen"] | fired
@@ -176,14 +191,24 @@ class UnitLife:
             readings.WINDOW_SAMPLES: torch.minimum(fewest, layers["num_samples"]),
             readings.WINDOW_FULL: is_full.float(),
             readings.REFERENCE_STEP: layers["reference_step"],
+            readings.COUNTS_ROWS: self.counts_rows().float(),
         }
         numbers = torch.stack([by_name[name] for name in READINGS])
-        return numbers.masked_fill_(self._unjudged | numbers.isinf(), math.nan)
+        unknown = self._unjudged | ~self.was_reached()
+        return numbers.masked_fill_(unknown | numbers.isinf(), math.nan)
+
+    def counts_rows(self) -> Tensor:
+        """Returns whether a layer's samples are rows that cannot be told apart, (layers,)."""
+        return self._layers["num_rows"].bool()
+
+    def was_reached(self) -> Tensor:
+        """Returns whether any sample has reached a layer so far, (layers,)."""
+        return self._layers["num_samples"].bool()
 
     def states(self, layer: str) -> Tensor:
         """Returns for each unit of a layer 0 alive, 1 dead, 2 revived, 3 never fired so far.
 
-        -1 where the layer was not read yet; int8, on the device.
+        -1 where nothing has reached the layer yet, or the unit was pruned; int8, on the device.
         """
         return self._known_table().row(self._states(), layer)
 
@@ -227,10 +252,22 @@ class UnitLife:
             self._find_dead()
             self._find_unjudged(table)
 
-    def _take_norms(self, begins: Tensor, weight_norms: Mapping[str, Tensor]) -> None:
+    def _norms(self, weight_norms: Mapping[str, Tensor]) -> Tensor:
+        table = self._known_table()
+        return table.fill([weight_norms.get(layer, math.nan) for layer in table.layers])[0]
+
+    def _pruned(self, norms: Tensor) -> Tensor:
+        """Returns which units have lost all their weights: a norm of 0 that was none before."""
+        had_weights = self._units["start_norm"] > 0
+        if self.masked:
+            layers = self._known_table().layers
+            masked = torch.tensor([layer in self.masked for layer in layers], device=norms.device)
+            had_weights = had_weights | masked[:, None]
+        return (norms == 0) & had_weights
+
+    def _take_norms(self, begins: Tensor, norms: Tensor) -> None:
         """Keeps the first norm of each unit, and the relative one of those that fall silent."""
-        table, units = self._known_table(), self._units
-        norms = table.fill([weight_norms.get(layer, math.nan) for layer in table.layers])[0]
+        units = self._units
         start = torch.where(units["start_norm"].isnan(), norms, units["start_norm"])
         units["start_norm"] = start
         units["death_norm"] = torch.where(begins, norms / start, units["death_norm"])
@@ -248,11 +285,12 @@ class UnitLife:
         states = torch.where(self._dead, DEAD, ALIVE)
         states = torch.where(self._revived(), REVIVED, states)
         states = torch.where(self._units["seen"], states, NEVER_FIRED)
-        was_read = self._layers["num_batches"][:, None].bool()
-        return torch.where(was_read, states, NOT_MEASURED).to(torch.int8)
+        is_known = self._layers["num_batches"][:, None].bool() & ~self._units["pruned"]
+        return torch.where(is_known, states, NOT_MEASURED).to(torch.int8)
 
     def _revived(self) -> Tensor:
-        return self._units["was_dead"] & self._units["seen"] & ~self._dead
+        units = self._units
+        return units["was_dead"] & units["seen"] & ~self._dead & ~units["pruned"]
 
     def _known_table(self) -> UnitTable:
         if self.table is None:
@@ -260,124 +298,44 @@ class UnitLife:
         return self.table
 
     def _move_to(self, table: UnitTable) -> None:
-        """Takes what is known over to a new table, fresh for layers new to it or changed."""
-        old = self.table
-        kept = {
-            layer
-            for layer, width in table.num_units.items()
-            if old is not None and old.num_units.get(layer) == width
-        }
+        """Takes what is known over to a new table; what is new to it is fresh."""
         self._units = {
-            name: table.fill(
-                [
-                    old.row(self._units[name], layer).float() if old and layer in kept else fresh
-                    for layer in table.layers
-                ]
-            )[0].to(_type_of(fresh))
+            name: table.fill([self._row(name, layer, table) for layer in table.layers])[0].to(
+                _type_of(fresh)
+            )
             for name, fresh in _FRESH.items()
         }
         self._layers = {
-            name: torch.stack(
-                [
-                    self._layers[name][old.layers.index(layer)].to(table.device)
-                    if old and layer in kept
-                    else torch.full((), fresh, device=table.device)
-                    for layer in table.layers
-                ]
-            )
-            for name, fresh in _FRESH_LAYER.items()
+            name: torch.stack([self._number(name, layer, table) for layer in table.layers])
+            for name in _FRESH_LAYER
         }
         self.table = table
         self._find_unjudged(table)
 
+    def _num_kept(self, layer: str, table: UnitTable) -> int:
+        """Returns how many units of a layer, the first ones, are in the new table as well."""
+        known = self.table.num_units.get(layer, 0) if self.table is not None else 0
+        return known if known <= table.num_units[layer] else 0
+
+    def _row(self, name: str, layer: str, table: UnitTable) -> Tensor | float:
+        """Returns what is remembered of a layer's units, as a new table is to hold it."""
+        fresh, num_kept = float(_FRESH[name]), self._num_kept(layer, table)
+        if self.table is None or not num_kept:
+            return fresh
+        kept = self.table.row(self._units[name], layer).to(table.device, torch.float32)
+        return torch.cat([kept, kept.new_full((table.num_units[layer] - num_kept,), fresh)])
+
+    def _number(self, name: str, layer: str, table: UnitTable) -> Tensor:
+        """Returns what is remembered of a layer as a whole."""
+        num_kept = self._num_kept(layer, table)
+        has_grown = num_kept < table.num_units[layer]
+        if self.table is None or not num_kept or (has_grown and name == "reference_step"):
+            return torch.full((), _FRESH_LAYER[name], device=table.device)
+        return self._layers[name][self.table.layers.index(layer)].to(table.device)
+
 
 def _type_of(fresh: float) -> torch.dtype:
     return torch.bool if isinstance(fresh, bool) else torch.float32
-
-
-class LifeRaster:
-    """The states of units over time, for a picture of units by steps.
-
-    Where it is full only every second of its columns stays, and from then on only every second
-    snapshot is kept: columns are evenly spread over the run. The latest snapshot is always the
-    last column.
-
-    Args:
-        max_columns: 128 columns of 512 units are 64 kB; a picture shows no more.
-    """
-
-    def __init__(self, max_columns: int = 128) -> None:
-        if max_columns < 2:
-            raise ValueError(f"max_columns={max_columns} shows no course of time; give 2 or more")
-        self.max_columns = max_columns
-        self._steps: list[int] = []
-        self._columns: list[Tensor] = []
-        self._numbers: list[int] = []  # which snapshot a column is, counted from 0
-        self._every = 1
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The step of each column."""
-        return tuple(self._steps)
-
-    def append(self, step: int, states: Tensor) -> None:
-        """Adds the states (units,) at one snapshot; another number of units begins anew."""
-        if self._columns and self._columns[-1].shape != states.shape:
-            self._steps, self._columns, self._numbers, self._every = [], [], [], 1
-        number = self._numbers[-1] + 1 if self._numbers else 0
-        self._thin()  # the latest so far need not stay
-        self._steps.append(step)
-        self._columns.append(states.detach().to(torch.int8))
-        self._numbers.append(number)
-        if len(self._columns) > self.max_columns:
-            self._every *= 2
-            self._thin(but=number)
-
-    def table(self) -> Tensor:
-        """Returns (units, columns) int8, on the device. Raises RuntimeError while empty."""
-        if not self._columns:
-            raise RuntimeError("no snapshot was appended yet; call `append` first")
-        device = self._columns[-1].device
-        return torch.stack([column.to(device) for column in self._columns], dim=1)
-
-    def state(self) -> dict[str, Any]:
-        """Returns plain values and a tensor for a checkpoint (``weights_only=True``)."""
-        return {
-            "version": _VERSION,
-            "steps": list(self._steps),
-            "numbers": list(self._numbers),
-            "every": self._every,
-            "table": self.table().cpu() if self._columns else None,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes a state back. Raises ValueError on one that is not ours."""
-        try:
-            steps = [int(step) for step in state["steps"]]
-            numbers = [int(number) for number in state["numbers"]]
-            columns = list(state["table"].unbind(1)) if steps else []
-            every = int(state["every"])
-            if state["version"] != _VERSION or every < 1:
-                raise ValueError(f"version {state['version']!r}, every {every}")
-            if not len(columns) == len(steps) == len(numbers):
-                raise ValueError(f"{len(columns)} columns for {len(steps)} steps")
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ValueError(
-                f"not the state of a LifeRaster of version {_VERSION}: {error!r}; start afresh"
-            ) from error
-        self._steps, self._columns, self._numbers, self._every = steps, columns, numbers, every
-
-    def _thin(self, but: int = -1) -> None:
-        """Keeps the columns that are evenly spread, and the snapshot numbered ``but``."""
-        kept = [
-            place
-            for place, number in enumerate(self._numbers)
-            if number % self._every == 0 or number == but
-        ]
-        if len(kept) < len(self._numbers):
-            self._steps = [self._steps[place] for place in kept]
-            self._columns = [self._columns[place] for place in kept]
-            self._numbers = [self._numbers[place] for place in kept]
 
 
 def masked_median(values: Tensor, mask: Tensor) -> Tensor:

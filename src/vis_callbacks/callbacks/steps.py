@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from vis_callbacks.analysis.updates import select, update_norms
 from vis_callbacks.engine.snapshot import Group
+
+_MIN_VALUES = 8  # of a sample: three black-and-white features are equal in every fourth sample
 
 
 def loss_of(outputs: Any) -> Tensor | None:
@@ -38,9 +41,12 @@ class StepSums:
         self._losses.append((loss.clone(), accumulated_batches))  # the user may write into theirs
 
     def add_inputs(self, inputs: Tensor) -> None:
-        """Takes the inputs (samples, ...) of one batch."""
+        """Takes the inputs (samples, ...) of one batch; those that are not judged add nothing."""
         inputs = inputs.detach()
-        values = (inputs.flatten(1) if inputs.dim() > 1 else inputs.unsqueeze(1)).float()
+        if _are_judged(inputs):
+            values = inputs.flatten(1).float()
+        else:  # every rank adds the same names
+            values = torch.empty(0, 1, device=inputs.device)
         self._inputs.append(
             _InputRows(
                 low=values.amin(1),  # aminmax was measured 15 times slower
@@ -58,7 +64,7 @@ class StepSums:
 
         ``loss_sum`` and ``loss_batches``, where there is a loss; ``samples``, ``constant`` (how
         many samples have nothing but equal values), ``values``, ``sum`` and ``squares``, where
-        there are inputs.
+        there are inputs: of those that are judged, so all 0 where none is.
         """
         sums: dict[str, Tensor] = {}
         if self._losses:
@@ -69,6 +75,15 @@ class StepSums:
             for name, value in rows.sums_of().items():
                 sums[name] = sums[name] + value if name in sums else value
         return sums
+
+
+def _are_judged(inputs: Tensor) -> bool:
+    """Whether a constant sample, or a large mean, says anything.
+
+    A sample of one number, an index or a token has one value only, and a few features are
+    equal by chance. Integers are looked up or scaled by the model itself.
+    """
+    return inputs.is_floating_point() and math.prod(inputs.shape[1:]) >= _MIN_VALUES
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,10 @@ class _InputRows:
 
 
 def input_stats(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the share of constant inputs, and mean and standard deviation of all values."""
+    """Returns the share of constant inputs, and mean and standard deviation of all values.
+
+    NaN where no input was judged.
+    """
     mean = sums["sum"] / sums["values"]
     variance = sums["squares"] / sums["values"] - mean.square()
     return {

@@ -51,6 +51,7 @@ def activation_maps(
     reference: Picture | None = None,
     states: NDArray[Any] | None = None,
     min_samples: int = 0,
+    samples: str = "samples",
     signed: bool = False,
     units: str = "activation",
     quantile: float = 0.995,
@@ -70,6 +71,7 @@ def activation_maps(
         reference: The input, (height, width, 3) uint8.
         states: (units,) what their life so far says, as for `raster`; None: not known.
         min_samples: So many samples at least a dead unit was 0 for.
+        samples: What these are, if they are none: "rows".
         signed: Whether the activations have a sign worth a colour (tanh; not GELU's dip).
         units: What the numbers are, for the colour bar.
         quantile: The share of the values that the scale covers: one strong unit would
@@ -104,7 +106,7 @@ def activation_maps(
     lines = [
         *caption,
         _silent_note(is_zero, steps, mark),
-        _life_note(known, min_samples) if states is not None else "",
+        _life_note(known, f"{min_samples:,} {samples}") if states is not None else "",
         missing_note(maps),
     ]
     return with_caption(body, lines, bar=colour_bar(scale, units))
@@ -120,9 +122,9 @@ def _silent_note(is_zero: NDArray[np.bool_], steps: Sequence[int], mark: str) ->
     )
 
 
-def _life_note(states: NDArray[Any], min_samples: int) -> str:
+def _life_note(states: NDArray[Any], window: str) -> str:
     """Returns how many units are dead and what that means."""
-    meaning = f"0 for all of the last {min_samples:,} samples or more"
+    meaning = f"0 for all of the last {window} or more"
     num_dead, num_never = (int(np.count_nonzero(states == state)) for state in (DEAD, NEVER_FIRED))
     notes = [f"orange: dead, {meaning} ({num_dead:,} of {len(states):,})"] if num_dead else []
     if num_never:

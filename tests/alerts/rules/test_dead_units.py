@@ -178,7 +178,7 @@ def test_inputs_that_are_not_normalised_are_named_as_a_cause() -> None:
 
 def test_a_reference_that_is_not_step_0_is_told() -> None:
     late = found(DyingUnits().check(history_of(dying(reference_step=1000.0))))
-    assert "first read at step 1000" in late.message
+    assert "With these units it was first read at step 1000" in late.message
     assert "first read" not in found(DyingUnits().check(history_of(dying()))).message
 
 
@@ -222,3 +222,16 @@ def test_dying_just_before_the_first_nan_is_told() -> None:
     assert not DyingUnits().was_dying_before(history_of(dying(), layer_entry(), broken))
     assert not DyingUnits().was_dying_before(history_of(broken))
     assert not DyingUnits().was_dying_before(history_of(dying()))
+
+
+def test_rows_that_are_no_samples_are_called_so() -> None:
+    for rule, entry in (
+        (DyingUnits(), dying(counts_rows=1.0)),
+        (NewlyDeadUnits(), dying(counts_rows=1.0)),
+        (DeadFromStart(), layer_entry(never_fired=1.0, counts_rows=1.0)),
+    ):
+        finding = found(rule.check(history_of(entry)))
+        assert "160 rows" in finding.message
+        assert "samples" not in finding.message
+        assert finding.evidence["counted"] == "rows"
+    assert "counted" not in found(DyingUnits().check(history_of(dying()))).evidence

@@ -47,3 +47,14 @@ def test_saturation_is_not_judged_after_a_nan() -> None:
     broken = {"non_finite": {"act": 1.0}}
     outcome = Saturation().check(history_of(broken, *[entry("tanh", 1.0)] * 5))
     assert outcome is Verdict.UNDECIDED
+
+
+def test_a_layer_is_judged_by_the_samples_that_have_reached_it() -> None:
+    def reached(number: float, share: float = 1.0) -> Entry:
+        flat = {"flat_share_tanh": {"act": share if number else float("nan")}}
+        return joined_entries({"reached": {"act": number}, **flat}, run_entry(num_samples=64.0))
+
+    assert Saturation().check(history_of(*[reached(20.0)] * 7)) is None
+    finding = Saturation().check(history_of(*[reached(20.0), reached(0.0)] * 8, reached(20.0)))
+    assert isinstance(finding, Finding)
+    assert finding.sample_size == 160

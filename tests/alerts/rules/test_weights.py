@@ -56,3 +56,27 @@ def test_weights_are_not_judged_after_a_nan() -> None:
     broken = {"non_finite": {"fc1": 1.0}}
     outcome = CollapsingWeights().check(history_of(entry(4.0), broken, entry(0.1)))
     assert outcome is Verdict.UNDECIDED
+
+
+def of_weights(norm: float, num_weights: float) -> Entry:
+    return joined_entries(
+        {"weight_norm": {"fc": norm}, "num_weights": {"fc": num_weights}}, run_entry(loss=2.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("norm", "num_weights", "is_found"),
+    [
+        (0.316, 100.0, False),  # nine tenths pruned at random
+        (1.0, 250.0, False),  # three quarters of the units were taken away
+        (0.14, 100.0, True),  # pruned, and what is left has shrunk as well
+        (0.4, 1000.0, True),
+        (0.4, 4000.0, True),  # more weights than at first: some began at 0, or have joined
+        (0.0, 0.0, False),  # nothing is left
+        (0.4, float("nan"), True),
+    ],
+)
+def test_pruned_weights_have_not_shrunk(norm: float, num_weights: float, is_found: bool) -> None:
+    history = history_of(of_weights(1.0, 1000.0), of_weights(norm, num_weights))
+    outcome = CollapsingWeights().check(history)
+    assert isinstance(outcome, Finding) == is_found

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -88,3 +90,69 @@ def test_each_unit_shown_has_its_own_state(monkeypatch):
 def test_without_reference_samples_nothing_is_drawn():
     bare = Snapshot(step=0, values={"units": {}})
     assert list(MapStrips(None, 4).pictures(bare, CheckedOptions(), UnitLife())) == []
+
+
+def reaching(read, names: str = "abcde", step: int = 0) -> Snapshot:
+    """Returns a snapshot in which a pass of the sample gives these activations alone."""
+    return replace(
+        snapshot(step),
+        trace=tuple(LayerInfo(name=n, kind="relu", shape=(1, 4, 6, 6), num_units=4) for n in names),
+        values={"units": {n: {} for n in names}},
+        read_layers=lambda wanted, given: {n: v for n, v in read.items() if n in wanted},
+    )
+
+
+def tags(strips: MapStrips, seen: Snapshot) -> list[str]:
+    images = strips.pictures(seen, CheckedOptions(), UnitLife())
+    return [image.tag.rpartition("/")[2] for image in images]
+
+
+def test_layers_that_the_pass_does_not_reach_are_not_chosen():
+    maps = {n: torch.ones(1, 4, 6, 6) for n in "bcdef"}
+    strips = MapStrips(None, 4)
+    assert tags(strips, reaching(maps, "abcdefghijklmn")) == ["b", "d", "f"]
+    assert tags(strips, reaching(maps, "0abcdefghijklmn", step=9)) == ["b", "d", "f"]
+    other = {n: torch.ones(1, 4, 6, 6) for n in "xyz"}
+    assert tags(strips, reaching(other, "abcdefxyz", step=12)) == ["x", "y", "z"]
+
+
+def test_a_layer_that_gets_no_row_of_the_sample_has_no_picture_now():
+    strips = MapStrips(["a", "b"], 4)
+    some, none = torch.ones(1, 4), torch.ones(0, 4)
+    assert tags(strips, reaching({"a": none, "b": some})) == ["b"]
+    assert tags(strips, reaching({"a": some, "b": none}, step=5)) == ["a"]
+    (_, image) = strips.pictures(
+        reaching({"a": some, "b": some}, step=9), CheckedOptions(), UnitLife()
+    )
+    assert image.draw.keywords["steps"] == [0, 9]
+
+
+def test_the_rows_of_one_sample_lie_in_a_line():
+    rows = torch.arange(2 * 3 * 4.0).reshape(2, 3, 4)  # (rows, units, positions)
+    (image,) = MapStrips(["a"], 4).pictures(reaching({"a": rows}), CheckedOptions(), UnitLife())
+    shown = image.arrays["maps"][0]
+    assert shown[1].tolist() == [[4, 5, 6, 7, 16, 17, 18, 19]]
+    assert image.draw.keywords["num_rows"] == 2
+
+
+@pytest.mark.parametrize(("num_units", "steps"), [(9, [0, 5]), (4, [0, 5]), (3, [5])])
+def test_the_units_shown_stay_as_long_as_they_are_there(num_units, steps):
+    strips = MapStrips(["a"], 2)
+    list(strips.pictures(reaching({"a": torch.ones(1, 4)}), CheckedOptions(), UnitLife()))
+    again = reaching({"a": torch.ones(1, num_units)}, step=5)
+    (image,) = strips.pictures(again, CheckedOptions(), UnitLife())
+    assert image.draw.keywords["steps"] == steps
+    assert image.draw.keywords["num_units"] == num_units
+    assert image.draw.keywords["places"] == ([0, 2] if len(steps) > 1 else [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (replace(snapshot(0), references=None), "no batch was understood"),
+        (reaching({}), "does not reach a, b, c"),
+    ],
+)
+def test_without_a_pass_of_a_sample_it_says_why(seen, words):
+    with pytest.raises(ValueError, match=words):
+        list(MapStrips(None, 4).pictures(seen, CheckedOptions(), UnitLife()))

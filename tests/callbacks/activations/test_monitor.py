@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
+import logging
+import math
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,12 +11,11 @@ from torch import Tensor, nn
 
 from vis_callbacks import ActivationMonitor
 from vis_callbacks.alerts import readings
-from vis_callbacks.callbacks.activations import monitor as home
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
-from vis_callbacks.render.raster import ALIVE, DEAD, NEVER_FIRED, REVIVED
+from vis_callbacks.render.raster import ALIVE, DEAD, NEVER_FIRED
 from vis_callbacks.report import Image, Report, Scalar, transfer
 
 
@@ -147,10 +149,75 @@ def test_a_gelu_network_has_no_dead_units_at_all():
     assert not any(tag.startswith("dead_fraction") for tag in scalars(report))
 
 
-def test_a_network_without_nonlinearity_says_what_to_write():
-    observed = Observed(nn.Sequential(nn.Linear(3, 3)), ActivationMonitor())
-    with pytest.raises(ValueError, match=r"ActivationMonitor\(layers="):
-        observed.look(0, torch.randn(8, 3))
+def said_at(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= level]
+
+
+def test_a_network_without_nonlinearity_says_once_what_to_write_and_reads_the_rest(caplog):
+    caplog.set_level(logging.INFO, "vis_callbacks")
+    monitor = ActivationMonitor()
+    observed = Observed(nn.Sequential(nn.Linear(3, 3)), monitor)
+    group = Group(name="SGD", kind="SGD", parameter_names=(), lr=0.1)
+    for step in range(4):
+        report = observed.look(step, torch.randn(8, 3), optimizer=(group,), loss=math.nan)
+    assert numbers(report, readings.NON_FINITE_LOSS) == {"": 1.0}
+    assert scalars(report) == {"learning_rate/SGD": pytest.approx(0.1)}
+    (words,) = said_at(caplog)
+    assert "ActivationMonitor has nothing to show: no nonlinearity was seen" in words
+    assert 'ActivationMonitor(layers=["..."])' in words
+    assert not monitor.guard.counts
+
+
+def grown(model: nn.Sequential, more: int) -> None:
+    """Gives a hidden layer more units, behind those it has."""
+    first, last = model[0], model[2]
+    num_units = first.out_features + more
+    model[0], model[2] = nn.Linear(first.in_features, num_units), nn.Linear(num_units, 2)
+    with torch.no_grad():
+        model[0].weight[: first.out_features] = first.weight
+        model[0].bias[: first.out_features] = first.bias
+        model[2].weight[:, : first.out_features] = last.weight
+
+
+def test_a_layer_that_grows_keeps_its_curve_its_dead_units_and_its_pictures():
+    model = nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 2))
+    monitor = ActivationMonitor(layers=["1"], max_maps=4)
+    with torch.no_grad():
+        model[0].bias += 5.0
+    for step in range(6):
+        if step == 1:
+            with torch.no_grad():
+                model[0].bias[:3] = -1000.0
+        if step == 5:
+            grown(model, 4)
+        observed = Observed(model, monitor)  # what it is called does not depend on its units
+        x = torch.randn(64, 3)
+        report = observed.look(
+            step,
+            x,
+            wants_pictures=True,
+            references=References(inputs=x[:1], labels=None, source="a test"),
+            read_layers=partial(observed.engine.read_layers, forward=lambda m, i: m(i)),
+        )
+        monitor.history.append(step, report.readings())
+    assert scalars(report)["dead_fraction/1"] == pytest.approx(3 / 16)
+    assert monitor.history.series(readings.NUM_UNITS, "1") == (12.0,) * 5 + (16.0,)
+    pictures = {item.tag: item for item in report.of(Image)}
+    states = pictures["activations/raster"].arrays["states"]
+    assert states.shape == (16, 6)
+    assert states[:3, 4:].tolist() == [[DEAD, DEAD]] * 3
+    assert states[12:, :5].tolist() == [[-1] * 5] * 4
+    assert pictures["activations/maps/1"].draw.keywords["steps"] == list(range(6))
+    assert not [rule.kind for rule in monitor.rules if rule.check(monitor.history) is not None]
+
+
+def test_a_layer_of_an_earlier_run_that_is_not_met_any_more_does_not_matter():
+    first, second = ActivationMonitor(), ActivationMonitor()
+    wide = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 9), nn.Tanh())
+    Observed(wide, first).look(0, torch.randn(64, 3))
+    second.restore(first.state())
+    report = Observed(wide[:2], second).look(5, torch.randn(64, 3))
+    assert numbers(report, readings.REACHED) == {"1": 64.0, "3": 0.0}
 
 
 def test_of_many_optimizer_groups_the_smallest_and_the_largest_rate_are_shown():
@@ -246,54 +313,6 @@ def test_layers_whose_units_cannot_die_have_no_states():
     strips = [item for item in report.of(Image) if item.tag.startswith("activations/maps")]
     assert strips
     assert not any("states" in strip.arrays for strip in strips)
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    """Collects the captions of what would be drawn."""
-    captions: list[str] = []
-
-    def record(values, *rest, **_):
-        captions.extend(rest[-1])
-        return np.zeros((1, 1, 3), np.uint8)
-
-    monkeypatch.setattr(home, "raster", record)
-    monkeypatch.setattr(home, "heat_map", record)
-    return captions
-
-
-def raster_of(percents: list[int], latest: list[list[int]]) -> None:
-    home._draw_raster(
-        np.array([[ALIVE, state] for states in latest for state in states]),
-        np.array(percents),
-        widths={name: len(states) for name, states in zip("abc", latest, strict=False)},
-        steps=[0, 60],
-        min_samples=160,
-    )
-
-
-@pytest.mark.parametrize(
-    ("percents", "latest", "words"),
-    [
-        ([0, 0], [[ALIVE] * 2, [ALIVE, REVIVED]], "of a; no unit of any layer is dead"),
-        ([0, 50], [[ALIVE] * 2, [DEAD, ALIVE]], "of b; the layer with most dead units (50 %)"),
-        ([0, 0], [[ALIVE] * 2, [DEAD] + [ALIVE] * 300], "of b; 1 of them dead"),
-        # Too few samples yet, or too few units: "never fired" is not "dead".
-        ([0, 0], [[ALIVE] * 2, [NEVER_FIRED, ALIVE]], "of a; no unit of any layer has died"),
-        # -1: units that cannot die.
-        ([-1, 0], [[DEAD] * 2, [ALIVE] * 2], "of b; no unit of any layer is dead"),
-    ],
-)
-def test_the_raster_says_whether_any_unit_is_dead(said, percents, latest, words):
-    raster_of(percents, latest)
-    assert said[0] == f"life of the units {words}"
-
-
-def test_the_first_row_is_said_to_be_the_first_layer(said):
-    home._draw_unit_life(
-        np.zeros((2, 2)), rows=["a", "b"], steps=[0, 60], what="dead", num_samples=64
-    )
-    assert "first layer on top" in said[0]
 
 
 def test_the_state_goes_on_where_it_was():

@@ -9,6 +9,7 @@ from vis_callbacks.callbacks.filters.layers import WatchedLayer, group_of, watch
 from vis_callbacks.engine.probe import WeightInfo
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot
+from vis_callbacks.guard import NothingToShow
 
 
 def info(layer: str = "conv", kind: str = "conv2d", **known) -> WeightInfo:
@@ -126,14 +127,19 @@ def test_a_layer_that_the_pass_did_not_meet_is_read_by_the_shape_of_its_weight()
     ("given", "layer", "words"),
     [
         (snapshot(), None, "has no layer with weights"),
-        (snapshot(conv=torch.zeros(1)), None, r'met no convolution .* there are "conv"'),
+        (
+            snapshot(conv=torch.zeros(1)),
+            None,
+            r'no forward pass .* met a convolution .* there are "conv"',
+        ),
         (snapshot(info("deep")), None, r'was seen to touch the input.*first ones are "deep"'),
         (snapshot(conv=torch.zeros(1)), "cov", r'Nearest: "conv". Use layer="conv"'),
         (snapshot(), "conv", "The model has none"),
     ],
 )
 def test_where_there_is_no_layer_it_says_what_to_write(given, layer, words):
-    with pytest.raises(ValueError, match=words):
+    kind = NothingToShow if layer is None else ValueError  # a wrong name is a mistake
+    with pytest.raises(kind, match=words):
         watched_layers(given, layer, None)
 
 

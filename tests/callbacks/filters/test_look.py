@@ -15,6 +15,7 @@ from vis_callbacks.callbacks.filters.look import (
     FilterLook,
     look_at,
     readings_of,
+    roughness_of_inputs,
     scalars_of,
 )
 from vis_callbacks.callbacks.filters.record import FilterRecord
@@ -40,7 +41,11 @@ def look(
     of = of or layer()
     begun = of.filters(weight if initial is None else initial)
     record = FilterRecord.begun(begun, 0, is_initial=True)
-    return look_at(of, weight, of.filters(weight), record, Snapshot(**{"step": 10, **known}))
+    snapshot, filters = Snapshot(**{"step": 10, **known}), of.filters(weight)
+    of_inputs = None
+    if snapshot.references is not None:
+        of_inputs = roughness_of_inputs(of, filters, record, snapshot.references)
+    return look_at(of, weight, filters, record, snapshot, of_inputs)
 
 
 def numbers(*looks: FilterLook) -> dict[str, dict[str, float]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from typing import Any
 
@@ -20,6 +21,7 @@ from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch, Probe
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
+from vis_callbacks.guard import NothingToShow
 from vis_callbacks.report import Image, Report, Scalar, transfer
 
 
@@ -491,7 +493,7 @@ class Recurrent(nn.Module):
     [
         (nn.ReLU(), (2, 3), {}, "the model has no layer with weights.*Leave FilterMonitor out"),
         (Recurrent(), (2, 5, 4), {}, r'FilterMonitor\(layer="\.\.\."\); the first ones are "head"'),
-        (sequential(nn.BatchNorm2d(3)), (2, 3, 4, 4), {}, "no convolution and no linear layer"),
+        (sequential(nn.BatchNorm2d(3)), (2, 3, 4, 4), {}, "met a convolution or a linear layer"),
         (
             Branches(),
             (2, 4, 8, 8),
@@ -514,7 +516,8 @@ class Recurrent(nn.Module):
     ],
 )
 def test_a_model_that_has_no_such_layer_is_told_what_to_write(model, shape, options, message):
-    with pytest.raises(ValueError, match=message):
+    kind = ValueError if options else NothingToShow  # a wrong option is a mistake
+    with pytest.raises(kind, match=message):
         look(model, images(*shape), **options)
 
 
@@ -535,9 +538,50 @@ def test_a_sharded_weight_is_said_to_be_one(part):
 def test_one_branch_that_cannot_be_read_is_left_out_and_the_other_is_shown(caplog):
     observed = Observed(Branches(), FilterMonitor(), images(2, 4, 8, 8))
     weights = dict(Weights(observed.engine.model)) | {"left.weight": torch.zeros(54)}
+    caplog.set_level(logging.INFO, "vis_callbacks")
     for step in (0, 50):
         assert layers(observed.look(step, weights=weights)) == ["right"]
-    assert caplog.text.count('leaves out "left": the weight of "left" is sharded') == 1
+    (words,) = [record.getMessage() for record in caplog.records]
+    assert words.startswith('FilterMonitor leaves out "left" and goes on without')
+    assert 'the weight of "left" is sharded' in words
+
+
+@pytest.mark.parametrize(
+    "references",
+    [None, References(inputs=torch.ones(2, 3, 9, 9).to_sparse(), labels=None, source="a test")],
+)
+def test_without_the_inputs_only_their_roughness_is_left_out_and_that_is_said_once(
+    caplog, references
+):
+    caplog.set_level(logging.INFO, "vis_callbacks")
+    observed = Observed(sequential(nn.Conv2d(3, 16, 7)), FilterMonitor(), images(2, 3, 12, 12))
+    for step in (0, 50):
+        report = observed.look(step, references=references, wants_pictures=True)
+    assert math.isnan(report.readings()[readings.INPUT_ROUGHNESS]["0"])
+    assert scalars(report)["filter_noise/0"] == pytest.approx(0.98, abs=0.05)
+    assert len(drawn(report)) == 2
+    (words,) = [record.getMessage() for record in caplog.records]
+    assert words.startswith("FilterMonitor leaves out the roughness of the inputs and goes on")
+    assert words.endswith("Write input_fn=lambda batch: ... that returns the inputs as a tensor.")
+
+
+def test_a_layer_that_grows_keeps_its_past():
+    model = nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 4))
+    monitor = FilterMonitor(layer="1")
+    observed = Observed(model, monitor, images(2, 6))
+    first = model[1].weight.detach().clone()
+    observed.look(0)
+    with torch.no_grad():
+        model[1].weight += 0.1
+    more = torch.cat([model[1].weight.detach(), torch.ones(3, 9)])
+    report = observed.look(50, weights={"1.weight": more}, wants_pictures=True)
+    moved = torch.cat([more[:4] - first, torch.zeros(3, 9)])
+    change = moved.norm() / torch.cat([first, torch.ones(3, 9)]).norm()
+    assert scalars(report)["filter_change/1"] == pytest.approx(float(change), rel=1e-5)
+    assert report.readings()[readings.FIRST_STEP]["1"] == 0.0
+    strip = {i.tag: i for i in report.of(Image)}["filters/over_time/1"]
+    assert strip.draw.keywords["steps"] == (0, 50)
+    assert all(picture.shape[2] == 3 for picture in drawn(report).values())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -155,3 +155,26 @@ def test_its_state_is_plain_and_goes_on_where_it_was():
     assert torch.equal(other.initial, record.initial)
     assert all(map(torch.equal, other.frames, record.frames))
     assert torch.equal(other.initial_roughness(), record.initial_roughness())
+
+
+def test_filters_that_join_are_seen_from_then_on_and_the_strip_keeps_its_own():
+    record, given = begun(40, 3, 5, 5), filters(40, 3, 5, 5)
+    places = record.strip_places
+    more = torch.cat([given + 1, filters(30, 3, 5, 5, seed=1)])
+    assert record.grow(more)
+    assert torch.equal(record.initial, torch.cat([given, more[40:]]))
+    assert record.strip_places == places
+    record.append(10, more)
+    assert torch.equal(record.frames[-1], more[places])
+    again = FilterRecord.restored(record.state())
+    assert again.strip_places == places
+    assert float(record.initial_roughness()) == pytest.approx(
+        float(roughness(record.initial).nanmean())
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 5, 5), (7, 3, 5, 5), (9, 3, 7, 7), (9, 4, 5, 5)])
+def test_filters_that_are_not_more_of_the_same_are_no_growth(shape):
+    record = begun()
+    assert not record.grow(filters(*shape))
+    assert record.initial.shape == (8, 3, 5, 5)

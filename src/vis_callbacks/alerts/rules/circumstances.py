@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.readings import (
     CONSTANT_INPUTS,
+    COUNTS_ROWS,
     INPUT_MEAN,
     INPUT_STD,
     LANDMARKS,
     LEARNING_RATE,
     LOSS,
+    NUM_WEIGHTS,
+    WEIGHT_NORM,
 )
 
 # A rate three times that of the snapshot before is a jump: a linear warm-up grows by less from
@@ -36,6 +39,27 @@ def loss_level(history: History) -> float:
     """Returns the smoothed loss / the first loss; NaN where there is none or it is not positive."""
     first = history.first(LOSS)
     return history.smoothed(LOSS) / first if first > 0 else math.nan
+
+
+def weight_growth(history: History, layer: str) -> float:
+    """Returns the norm of a layer's weights / at the first snapshot; NaN where none are left.
+
+    Weights that were pruned, or have left with their units, count at neither time, as if any of
+    the first ones had been taken away.
+    """
+    first = history.first(WEIGHT_NORM, layer)
+    if not first > 0:
+        return math.nan
+    num_first, num_left = history.first(NUM_WEIGHTS, layer), history.latest(NUM_WEIGHTS, layer)
+    if num_left == 0:
+        return math.nan
+    share_left = num_left / num_first if num_left < num_first else 1.0
+    return history.latest(WEIGHT_NORM, layer) / (first * math.sqrt(share_left))
+
+
+def counted(history: History, layer: str) -> str:
+    """Returns what the sample sizes of a layer count, in a word: "samples", or "rows"."""
+    return "rows" if history.latest(COUNTS_ROWS, layer) > 0 else "samples"
 
 
 def input_scale(history: History, largest: float) -> str:

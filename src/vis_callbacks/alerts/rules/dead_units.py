@@ -27,18 +27,19 @@ from vis_callbacks.alerts.readings import (
     NORM_AT_DEATH,
     NUM_UNITS,
     REFERENCE_STEP,
-    WEIGHT_NORM,
     WINDOW_SAMPLES,
 )
 from vis_callbacks.alerts.rules.circumstances import (
     Rate,
     constant_share,
+    counted,
     has_broken_down,
     input_scale,
     learning_rate,
     loss_level,
     quoted,
     share,
+    weight_growth,
     whole,
 )
 
@@ -179,11 +180,12 @@ class DeadFromStart:
             message=(
                 f"Dead from initialisation: in {quoted((worst,))} {share(value)} of"
                 f" {history.latest(NUM_UNITS, worst):.0f} units have not fired once since step 0"
-                f" ({num_samples} samples or more)."
+                f" ({num_samples} {counted(history, worst)} or more)."
             ),
             layers=layers,
             since_step=0,
-            evidence={NEVER_FIRED: value, NUM_UNITS: history.latest(NUM_UNITS, worst)},
+            evidence={NEVER_FIRED: value, NUM_UNITS: history.latest(NUM_UNITS, worst)}
+            | _counted(history, worst),
             sample_size=num_samples,
             could_be=(
                 "weights that were loaded and not initialised",
@@ -232,7 +234,7 @@ class NewlyDeadUnits:
             message=_silent(history, worst),
             layers=layers,
             since_step=_since(history, layers),
-            evidence={NEWLY_DEAD: history.latest(NEWLY_DEAD, worst)},
+            evidence={NEWLY_DEAD: history.latest(NEWLY_DEAD, worst)} | _counted(history, worst),
             sample_size=whole(history.latest(WINDOW_SAMPLES, worst)),
             could_be=("harmless sparsity of an easy task in a wide layer", "weight decay"),
         )
@@ -242,7 +244,7 @@ def _message(history: History, layers: tuple[str, ...], worst: str) -> str:
     others = tuple(layer for layer in layers if layer != worst)
     also = f" Also in {quoted(others)}." if others else ""
     reference = history.latest(REFERENCE_STEP, worst)
-    since = f" The layer was first read at step {reference:.0f}." if reference > 0 else ""
+    since = f" With these units it was first read at step {reference:.0f}." if reference > 0 else ""
     return f"Units are dying, the learning rate is too high: {_silent(history, worst)}{also}{since}"
 
 
@@ -251,7 +253,7 @@ def _silent(history: History, layer: str) -> str:
     return (
         f"in {quoted((layer,))} {share(history.latest(NEWLY_DEAD, layer))} of"
         f" {history.latest(NUM_UNITS, layer):.0f} units fired before and were 0 for every one of"
-        f" the latest {num_samples:.0f} samples."
+        f" the latest {num_samples:.0f} {counted(history, layer)}."
     )
 
 
@@ -263,17 +265,23 @@ def _since(history: History, layers: tuple[str, ...]) -> int | None:
 
 def _evidence(history: History, worst: str, rate: Rate) -> dict[str, float | int | str]:
     num_samples = history.latest(WINDOW_SAMPLES, worst)
-    growth = history.latest(WEIGHT_NORM, worst) / (history.first(WEIGHT_NORM, worst) or math.nan)
     return {
         "layer": worst,
         NEWLY_DEAD: history.latest(NEWLY_DEAD, worst),
         NEWLY_DEAD_LATE: history.latest(NEWLY_DEAD_LATE, worst),
         NORM_AT_DEATH: history.latest(NORM_AT_DEATH, worst),
-        "weight_norm_of_first": growth,
+        "weight_norm_of_first": weight_growth(history, worst),
         "fires_on_less_than": 3 / num_samples,  # 0 of n: the rate is below 3/n, 95 % confidence
         "learning_rate": rate.latest,
         REFERENCE_STEP: history.latest(REFERENCE_STEP, worst),
+        **_counted(history, worst),
     }
+
+
+def _counted(history: History, layer: str) -> dict[str, float | int | str]:
+    """Returns what the sample size counts, where that is no samples."""
+    word = counted(history, layer)
+    return {} if word == "samples" else {"counted": word}
 
 
 def _could_be(history: History, rate: Rate, since: int | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.readings import NUM_SAMPLES, flat_share_of
+from vis_callbacks.alerts.readings import NUM_SAMPLES, REACHED, flat_share_of
 from vis_callbacks.alerts.rules.circumstances import (
     has_broken_down,
     learning_rate,
@@ -47,37 +47,48 @@ class Saturation:
         """Returns the layers whose values are mostly flat over the window."""
         if has_broken_down(history):
             return Verdict.UNDECIDED
-        window, num_samples = self._window(history)
-        if not window:
-            return None
-        flat: dict[str, float] = {}
+        flat: dict[str, tuple[float, int]] = {}
         for kind, most in self.max_share.items():
             metric = flat_share_of(kind)
             for layer in history.layers(metric):
-                mean = math.fsum(history.series(metric, layer)[-window:]) / window
+                mean, num_samples = self._mean(history, metric, layer)
                 if mean >= most:
-                    flat[layer] = mean
+                    flat[layer] = (mean, num_samples)
         if not flat:
             return None
-        worst = max(flat, key=lambda layer: flat[layer])
+        worst = max(flat, key=lambda layer: flat[layer][0])
+        mean, num_samples = flat[worst]
         rate = learning_rate(history).highest
         tenth = "" if math.isnan(rate) else f", {rate / 10:.3g} instead of {rate:.3g}"
         return Finding(
-            message=f"Saturating: {share(flat[worst])} of the values of {quoted((worst,))} lie"
+            message=f"Saturating: {share(mean)} of the values of {quoted((worst,))} lie"
             f" where the nonlinearity is flat; the learning rate is probably too high.",
             layers=tuple(flat),
-            evidence={"layer": worst, "flat_share": flat[worst]},
+            evidence={"layer": worst, "flat_share": mean},
             sample_size=num_samples,
             could_be=("inputs of the layer that are too large", "a gate that is meant to close"),
             remedy=f"Try a tenth of the learning rate{tenth}.",
         )
 
-    def _window(self, history: History) -> tuple[int, int]:
-        """Returns how many of the latest snapshots to average, and their samples; 0 for none."""
-        num_samples = 0
-        counts = history.series(NUM_SAMPLES)
-        for num_snapshots, count in enumerate(reversed(counts), start=1):
-            num_samples += 0 if math.isnan(count) else int(count)
-            if num_snapshots >= self.min_snapshots and num_samples >= self.min_samples:
-                return num_snapshots, num_samples
-        return 0, 0
+    def _mean(self, history: History, metric: str, layer: str) -> tuple[float, int]:
+        """Returns a layer's mean over its latest window, and its samples; NaN if it is too short.
+
+        The window holds the snapshots at which samples have reached the layer.
+        """
+        values, num_samples = [], 0.0
+        reached = history.series(REACHED, layer)
+        of_run = history.series(NUM_SAMPLES)
+        for value, count, most in zip(
+            reversed(history.series(metric, layer)),
+            reversed(reached),
+            reversed(of_run),
+            strict=True,
+        ):
+            if math.isnan(value):
+                continue
+            values.append(value)
+            known = [number for number in (count, most) if not math.isnan(number)]
+            num_samples += known[0] if known else 0.0
+            if len(values) >= self.min_snapshots and num_samples >= self.min_samples:
+                return math.fsum(values) / len(values), int(num_samples)
+        return math.nan, 0

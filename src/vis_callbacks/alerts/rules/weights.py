@@ -14,6 +14,7 @@ from vis_callbacks.alerts.rules.circumstances import (
     loss_level,
     quoted,
     share,
+    weight_growth,
 )
 
 
@@ -24,7 +25,7 @@ class CollapsingWeights:
     Of 1,038 trainings the norm fell below half in 8, all under heavy decay, and in 12 of 12
     under extreme decay. A normalisation layer behind the weights undoes their scale, so long
     trainings with usual decay shrink them in health; therefore it is an alert only while the
-    loss is still high, and a remark otherwise.
+    loss is still high, and a remark otherwise. Weights that were pruned have not shrunk.
 
     Attributes:
         max_norm: Norm of the layer's weights / at the first snapshot.
@@ -44,11 +45,7 @@ class CollapsingWeights:
         """Returns the layers whose weights shrank to less than ``max_norm`` of the start."""
         if has_broken_down(history):
             return Verdict.UNDECIDED
-        shrunk = {
-            layer: history.latest(WEIGHT_NORM, layer) / history.first(WEIGHT_NORM, layer)
-            for layer in history.layers(WEIGHT_NORM)
-            if history.first(WEIGHT_NORM, layer) > 0
-        }
+        shrunk = {layer: weight_growth(history, layer) for layer in history.layers(WEIGHT_NORM)}
         layers = tuple(layer for layer, norm in shrunk.items() if norm < self.max_norm)
         if not layers:
             return None

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 # Eight columns of 16 maps are read at a glance; larger maps than 48 would not be shown larger.
 _MAX_FRAMES = 8
 _MAX_SIZE = 48
+_MOST_CHOSEN = 3
 
 
 class MapStrips:
     """Keeps the activation maps of one reference sample: the first, log-spaced, the latest.
 
     Args:
-        layers: Globs; None takes the first, a middle and the last layer of the trace.
+        layers: Globs; None takes the first, a middle and the last layer that the sample reaches
+            when it is first shown.
         max_maps: Units a layer, evenly spread; the same ones at every step.
     """
 
@@ -41,26 +43,40 @@ class MapStrips:
         self._max_maps = max_maps
         self._frames: dict[str, list[tuple[int, Tensor]]] = {}
         self._num_units: dict[str, int] = {}
+        self._places: dict[str, list[int]] = {}  # the units shown
+        self._num_rows: dict[str, int] = {}  # of the sample, at the latest step
 
     def pictures(
         self, snapshot: Snapshot, options: CheckedOptions, life: UnitLife
     ) -> Iterator[Image]:
         """Reads the maps of this moment and yields each layer's strip.
 
+        A layer that the sample does not reach now, such as another's expert, has no picture now.
+
         Args:
             snapshot: Of this moment.
             options: The monitor's.
             life: Tells which units are dead: on one sample many others are 0 as well.
+
+        Raises:
+            ValueError: There is no sample, or a pass of it does not reach the layers asked for, or
+                none; raised after the pictures of those that it reaches.
         """
-        references, read = snapshot.references, snapshot.read_layers
-        names = self._chosen(snapshot)
-        if references is None or read is None or not names:
+        candidates = self._candidates(snapshot)
+        if not candidates:
             return
-        maps = read(names, references.inputs[:1])
-        for name in names:
-            if name in maps:
-                self._append(snapshot.step, name, maps[name][0])
-                yield self._picture(name, snapshot, options, life)
+        read = self._read(snapshot, self._chosen(candidates))
+        if not read:  # what was shown so far may be gone
+            read = self._read(snapshot, candidates)
+        reached = [name for name in read if read[name].numel()]
+        if self._layers is None and len(reached) > _MOST_CHOSEN:
+            reached = [reached[0], reached[len(reached) // 2], reached[-1]]
+        for name in reached:
+            self._append(snapshot.step, name, read[name])
+            yield self._picture(name, snapshot, options, life)
+        missing = [name for name in candidates if name not in read]
+        if missing and (self._layers is not None or not read):
+            raise ValueError(f"a pass of one sample does not reach {', '.join(missing[:3])}")
 
     def state(self) -> dict[str, Any]:
         """Returns plain values and tensors for a checkpoint."""
@@ -70,6 +86,7 @@ class MapStrips:
                 for name, frames in self._frames.items()
             },
             "num_units": dict(self._num_units),
+            "places": {name: list(places) for name, places in self._places.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -79,26 +96,51 @@ class MapStrips:
             for name, frames in state["frames"].items()
         }
         self._num_units = {str(name): int(count) for name, count in state["num_units"].items()}
+        self._places = {str(name): list(places) for name, places in state["places"].items()}
 
-    def _chosen(self, snapshot: Snapshot) -> list[str]:
+    def _candidates(self, snapshot: Snapshot) -> list[str]:
+        """Returns the layers that may be shown, in forward order."""
         read = snapshot.values.get("units", {})
-        names = [i.name for i in snapshot.trace if i.name in read or self._layers is not None]
-        if self._layers is not None:
-            return [name for name in names if matches(name, self._layers)]
-        return list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]])) if names else []
+        if self._layers is None:
+            return [info.name for info in snapshot.trace if info.name in read]
+        return [info.name for info in snapshot.trace if matches(info.name, self._layers)]
+
+    def _chosen(self, candidates: list[str]) -> list[str]:
+        """Returns the layers to show: by default those that have been shown."""
+        shown = [name for name in candidates if name in self._frames]
+        return shown if shown and self._layers is None else candidates
+
+    def _read(self, snapshot: Snapshot, names: Sequence[str]) -> dict[str, Tensor]:
+        """Returns what the sample makes of these layers, (rows, units, *positions) of each.
+
+        Those it does not reach are missing, and empty where they are given none of its rows. Of
+        a training with a teacher and a student, say, only one is part of ``forward``.
+        """
+        references, read_layers = snapshot.references, snapshot.read_layers
+        if references is None or read_layers is None:
+            raise ValueError("no batch was understood, so that there is no sample to show")
+        read = read_layers(names, references.inputs[:1])
+        return {name: read[name] for name in names if name in read}
 
     def _append(self, step: int, name: str, values: Tensor) -> None:
-        """Adds one layer's activation (units, *positions) for the reference sample."""
-        maps = as_maps(values.float())
-        self._num_units[name] = len(maps)
-        places = evenly_spread(len(maps), self._max_maps)
-        frame = _shrunk(maps[torch.tensor(places, device=maps.device)]).half()
+        """Adds one layer's activation for the reference sample."""
+        maps = _of_one_sample(values.float())
+        self._choose_units(name, len(maps))
+        self._num_rows[name] = len(values)
+        places = torch.tensor(self._places[name], device=maps.device)
         self._frames[name] = with_frame(
             self._frames.get(name, ()),
-            (step, frame),
+            (step, _shrunk(maps[places]).half()),
             _MAX_FRAMES,
             key=lambda kept: (kept[0], kept[1].shape),
         )
+
+    def _choose_units(self, name: str, num_units: int) -> None:
+        """Keeps to the units shown; begins anew where more find a place, or some are gone."""
+        before, self._num_units[name] = self._num_units.get(name, 0), num_units
+        if num_units < before or min(num_units, self._max_maps) != min(before, self._max_maps):
+            self._places[name] = evenly_spread(num_units, self._max_maps)
+            self._frames.pop(name, None)
 
     def _picture(
         self, name: str, snapshot: Snapshot, options: CheckedOptions, life: UnitLife
@@ -112,7 +154,9 @@ class MapStrips:
                 _draw,
                 layer=name,
                 steps=[step for step, _ in frames],
+                places=list(self._places[name]),
                 num_units=self._num_units[name],
+                num_rows=self._num_rows[name],
                 source=source,
                 mean=options.mean,
                 std=options.std,
@@ -131,7 +175,21 @@ class MapStrips:
             return {}
         if life.table.num_units.get(name) != self._num_units[name]:
             return {}
-        return {"states": life.states(name)}
+        counts_rows = life.counts_rows()[life.layers.index(name)]
+        return {"states": life.states(name), "counts_rows": counts_rows}
+
+
+def _of_one_sample(values: Tensor) -> Tensor:
+    """Returns the maps of the only sample there is.
+
+    Where it has several rows (tokens, nodes, boxes) they lie in a line, in their order.
+
+    Args:
+        values: (rows, units, *positions)
+    """
+    if len(values) == 1:
+        return as_maps(values[0])
+    return values.transpose(0, 1).flatten(1).unsqueeze(1)
 
 
 def as_maps(values: Tensor) -> Tensor:
@@ -166,21 +224,26 @@ def _draw(
     *,
     layer: str,
     steps: Sequence[int],
+    places: Sequence[int],
     num_units: int,
+    num_rows: int,
     source: str,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     min_samples: int,
     sample: np.ndarray | None = None,
     states: np.ndarray | None = None,
+    counts_rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    places = evenly_spread(num_units, maps.shape[1])
     reference, note = None, ""
     if sample is not None and sample.ndim == 3:
         shown = to_uint8(sample[None], mean, std)
         reference, note = shown.images[0], shown.note
     caption = [
         f"{layer}: {len(places)} of {num_units} units for one reference sample (from {source})",
+        f"the {num_rows} rows that this sample has here, from left to right"
+        if num_rows > 1
+        else "",
         note,
     ]
     return activation_maps(
@@ -189,6 +252,7 @@ def _draw(
         caption,
         unit_names=[f"unit {place}" for place in places],
         reference=reference,
-        states=None if states is None else states[places],
+        states=None if states is None else states[list(places)],
         min_samples=min_samples,
+        samples="rows" if counts_rows is not None and counts_rows else "samples",
     )

@@ -15,6 +15,7 @@ from vis_callbacks.analysis.filters import as_filters
 from vis_callbacks.analysis.selection import evenly_spread
 from vis_callbacks.engine.layers import nearest
 from vis_callbacks.engine.probe import WeightInfo
+from vis_callbacks.guard import NothingToShow
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Group, Snapshot
@@ -97,7 +98,8 @@ def watched_layers(
     """Returns the layers that touch the input, or the one that is named.
 
     Raises:
-        ValueError: There is none; the message says what to write instead.
+        NothingToShow: None is known to touch the input; the message says what to write.
+        ValueError: The one that is named is none, or ``image_shape`` does not fit it.
     """
     infos = [_named(snapshot, layer)] if layer is not None else _touching(snapshot)
     return [WatchedLayer(info, _image_shape(snapshot, info, image_shape)) for info in infos]
@@ -113,15 +115,17 @@ def _touching(snapshot: Snapshot) -> list[WeightInfo]:
     if not names:
         names = [n.removesuffix(".weight") for n in snapshot.weights if n.endswith(".weight")]
         listed = ", ".join(f'"{name}"' for name in names[:3])
-        raise ValueError(
-            "the forward pass met no convolution and no linear layer, so that none touches the "
-            f'input. Name the layer to look at: FilterMonitor(layer="..."); there are {listed}.'
+        raise NothingToShow(
+            "no forward pass that could be followed met a convolution or a linear layer, so that "
+            "none is known to touch the input. Name the layer to look at: "
+            'FilterMonitor(layer="..."), or write forward_fn=lambda model, inputs: ... for a pass '
+            f"of our own; there are {listed}."
             if names
             else "the model has no layer with weights, so that there are no filters to look at. "
             "Leave FilterMonitor out."
         )
     listed = ", ".join(f'"{name}"' for name in names[:3])
-    raise ValueError(
+    raise NothingToShow(
         "no layer with weights was seen to touch the input: something that is not followed, such "
         "as an embedding or a recurrent layer, lies between. Name the layer to look at: "
         f'FilterMonitor(layer="..."); the first ones are {listed}.'

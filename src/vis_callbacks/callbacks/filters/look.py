@@ -71,14 +71,27 @@ class FilterLook:
 
 
 def look_at(
-    layer: WatchedLayer, weight: Tensor, filters: Tensor, record: FilterRecord, snapshot: Snapshot
+    layer: WatchedLayer,
+    weight: Tensor,
+    filters: Tensor,
+    record: FilterRecord,
+    snapshot: Snapshot,
+    of_inputs: Tensor | None = None,
 ) -> FilterLook:
-    """Returns what can be said of a layer's filters, without waiting for the device."""
+    """Returns what can be said of a layer's filters, without waiting for the device.
+
+    Args:
+        layer: The layer.
+        weight: Its weight.
+        filters: What is read of it.
+        record: Its past.
+        snapshot: Of this moment.
+        of_inputs: `roughness_of_inputs`; None: not known.
+    """
     null = layer.null(filters)
     split = split_learned(filters, record.initial, record.initial_energy())
     numbers = filter_numbers(filters, null, split.roughness, split.energy)
     group = group_of(layer.weight, snapshot.optimizer)
-    inputs = _inputs(layer, filters, snapshot.references) if null else None
     error = null.roughness_sd / math.sqrt(len(filters)) if null else math.nan
     return FilterLook(
         layer=layer,
@@ -87,7 +100,7 @@ def look_at(
         record=record,
         split=split,
         numbers=numbers,
-        measured=_measured(split, numbers, record, inputs),
+        measured=_measured(split, numbers, record, of_inputs),
         known={
             readings.NUM_FILTERS: float(len(filters)),
             readings.KERNEL_SIZE: float(layer.kernel_size(filters)),
@@ -130,22 +143,36 @@ def scalars_of(look: FilterLook) -> Iterator[Scalar]:
 
 
 def _measured(
-    split: Split, numbers: FilterNumbers, record: FilterRecord, inputs: Tensor | None
+    split: Split, numbers: FilterNumbers, record: FilterRecord, of_inputs: Tensor | None
 ) -> Tensor:
+    unknown = torch.full_like(split.movement, math.nan)
     of_layer = [
         record.initial_roughness(),
         split.movement,
         split.inherited_share,
         split.learned_roughness,
-        record.input_roughness(inputs),
+        unknown if of_inputs is None else of_inputs,
     ]
     return torch.cat([torch.stack(of_layer), numbers.means])
 
 
-def _inputs(layer: WatchedLayer, filters: Tensor, references: References | None) -> Tensor | None:
-    """Returns the reference samples as the filters meet them, None where they do not fit."""
-    if references is None:
+def roughness_of_inputs(
+    layer: WatchedLayer, filters: Tensor, record: FilterRecord, references: References | None
+) -> Tensor | None:
+    """Returns the roughness of the reference samples, None where noise is not judged.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if layer.null(filters) is None:
         return None
+    if references is None:
+        raise ValueError("no batch was understood")
+    return record.input_roughness(_inputs(layer, filters, references))
+
+
+def _inputs(layer: WatchedLayer, filters: Tensor, references: References) -> Tensor | None:
+    """Returns the reference samples as the filters meet them, None where they do not fit."""
     inputs = references.inputs
     if layer.image_shape and has_channels_last(layer.image_shape):
         inputs = inputs.movedim(-1, 1)

@@ -18,8 +18,15 @@ from vis_callbacks.alerts.rules.filters import (
     OddFilters,
     OverFitting,
 )
+from vis_callbacks.callbacks.extras import Extras
 from vis_callbacks.callbacks.filters.layers import MAX_LAYERS, WatchedLayer, watched_layers
-from vis_callbacks.callbacks.filters.look import FilterLook, look_at, readings_of, scalars_of
+from vis_callbacks.callbacks.filters.look import (
+    FilterLook,
+    look_at,
+    readings_of,
+    roughness_of_inputs,
+    scalars_of,
+)
 from vis_callbacks.callbacks.filters.loss_pair import check_loss_names, loss_pair
 from vis_callbacks.callbacks.filters.pictures import FilterPictures
 from vis_callbacks.callbacks.filters.record import FilterRecord
@@ -27,7 +34,7 @@ from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_choice, check_count
 from vis_callbacks.engine.schedule import Decaying, EveryNEpochs
 from vis_callbacks.engine.snapshot import Snapshot, Weights
-from vis_callbacks.guard import Attempt, say
+from vis_callbacks.guard import Attempt
 from vis_callbacks.report import Item, Readings, ReadingsTable, Report
 
 if TYPE_CHECKING:
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Probe
 
 _MAX_SHOWN = 256
+_HOW_TO_READ_INPUTS = "Write input_fn=lambda batch: ... that returns the inputs as a tensor."
 
 
 class FilterMonitor(Monitor):
@@ -130,7 +138,7 @@ class FilterMonitor(Monitor):
         self._pictures = FilterPictures(max_filters=max_filters, scale=scale, order=order)
         self._records: dict[str, FilterRecord] = {}
         self._before_training: Tensor | None = None
-        self._left_out: set[str] = set()
+        self._extras = Extras(type(self).__name__)
 
     def probes(self) -> Sequence[Probe]:
         """Asks for no activation; keeps a named layer's weight as it is before the training."""
@@ -169,24 +177,32 @@ class FilterMonitor(Monitor):
         errors: list[tuple[str, Exception]] = []
         for layer in watched_layers(snapshot, self.layer, self.image_shape)[:MAX_LAYERS]:
             with Attempt() as attempt:
-                weight = snapshot.weights[layer.weight.weight_name or ""]
-                filters = layer.filters(weight)
-                record = self._record(layer, filters, snapshot)
-                looks.append(look_at(layer, weight, filters, record, snapshot))
+                looks.append(self._look(layer, snapshot))
             if attempt.error is not None:
                 errors.append((layer.name, attempt.error))
         if not looks:
             raise errors[0][1]
         for name, error in errors:
-            if name not in self._left_out:  # said once, and no failure: the others are read
-                self._left_out.add(name)
-                say(f'FilterMonitor leaves out "{name}": {error}')
+            with self._extras.contain(f'"{name}"'):  # no failure: the others are read
+                raise error
         return looks
+
+    def _look(self, layer: WatchedLayer, snapshot: Snapshot) -> FilterLook:
+        weight = snapshot.weights[layer.weight.weight_name or ""]
+        filters = layer.filters(weight)
+        record = self._record(layer, filters, snapshot)
+        of_inputs = None
+        with self._extras.contain("the roughness of the inputs", _HOW_TO_READ_INPUTS):
+            of_inputs = roughness_of_inputs(layer, filters, record, snapshot.references)
+        return look_at(layer, weight, filters, record, snapshot, of_inputs)
 
     def _record(self, layer: WatchedLayer, filters: Tensor, snapshot: Snapshot) -> FilterRecord:
         """Returns the layer's past, up to date; it begins here if none is known."""
         record = self._records.get(layer.name)
-        if record is None or record.initial.shape != filters.shape:
+        is_known = record is not None and (
+            record.initial.shape == filters.shape or record.on(filters.device).grow(filters)
+        )
+        if record is None or not is_known:
             initial = self._initial(layer, filters) if snapshot.is_reference else None
             record = FilterRecord.begun(
                 filters if initial is None else initial,

@@ -41,6 +41,7 @@ class FilterRecord:
     _initial_roughness: Tensor | None = None
     _input_roughness: Tensor | None = None
     _places: Tensor | None = None
+    _num_first: int = 0  # filters that the strip chooses among: those there were at first
     _decay: float = 0.0  # the exponent so far
     _decay_rate: float = math.nan
     _decay_step: int = 0
@@ -71,6 +72,20 @@ class FilterRecord:
         self.steps = [self.steps[index] for index in keep]
         self.frames = [self.frames[index] for index in keep]
 
+    def grow(self, filters: Tensor) -> bool:
+        """Takes in filters that have joined behind those known; their changes count from now on.
+
+        Returns:
+            Whether these can be the filters known so far and more; if not, nothing changes.
+        """
+        num_known = len(self.initial)
+        if len(filters) <= num_known or filters.shape[1:] != self.initial.shape[1:]:
+            return False
+        self._num_first = self._num_first or num_known
+        self.initial = torch.cat([self.initial, filters[num_known:].to(self.initial)])
+        self._initial_energy = self._initial_roughness = None
+        return True
+
     @property
     def strip_places(self) -> list[int]:
         """Which filters the strip shows: evenly spread, the same ones at every step."""
@@ -78,7 +93,7 @@ class FilterRecord:
         few = _FEWER if max(self.initial.shape[2:]) > _LARGE_KERNEL else _FEW
         few = few if self.initial.shape[1] in (1, 3) else _FEWEST  # a map for each channel
         most = max(1, min(few, _MAX_FRAME_VALUES // num_values))
-        return evenly_spread(len(self.initial), most)
+        return evenly_spread(self._num_first or len(self.initial), most)
 
     def _index(self, device: torch.device) -> Tensor:
         """Returns `strip_places` on the device: a list would be sent there at each snapshot."""
@@ -132,6 +147,7 @@ class FilterRecord:
             "first_step": self.first_step,
             "steps": list(self.steps),
             "frames": [frame.cpu() for frame in self.frames],
+            "num_first": self._num_first,
             "decay": [self._decay, self._decay_rate, self._decay_step],
         }
 
@@ -144,6 +160,7 @@ class FilterRecord:
             first_step=int(state["first_step"]),
             steps=[int(step) for step in state["steps"]],
             frames=list(state["frames"]),
+            _num_first=int(state.get("num_first", 0)),
             _decay=float(decay),
             _decay_rate=float(rate),
             _decay_step=int(step),
