@@ -580,7 +580,9 @@ class MultiLabel(pl.LightningModule):
 @program("Multi-label classification of images")
 def multi_label() -> Program:
     images, _ = pictures()
-    samples = [{"img": i, "labels": (i[0, 0, :5] > 0).float(), "id": n} for n, i in enumerate(images)]
+    samples = [
+        {"img": i, "labels": (i[0, 0, :5] > 0).float(), "id": n} for n, i in enumerate(images)
+    ]
     data = DataLoader(samples, 16, shuffle=True)
     return Program(module=MultiLabel(), data=data, val=data)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
 import warnings
@@ -26,7 +25,10 @@ from vis_callbacks.alerts.alert import Alert
 NUM_EPOCHS = 3
 EVERY_N_STEPS = 4
 # A square that covers more is hidden at fewer positions.
-_FEWER: dict[str, dict[str, Any]] = {"OcclusionMonitor": {"window_size": 4, "stride": 4}, "TopPatchesMonitor": {"layers": ["*"]}}
+_FEWER: dict[str, dict[str, Any]] = {
+    "OcclusionMonitor": {"window_size": 4, "stride": 4},
+    "TopPatchesMonitor": {"layers": ["*"]},
+}
 
 
 class Lines(logging.Handler):
@@ -114,7 +116,9 @@ def _fit(program: Program, folder: Path, ours: list[pl.Callback]) -> pl.Trainer:
 
 def _monitors(program: Program) -> list[Monitor]:
     every = {"every_n_train_steps": EVERY_N_STEPS}
-    return [smallest(cls, **every | _FEWER.get(cls.__name__, {}) | program.options) for cls in SHIPPED]
+    return [
+        smallest(cls, **every | _FEWER.get(cls.__name__, {}) | program.options) for cls in SHIPPED
+    ]
 
 
 def _attributes(module: nn.Module) -> list[tuple[str, Any]]:
@@ -149,7 +153,3 @@ def _shown(monitors: list[Monitor], folder: Path) -> dict[str, list[str]]:
 
 def _pattern(tag: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"<\w+>", ".+", tag) + "(/text_summary)?")
-
-
-def parameters_of(cls: type[Monitor]) -> set[str]:
-    return set(inspect.signature(cls).parameters)

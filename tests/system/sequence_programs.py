@@ -163,9 +163,7 @@ class TextClassifier(pl.LightningModule):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
     ) -> ModelOutput:
-        hidden = self.encoder(
-            self.embeddings(input_ids), src_key_padding_mask=attention_mask == 0
-        )
+        hidden = self.encoder(self.embeddings(input_ids), src_key_padding_mask=attention_mask == 0)
         logits = self.classifier(hidden[:, 0])
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return ModelOutput(loss, logits)
@@ -264,7 +262,8 @@ def signals() -> Program:
     time = torch.linspace(0, 6.28, 48)
     samples = [
         {
-            "signal": torch.stack([(time * (1 + n % 4)).sin(), time.cos()]) + torch.randn(2, 48) / 4,
+            "signal": torch.stack([(time * (1 + n % 4)).sin(), time.cos()])
+            + torch.randn(2, 48) / 4,
             "rhythm": n % NUM_CLASSES,
         }
         for n in range(64)
@@ -357,8 +356,10 @@ class Ratings(pl.LightningModule):
         return F.mse_loss(self(user, item), rating)
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.SparseAdam(list(self.parameters()), 1e-2) if False else (
-            torch.optim.Adagrad(self.parameters(), 1e-1)
+        return (
+            torch.optim.SparseAdam(list(self.parameters()), 1e-2)
+            if False
+            else (torch.optim.Adagrad(self.parameters(), 1e-1))
         )
 
 
@@ -476,9 +477,7 @@ def energy_and_forces() -> Program:
         place = torch.randn(5, 3)
         samples.append({"R": place, "E": place.pow(2).sum() / 10, "F": -place / 5})
     data = DataLoader(samples, 12, shuffle=True)
-    return Program(
-        module=Potential(), data=data, val=data, trainer={"inference_mode": False}
-    )
+    return Program(module=Potential(), data=data, val=data, trainer={"inference_mode": False})
 
 
 class BurgersEquation(pl.LightningModule):

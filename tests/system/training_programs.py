@@ -298,9 +298,7 @@ def combined_loader() -> Program:
         "unlabelled": loader(images[32:], batch_size=24),
     }
     val = [loader(images[:32], labels[:32]), loader(images[32:64], labels[32:64])]
-    return Program(
-        module=SemiSupervised(), data=CombinedLoader(loaders, "max_size_cycle"), val=val
-    )
+    return Program(module=SemiSupervised(), data=CombinedLoader(loaders, "max_size_cycle"), val=val)
 
 
 class Replay(IterableDataset[Any]):
