@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import pytorch_lightning  # noqa: F401
 import torch
-from tests.identity import fingerprint
+from tests.identity import fingerprint, num_hooks
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import tensorboard  # noqa: F401
@@ -82,6 +82,7 @@ def nothing_left_attached() -> Iterator[None]:
 def _process_state() -> dict[str, object]:
     flags = fingerprint(nn.Identity())
     return {
+        "a hook on all modules": num_hooks(),
         "a warnings filter": list(warnings.filters),
         "a thread": sorted(
             thread.name

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._dynamo.callback import callback_handler
+from torch.nn.modules import module as torch_module
 
 HOOK_DICTIONARIES = (
     "_forward_pre_hooks",
@@ -62,7 +64,13 @@ def fingerprint(
     return {name: digest(value) for name, value in parts.items()}
 
 
-def num_hooks(model: nn.Module) -> int:
+def num_hooks() -> int:
+    """Returns how many hooks lie around every module's call, and before the compiler's work."""
+    everywhere = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+    return sum(map(len, everywhere)) + len(callback_handler.start_callbacks)
+
+
+def num_hooks_on(model: nn.Module) -> int:
     """Returns how many hooks lie before and behind the forward passes of a model's modules."""
     return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
 

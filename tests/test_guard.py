@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from vis_callbacks.guard import Attempt, Guard, IntendedError, NothingToShow, say
+from vis_callbacks.guard import Attempt, Guard, IntendedError, NothingToShow, say, summarise
 
 pytestmark = pytest.mark.contained
 
@@ -207,12 +207,27 @@ def test_another_run_wakes_it(guard):
 
 def test_the_summary_tells_how_often(guard, caplog):
     snapshots(guard, "xx")
-    guard.summarise()
-    assert "TheMonitor: 4 contained failures (4 x observe: ValueError: odd)" in caplog.messages[-1]
+    other = Guard("TheOther")
+    fail(other, TypeError("even"))
+    summarise([guard, Guard("Healthy"), other])
+    assert caplog.messages[-1] == (
+        "5 contained failures in TheMonitor, TheOther "
+        "(4 x observe: ValueError: odd; 1 x observe: TypeError: even)."
+    )
+
+
+def test_guards_that_share_causes_say_each_once(guard, contained):
+    other = Guard("TheOther")
+    fail(other, ValueError("odd"))
+    other.share_causes(guard)
+    for owner in (guard, other):
+        fail(owner, ValueError("odd"))
+    assert len(contained.reports) == 1
+    assert (guard.counts.total(), other.counts.total()) == (1, 2)
 
 
 def test_nothing_to_sum_up_is_not_said(guard, caplog):
-    guard.summarise()
+    summarise([guard])
     assert not caplog.messages
 
 

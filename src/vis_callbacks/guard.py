@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 log = logging.getLogger("vis_callbacks")
+
+_NUMBERS = re.compile(r"\d+")
 
 
 class IntendedError(Exception):
@@ -48,6 +51,32 @@ class Attempt:
             return False
         self.error = error
         return True
+
+
+Fail = Callable[[Exception], object]
+
+
+class Contained:
+    """A function of ours that PyTorch calls: what goes wrong in it never reaches the user.
+
+    Args:
+        function: Is called with what PyTorch gives. It returns nothing that PyTorch would use.
+        fail: Takes the exceptions.
+    """
+
+    __slots__ = ("fail", "function")
+
+    def __init__(self, function: Callable[..., object], fail: Fail) -> None:
+        self.function = function
+        self.fail = fail
+
+    def __call__(self, *args: Any) -> Any:
+        """Returns what the function returns, None where it failed."""
+        with Attempt() as attempt:
+            return self.function(*args)
+        if attempt.error is not None:
+            self.fail(attempt.error)
+        return None
 
 
 @dataclass
@@ -90,14 +119,18 @@ class Guard:
                 then()
 
     def note(self, stage: str, error: Exception) -> None:
-        """Counts a failure and reports its cause when it is new."""
+        """Counts a failure and reports its cause when it is new. It never fails itself."""
+        with Attempt():
+            self._note(stage, error)
+
+    def _note(self, stage: str, error: Exception) -> None:
         if isinstance(error, NothingToShow):
             self._remark(error)
             return
         kind, words, where = type(error).__name__, _words_of(error), _place_of(error)
         cause = f"{stage}: {kind}: {words}"
         # One function of the user's may fail at several stages, or with a new number each time.
-        keys = ((kind, words or where), (stage, kind, where or words))
+        keys = ((kind, _NUMBERS.sub("#", words) or where), (stage, kind, where or words))
         known = next((self._causes[key] for key in keys if key in self._causes), None)
         if known is None:
             self._causes |= dict.fromkeys(keys, cause)
@@ -107,8 +140,8 @@ class Guard:
         self.counts[cause] += 1
         _drop_frames(error)
         say(
-            f"{self.owner} failed in {cause.rstrip('.')}{where}. Training goes on; this snapshot "
-            f"of {self.owner} is skipped, and the same failure is not reported again.",
+            f"{self.owner} failed in {cause.rstrip('.')}{where}. Training goes on; what failed "
+            "is left out, and the same failure is not reported again.",
             level=logging.WARNING if known is None else logging.DEBUG,
             contained=error,
         )
@@ -116,7 +149,8 @@ class Guard:
             self._has_said_it_rests = True
             say(
                 f"{self.owner} rests: it failed {self.max_failures} times in a row. "
-                "Training goes on without it."
+                "Training goes on without it.",
+                level=logging.INFO,  # of its cause there is a line already
             )
 
     def _remark(self, why: NothingToShow) -> None:
@@ -137,11 +171,21 @@ class Guard:
             self.in_a_row = 0
         self._count_before = self.counts.total()
 
-    def summarise(self) -> None:
-        """Says once, at the end of a run, how often what was contained."""
-        if self.counts:
-            causes = "; ".join(f"{count} x {cause}" for cause, count in self.counts.items())
-            say(f"{self.owner}: {self.counts.total()} contained failures ({causes}).")
+    def share_causes(self, other: Guard) -> None:
+        """Reports no cause that the other has reported, and the other way round."""
+        other._causes |= self._causes
+        self._causes = other._causes
+
+
+def summarise(guards: Sequence[Guard]) -> None:
+    """Says once, at the end of a run, how often what was contained, in one line for all."""
+    counts: Counter[str] = Counter()
+    for guard in guards:
+        counts.update(guard.counts)
+    if counts:
+        causes = "; ".join(f"{count} x {cause}" for cause, count in counts.items())
+        failed = ", ".join(guard.owner for guard in guards if guard.counts)
+        say(f"{counts.total()} contained failures in {failed} ({causes}).")
 
 
 def say(message: str, *, level: int = logging.WARNING, contained: Exception | None = None) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, FiltersDummy, SaliencyDummy
+from tests.identity import num_hooks, num_hooks_on
 from tests.tiny import NUM_STEPS, tiny_fit, tiny_loader, tiny_module, tiny_trainer
 from tests.writers.stand_ins import Recorder
 from torch import Tensor
@@ -206,10 +207,11 @@ def test_nothing_is_attached_at_a_step_without_a_snapshot(tmp_path):
 
     class CountsHooks(Callback):
         def on_before_backward(self, trainer, pl_module, loss):
-            hooks.append(sum(len(m._forward_hooks) for m in pl_module.modules()))
+            hooks.append(num_hooks())
+            assert num_hooks_on(pl_module) == 0
 
     tiny_fit(tmp_path, [ActivationsDummy(every_n_train_steps=2), CountsHooks()], max_epochs=3)
-    assert [bool(n) for n in hooks] == [False, False, True, False, True, False]
+    assert [bool(n) for n in hooks] == [True, False, True, False, True, False]
 
 
 def test_monitors_of_all_kinds_work_side_by_side(tmp_path):

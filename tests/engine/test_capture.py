@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import copy
+import os
+import pickle
 import threading
 
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 import torchvision.models
+from tests.identity import num_hooks, num_hooks_on
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
@@ -38,14 +44,6 @@ def see(model: nn.Module, *inputs: Tensor, **options) -> list[Seen]:
 
 def names(seen: list[Seen]) -> list[str]:
     return [item.name for item in seen]
-
-
-def hooks_of(model: nn.Module) -> int:
-    return sum(
-        len(getattr(module, table))
-        for module in model.modules()
-        for table in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called")
-    )
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -328,9 +326,10 @@ def test_nothing_is_left_after_a_normal_exit_and_leaving_twice_is_harmless():
     model = Forms()
     capture = Capture(model, lambda seen: None)
     with capture, capture:
-        assert hooks_of(model) > 0
+        assert num_hooks() == 3
+        assert num_hooks_on(model) == 0
     capture.close()
-    assert hooks_of(model) == 0
+    assert num_hooks() == 0
     assert _get_current_function_mode_stack() == []
 
 
@@ -354,7 +353,7 @@ def test_nothing_is_left_after_a_forward_that_raises_and_names_stay_right():
         model.fails = False
         model(torch.randn(2, 4))
     assert names(seen) == ["net.1", "net.1", "Raises/relu"]
-    assert hooks_of(model) == 0
+    assert num_hooks() == 0
 
 
 def test_a_failure_while_attaching_leaves_nothing(monkeypatch):
@@ -365,7 +364,7 @@ def test_a_failure_while_attaching_leaves_nothing(monkeypatch):
     )
     with pytest.raises(RuntimeError, match="no mode"):
         Capture(model, lambda seen: None).__enter__()
-    assert hooks_of(model) == 0
+    assert num_hooks() == 0
 
 
 def test_a_mode_that_the_user_opened_in_between_is_not_popped():
@@ -413,8 +412,7 @@ def test_a_paused_capture_sees_no_functional_calls_until_the_next_batch():
 
 def test_modules_that_call_nothing_that_is_looked_at_are_let_alone_unless_they_are_watched():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
-    with Capture(model, lambda seen: None):
-        assert [len(m._forward_hooks) for m in model] == [1, 0, 1, 0]
+    assert ModelNames(model).heard(()) == {id(model), id(model[0]), id(model[2])}
     seen = see(model, torch.randn(2, 3, 8, 8), watched={"output": ["1"]})
     assert names(seen) == ["1", "2"]
 
@@ -455,3 +453,174 @@ def test_other_threads_are_not_seen():
         thread.start()
         thread.join()
     assert seen == []
+
+
+# -- nothing of ours is copied, pickled, compiled, forked or fused
+
+
+def test_a_model_that_is_being_read_is_copied_and_pickled_as_it_is():
+    model = Forms()
+    with Capture(model, lambda seen: None):
+        copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert num_hooks_on(copied) == 0
+    assert torch.equal(copied(torch.ones(2, 4)), model(torch.ones(2, 4)))
+
+
+class Counting(nn.Module):
+    """Keeps a metric, as torchmetrics has them: hash and ``==`` change with the state."""
+
+    class Metric(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.total = nn.ReLU(), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.total += 1
+            return self.relu(x)
+
+        def __hash__(self) -> int:
+            return hash(self.total)
+
+        def __eq__(self, other: object) -> bool:
+            return True  # as an expression that is built of both is
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.metric, self.act = nn.Linear(4, 4), self.Metric(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.fc(self.metric(x)))
+
+
+def test_modules_are_told_apart_by_identity_whatever_their_hash_and_equality():
+    model = Counting()
+    for _ in range(2):
+        assert names(see(model, torch.randn(2, 4))) == ["metric.relu", "act"]
+
+
+@pytest.mark.parametrize("attribute", ["__hash__", "__eq__", "__len__", "__bool__", "__getattr__"])
+def test_no_method_of_the_users_that_raises_reaches_the_run(attribute):
+    def refuse(self, *args):
+        if args and args[0] in ("_compiled_call_impl", "_backward_hooks"):
+            raise AttributeError(args[0])  # nn.Module asks for some of its own
+        raise RuntimeError("do not touch")
+
+    model, failures = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), []
+    known = ModelNames(model)
+    model[1].__class__ = type("Refusing", (nn.ReLU,), {attribute: refuse})
+    with Capture(model, lambda seen: None, names=known, fail=failures.append):
+        assert model[1](model[0](torch.randn(2, 4))).shape == (2, 4)
+    assert failures == []
+
+
+def test_a_module_that_joins_in_the_midst_of_a_step_is_its_owners():
+    model = Forms()
+    with Capture(model, (seen := []).append) as capture:
+        capture.start_batch()
+        joined = nn.Sequential(nn.ReLU(), nn.ReLU())
+        model.joined = joined
+        joined(torch.randn(2, 4))
+    assert [s.name for s in seen] == ["Forms/relu", "Forms/relu-1"]
+
+
+def test_the_compiler_makes_one_graph_of_a_function_that_is_first_called_under_a_capture():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+    @torch.compile(backend="eager")
+    def compiled(x: Tensor) -> Tensor:
+        return torch.relu(x) - torch.relu(-x)
+
+    model, seen, x = Forms(), [], torch.randn(2, 4)
+    capture = Capture(model, seen.append)
+    with capture:
+        model(x)
+        num_seen = len(seen)
+        torch.testing.assert_close(compiled(x), x)
+        assert capture.was_interrupted
+        assert num_hooks() == 1  # the compiler's own list is shortened when it is done with it
+        model(torch.randn(2, 4))
+    assert len(seen) == num_seen > 0
+    compiled(x)
+    assert torch._dynamo.utils.counters["frames"]["total"] == 1
+    assert num_hooks() == 0
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+def test_a_forked_process_inherits_nothing_that_is_open():
+    with Capture(Forms(), lambda seen: None):
+        child = os.fork()
+        if child == 0:
+            os._exit(len(_get_current_function_mode_stack()) + num_hooks())
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(_get_current_function_mode_stack()) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_the_fused_path_of_a_frozen_encoder_is_left_as_it_is(is_padded):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=is_padded).eval()
+    model = nn.Sequential(encoder.requires_grad_(False), nn.ReLU())
+    x = torch.randn(3, 5, 8)
+    mask = torch.tensor([[False] * 3 + [True] * 2] * 3) if is_padded else None
+    with torch.no_grad():
+        plain = encoder(x, src_key_padding_mask=mask)
+        with Capture(model, (seen := []).append, is_users_pass=True):
+            watched = encoder(x, src_key_padding_mask=mask)
+            model[1](x)
+    assert torch.equal(plain, watched)
+    assert names(seen) == ["1"]
+
+
+def test_an_encoder_that_learns_is_read():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    assert names(see(model, torch.randn(3, 5, 8))) == ["layers.0/relu"]
+    assert names(see(model.eval(), torch.randn(3, 5, 8))) == ["layers.0/relu"]
+
+
+# -- what is no layer, and what is no tensor to be read
+
+
+def test_what_no_modules_forward_calls_is_outside():
+    model = Forms()
+    with Capture(model, (seen := []).append):
+        F.relu(model(torch.randn(2, 4)) - 1)
+    assert [s.is_outside for s in seen] == [False] * (len(seen) - 1) + [True]
+
+
+class Subclass(Tensor):
+    """As MONAI's MetaTensor: keeps its class through functions."""
+
+
+def fake(x: Tensor) -> Tensor:
+    return FakeTensorMode().from_tensor(x)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    "make",
+    [fake, lambda x: x.to("meta"), lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)],
+    ids=["fake", "meta", "quantised"],
+)
+def test_a_tensor_that_only_stands_for_numbers_is_passed_over(make):
+    with Capture(nn.ReLU(), (seen := []).append):
+        x = make(torch.randn(2, 4))
+        torch.relu(x)
+    assert seen == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+def test_tensors_inside_transforms_and_traces_are_passed_over():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    with Capture(model, (seen := []).append):
+        torch.func.vmap(model)(torch.randn(2, 4))
+        torch.jit.trace(model, torch.randn(2, 4), check_trace=False)
+    assert seen == []
+
+
+def test_what_a_subclass_adds_is_taken_off():
+    (seen,) = see(nn.ReLU(), torch.randn(2, 4).as_subclass(Subclass))
+    assert type(seen.values) is type(seen.inputs) is Tensor
+    assert type(seen.attached) is Subclass

@@ -20,12 +20,12 @@ def test_the_root_is_named_after_its_class_and_never_collides():
             super().__init__()
             self.Net = nn.ReLU()
 
-    assert list(module_names(Net()).values()) == ["Net_", "Net"]
+    assert module_names(Net()) == ["Net_", "Net"]
 
 
 def test_what_torch_compile_adds_to_names_is_taken_off():
     model = nn.Sequential(torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager"))
-    assert "0.0" in module_names(model).values()
+    assert "0.0" in module_names(model)
     assert strip_compiled("_orig_mod") == ""
     assert strip_compiled("a._orig_mod.b") == "a.b"
 

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision.models
-from tests.identity import num_hooks
+from tests.identity import num_hooks, num_hooks_on
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
+from vis_callbacks.engine import module_hooks
 from vis_callbacks.engine.capture import Capture, Seen
 from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
 
@@ -95,11 +96,12 @@ def test_nothing_but_its_own_hooks_is_attached_and_no_function_mode():
     for _ in range(2):  # entering twice is harmless
         capture.__enter__()
     assert capture.is_open
-    assert num_hooks(model) == 3  # the root's, and one on each of two ReLUs
+    assert num_hooks() == 3  # before and after every module, and before the compiler's work
+    assert num_hooks_on(model) == 0
     assert _get_current_function_mode_stack() == []
     for _ in range(2):
         capture.close()
-    assert num_hooks(model) == 0
+    assert num_hooks() == 0
 
 
 def test_a_failure_on_entry_leaves_nothing_behind(monkeypatch):
@@ -109,11 +111,11 @@ def test_a_failure_on_entry_leaves_nothing_behind(monkeypatch):
     def failing(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no hook")
 
-    monkeypatch.setattr(model.last[1], "register_forward_hook", failing)
+    monkeypatch.setattr(module_hooks, "register_module_forward_hook", failing)
     capture = PlannedCapture(model, plan, lambda seen: None, fail=_raise)
     with pytest.raises(RuntimeError, match="no hook"):
         capture.__enter__()
-    assert num_hooks(model) == 0
+    assert num_hooks() == 0
 
 
 def test_a_failing_sink_is_handed_over_and_the_pass_goes_on():

@@ -9,6 +9,7 @@ from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.probe import LayerInfo
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot, Weights
+from vis_callbacks.guard import NothingToShow
 
 
 def test_weights_are_read_by_name_and_without_their_gradient():
@@ -58,7 +59,7 @@ def test_a_monitor_with_passes_of_its_own_gets_the_samples_and_the_forward_pass(
 def test_without_reference_samples_it_is_said_what_they_are_for():
     with (
         isolated(nn.Linear(3, 2)) as forward,
-        pytest.raises(ValueError, match=r"no reference samples to explain: .* Write input_fn="),
+        pytest.raises(NothingToShow, match=r"no reference samples to explain: .* Write input_fn="),
     ):
         Snapshot(step=0, forward=forward).own_passes("to explain")
 

@@ -264,7 +264,6 @@ class Monitor(LightningCallback, ABC):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Sums up."""
         self._lead(lambda session: session.finish(trainer))
-        self.guard.summarise()
 
     @final
     @_guarded

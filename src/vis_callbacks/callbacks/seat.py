@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from vis_callbacks.callbacks.options import CheckedOptions
 from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.callbacks.steps import StepSums, UpdateWatch
+from vis_callbacks.engine.batch_parts import guessed_size
 from vis_callbacks.engine.engine import Subscription
 from vis_callbacks.engine.probe import Batch, Values
-from vis_callbacks.engine.references import References, take_references
+from vis_callbacks.engine.references import References, require_tensor, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
-from vis_callbacks.guard import Guard
+from vis_callbacks.guard import Attempt, Guard, NothingToShow
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor
@@ -137,6 +139,21 @@ def _first_due(schedule: Schedule, step: int, facts: RunFacts) -> float:
     return math.inf if following is None else following
 
 
+def find_parts(batch: Any, options: CheckedOptions, guard: Guard) -> Batch:
+    """Returns inputs and labels of a batch, None for what is not found.
+
+    Who needs none of them, as activations of the user's own pass do, can go on without.
+    """
+    inputs = labels = None
+    with Attempt() as attempt:
+        inputs = require_tensor(options.of_inputs(batch), batch)
+        labels = options.of_labels(batch)
+    if attempt.error is not None and (options.input_fn or options.label_fn):
+        guard.note("finding inputs and labels", attempt.error)
+    num_samples = guessed_size(batch) if inputs is None else len(inputs)
+    return Batch(inputs=inputs, labels=labels, num_samples=num_samples)
+
+
 def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> None:
     """Copies reference samples once; they are never exchanged afterwards.
 
@@ -146,9 +163,9 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
     for monitor in monitors:
         if "references" not in monitor.needs or monitor.references is not None:
             continue
-        with monitor.guard.contain("keeping reference samples"):
-            options = monitor.options
-            asked = (options.input_fn, options.label_fn, monitor.mask_fn, options.num_samples)
+        options = monitor.options
+        asked = (options.input_fn, options.label_fn, monitor.mask_fn, options.num_samples)
+        with Attempt() as attempt:
             if asked not in taken:
                 taken[asked] = take_references(
                     batch,
@@ -159,3 +176,8 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
                     mask_fn=monitor.mask_fn,
                 )
             monitor.references = taken[asked]
+        error = attempt.error
+        if error is not None:
+            is_asked_for = any((options.input_fn, options.label_fn, monitor.mask_fn))
+            why = error if is_asked_for else NothingToShow(str(error))
+            monitor.guard.note("keeping reference samples", why)

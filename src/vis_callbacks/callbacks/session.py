@@ -6,6 +6,7 @@ Due? -> one capture over the user's pass (or an extra pass) -> the straight line
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,16 +18,15 @@ from torch import Tensor
 
 from vis_callbacks._lightning import RunView, step_of
 from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.seat import Seat, Step, keep_references
+from vis_callbacks.callbacks.seat import Seat, Step, find_parts, keep_references
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
 from vis_callbacks.callbacks.straight_line import StraightLine
-from vis_callbacks.engine.engine import Engine, Subscription
+from vis_callbacks.engine.engine import Engine, EngineGuards, Subscription
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
 from vis_callbacks.engine.ranks import RanksError, gather
-from vis_callbacks.engine.references import require_tensor
 from vis_callbacks.engine.schedule import RunFacts
-from vis_callbacks.guard import Attempt, say
+from vis_callbacks.guard import Attempt, Guard, say, summarise
 from vis_callbacks.writers.writer import Writer, alert_folder
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ class Session:
         self._has_looked_ahead, self._next_due, self.has_work = False, 0.0, True
         self._collecting: list[Seat] = []
         self._has_ranks = False
+        # Of what is shared and can be done without: it charges no monitor, and never rests.
+        self.guard = Guard("reading batches", max_failures=sys.maxsize)
+        self.engine_guards = EngineGuards()
+        for guard in self.engine_guards:
+            guard.share_causes(self.guard)
 
     # -- who takes part
 
@@ -78,6 +83,7 @@ class Session:
         """Takes a monitor in. Joining twice is harmless."""
         if monitor not in self._monitors:
             self._monitors.append(monitor)
+            monitor.guard.share_causes(self.guard)
 
     def leave(self, monitor: Monitor) -> None:
         """Lets a monitor go and takes everything off the model."""
@@ -121,7 +127,10 @@ class Session:
             forward_context=run.forward_context,
             devices=(run.device,) if run.device.type != "cpu" else (),
             wrapped_root=run.is_wrapped,
+            guards=self.engine_guards,
         )
+        for guard in self.engine_guards:
+            guard.begin_run()
         loggers = () if run.is_silent else run.loggers
         self._writer = Writer(
             loggers=loggers,
@@ -168,14 +177,13 @@ class Session:
         """Looks at what is left, and flushes what was written."""
         if self._line is not None:
             self._line.finish(RunView(trainer))
+        summarise([self.guard, *self.engine_guards, *(monitor.guard for monitor in self._monitors)])
 
     def _seat(self, monitor: Monitor, engine: Engine) -> Seat:
         options = monitor.options
-        of_inputs, of_labels = options.of_inputs, options.of_labels
 
         def batch_of(batch: Any) -> Batch:
-            inputs = require_tensor(of_inputs(batch), batch)
-            return Batch(inputs=inputs, labels=of_labels(batch), num_samples=len(inputs))
+            return find_parts(batch, options, self.guard)
 
         twin = self._twin_of(monitor)
         seat = Seat(
@@ -224,30 +232,40 @@ class Session:
         if self._step is not None:
             self._step.was_read = self._step.live
             self._engine.start_batch(batch)
+            found = self._engine.batch
+            if found is not None and found.inputs is not None:
+                with self.guard.contain("reading statistics of the inputs"):
+                    self._step.sums.add_inputs(found.inputs)
 
     def before_backward(self, trainer: Any) -> None:
         """Reads by an extra pass, before the update, where the user's pass must be let alone."""
         step, engine = self._step, self._engine
         if step is None or engine is None:
             return
-        if not step.was_read:
-            step.was_read = True
-            engine.read_isolated(training=True)
-        elif RunView(trainer).is_automatic:  # a manual loop may run further forward passes
-            engine.pause()
+        if not self._read_by_extra_pass(step, engine) and RunView(trainer).is_automatic:
+            engine.pause()  # but a manual loop may run further forward passes
+
+    def _read_by_extra_pass(self, step: Step, engine: Engine) -> bool:
+        """Reads the batch by an extra pass where the user's own could not be read."""
+        if step.live and engine.gave_way():
+            step.live = step.was_read = False
+        if step.was_read:
+            return False
+        step.was_read = True
+        engine.read_isolated(training=True)
+        return True
 
     def train_batch_end(self, trainer: Any, outputs: Any) -> None:
         """Takes the snapshot once the step's last micro-batch has passed."""
         if self._engine is None:
             return
         if self._step is None:
-            self._engine.plain_step_passed()
             self.has_work = False
             return
         step, run = self._step, RunView(trainer)
         try:
-            if not step.was_read:  # a manual loop may have no backward that we are told of
-                self._engine.read_isolated(training=True)
+            # A manual loop may have no backward that we are told of.
+            self._read_by_extra_pass(step, self._engine)
             self._count(step, run, outputs)
         except BaseException:
             self._drop_step()
@@ -260,8 +278,6 @@ class Session:
         finally:
             self._drop_step()
             self.has_work = False
-            if self._engine is not None and not step.live:
-                self._engine.plain_step_passed()
 
     def train_epoch_end(self, trainer: Any) -> None:
         """Takes the snapshot of the epoch's last validation."""
@@ -281,6 +297,7 @@ class Session:
         self._look_ahead(step + 1)
         if not due or self._engine is None:
             return
+        self._begin_snapshot()
         for seat in due:
             if not seat.kept:  # a burst fails, or does not, as a whole
                 seat.guard.begin_snapshot()
@@ -294,13 +311,17 @@ class Session:
             due=due,
             whole=[seat for seat in due if seat.is_whole(step, self._facts)],
             read=subscriptions,
-            live=not is_first and self._engine.can_read_live,
+            live=self._engine.can_read_live,
         )
         self._engine.begin(subscriptions, live=opened.live, in_burst=not opened.whole)
         self._leave_out_resting(due)
         if opened.whole:
             self._engine.forget_names()
             opened.updates = UpdateWatch(run.optimizers)
+
+    def _begin_snapshot(self) -> None:
+        for guard in self.engine_guards:
+            guard.begin_snapshot()
 
     def _due_at(self, step: int) -> list[Seat]:
         has_failed = any(not seat.due_steps and not seat.collects for seat in self._seats)
@@ -331,16 +352,14 @@ class Session:
                 subscription.failure = "the monitor rests"
 
     def _count(self, step: Step, run: RunView, outputs: Any) -> None:
-        """Adds one micro-batch: its samples, its loss, what its inputs are like."""
+        """Adds one micro-batch: its samples and its loss."""
         if self._engine is None:
             return
-        batch = self._engine.count_batch()
-        with self._seats[0].guard.contain("reading loss and inputs"):
+        self._engine.count_batch()
+        with self.guard.contain("reading the loss"):
             loss = loss_of(outputs)
             if loss is not None:
                 step.sums.add_loss(loss, run.accumulated_batches if run.is_automatic else 1)
-            if batch is not None and batch.inputs is not None:
-                step.sums.add_inputs(batch.inputs)
 
     def _drop_step(self) -> None:
         self._step = None
@@ -366,6 +385,7 @@ class Session:
             and self._evaluation_due(seat, run)
         ]
         if self._engine is not None and self._collecting:
+            self._begin_snapshot()
             for seat in self._collecting:
                 seat.guard.begin_snapshot()
             self._engine.begin(_subscriptions(self._collecting), live=False)

@@ -3,12 +3,18 @@
 Module hooks alone miss functional calls and confuse reused modules. So a function mode sees
 the nonlinearities where they are called, and hooks keep the stack of running modules that
 tells who called.
+
+Modules are told apart by their identity. Their hash and their ``==`` may be the user's: those
+of a torchmetrics metric change with its state.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, NoReturn, Self
 
@@ -19,7 +25,6 @@ from torch.overrides import (
     _get_current_function_mode_stack,  # no public way to see whose mode is on top
     _pop_mode,
 )
-from torch.utils.hooks import RemovableHandle
 
 from vis_callbacks.analysis.nonlinearities import (
     FUNCTIONS,
@@ -28,9 +33,10 @@ from vis_callbacks.analysis.nonlinearities import (
     classify,
 )
 from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR, TRANSPOSED
-from vis_callbacks.engine.layers import module_names, nth_call, strip_compiled
+from vis_callbacks.engine.layers import named_modules, nth_call, strip_compiled
+from vis_callbacks.engine.module_hooks import ModuleHooks
 from vis_callbacks.engine.probe import WeightInfo
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Contained, Fail
 
 Site = Literal["output", "input"]
 
@@ -56,6 +62,7 @@ class Seen(NamedTuple):
     module: nn.Module
     weighted: WeightedCall | None
     attached: Tensor  # the values with their graph, where the pass records one
+    is_outside: bool = False  # called by no module's forward: a part of the loss, say
 
     @property
     def kind(self) -> str:
@@ -92,6 +99,7 @@ _REMEMBERED_CALLS = 64
 _WEIGHTED = LINEAR | CONVOLUTIONS | TRANSPOSED
 _MAX_KEPT_VALUES = 2**22  # of a weight that touches the input: 16 MiB
 _LOOKED_AT = _WEIGHTED | FUNCTIONS
+_FUNCTION_TYPES = frozenset(map(type, _LOOKED_AT))  # of these no hash is the user's
 # Of exactly these types no module calls what is looked at: who runs need not know of them.
 _QUIET: frozenset[type[nn.Module]] = frozenset(
     {
@@ -114,22 +122,29 @@ class ModelNames:
     """What is known of a model's modules and parameters, worked out once for several captures.
 
     A module that joins the model later has no name here: what it calls is its owner's.
+
+    Attributes:
+        modules: Each module with its name, by the module's id.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = module_names(model)
-        self.root = self.modules[model]
+        self.modules = {id(module): (module, name) for module, name in named_modules(model)}
+        self.root = self.name_of(model)
         self.parameters = {id(p): name for name, p in model.named_parameters()}
         self.calls: dict[Hashable, WeightedCall] = {}  # by module, function and weight
 
-    def heard(self, watched: Iterable[str]) -> list[nn.Module]:
-        """Returns the modules that a stack of running ones must know, or that are watched."""
-        return [
-            module
-            for module, name in self.modules.items()
+    def name_of(self, module: nn.Module) -> str:
+        """Returns the module's name. Raises KeyError for one that is not the model's."""
+        return self.modules[id(module)][1]
+
+    def heard(self, watched: Iterable[str]) -> frozenset[int]:
+        """Returns the ids of modules that the stack must know, or that are watched."""
+        return frozenset(
+            key
+            for key, (module, name) in self.modules.items()
             if (type(module) not in _QUIET or name in watched)
             and not isinstance(module, torch.jit.ScriptModule)
-        ]
+        )
 
 
 class Capture:
@@ -142,6 +157,8 @@ class Capture:
         model: The module whose forward passes are watched.
         sink: Called with each activation, inside the hook. It must not keep the tensor.
         watched: Names of modules that are no nonlinearity and are read all the same, by site.
+        is_users_pass: True where the user's own passes are seen. Their fused paths must stay as
+            they are, so modules that take one are not looked into.
         wrapped_root: True where a wrapper's ``forward`` reaches the model's ``training_step``
             by the model's own ``__call__`` (DDP): that outermost call is no forward pass.
         fail: Takes what goes wrong in here or in the sink: it must not be the user's.
@@ -150,8 +167,9 @@ class Capture:
         names: Of the model, where they are known.
 
     Attributes:
-        outermost: The modules that were called by no other.
-        inner: Those that were.
+        outermost: The ids of the modules that were called by no other.
+        inner: Those of the modules that were.
+        was_interrupted: Whether it took itself off because the compiler began to build a graph.
     """
 
     def __init__(
@@ -160,25 +178,29 @@ class Capture:
         sink: Sink,
         *,
         watched: Mapping[Site, Iterable[str]] | None = None,
+        is_users_pass: bool = False,
         wrapped_root: bool = False,
-        fail: Callable[[Exception], object] | None = None,
+        fail: Fail | None = None,
         follow: Iterable[Tensor] = (),
         on_weight: Callable[[WeightInfo], object] | None = None,
         names: ModelNames | None = None,
     ) -> None:
         self._model = model
-        self._sink = sink
         self._watched = {site: frozenset(names) for site, names in (watched or {}).items()}
+        self._is_users_pass = is_users_pass
         self._wrapped_root = wrapped_root
         self._fail = fail or _raise
+        self._tell = Contained(partial(self._hand_on, sink), self._fail)
         self._on_weight = on_weight
         self._known = names or ModelNames(model)
-        self._names = self._known.modules
         self._parameter_names = self._known.parameters
-        self.outermost: set[nn.Module] = set()
-        self.inner: set[nn.Module] = set()
-        self._handles: list[RemovableHandle] = []
+        self._heard = self._known.heard(frozenset().union(*self._watched.values()))
+        self.outermost: set[int] = set()
+        self.inner: set[int] = set()
+        self.was_interrupted = False
+        self._hooks = ModuleHooks(self._before, self._after, self._fail, self._interrupt)
         self._mode: _FunctionMode | None = None
+        self._fused: nn.Module | None = None  # running, and the mode is off for it
         self._is_paused = False
         self._stack: list[nn.Module] = []
         self._calls_in_forward: Counter[str] = Counter()
@@ -191,10 +213,12 @@ class Capture:
         if self.is_open:
             return self
         try:
-            self._attach()
+            self._hooks.open()
+            self._open_mode()
         except BaseException:
             self.close()
             raise
+        _OPEN.add(self)
         return self
 
     def __exit__(
@@ -208,20 +232,25 @@ class Capture:
     @property
     def is_open(self) -> bool:
         """Whether anything is attached."""
-        return bool(self._handles) or self._mode is not None
+        return self._hooks.is_open or self._mode is not None
 
     def start_batch(self) -> None:
         """Begins the count of calls anew, for the next micro-batch of the step."""
         self._clear()
         self._is_paused = False
-        if self._handles and self._mode is None:
+        if self._hooks.is_open and self._mode is None:
             self._open_mode()
+
+    def follow(self, tensors: Iterable[Tensor]) -> None:
+        """Follows the way of these tensors to the first weights they meet."""
+        self._raw.update((id(tensor), tensor) for tensor in tensors)
 
     def _clear(self) -> None:
         self._calls_in_step.clear()
         self._calls_in_forward.clear()
         self._stack.clear()
         self._weighted.clear()
+        self._fused = None
 
     def pause(self) -> None:
         """Sees nothing until the next `start_batch`; hooks stay where they are.
@@ -232,28 +261,30 @@ class Capture:
         again, the user's own passes.
         """
         self._is_paused = True
-        if self._mode is not None:
-            self._mode.leave()
-            self._mode = None
+        self._leave_mode()
 
     def close(self) -> None:
         """Takes everything off again, in whatever state it is."""
-        while self._handles:
-            self._handles.pop().remove()
+        self._hooks.close()
         self.pause()
         self._clear()
         self._raw.clear()
+        _OPEN.discard(self)
 
-    def _attach(self) -> None:
-        for module in self._known.heard(frozenset().union(*self._watched.values())):
-            self._handles.append(module.register_forward_pre_hook(self._before))
-            # always_call: a forward that raises must leave the stack as well.
-            self._handles.append(module.register_forward_hook(self._after, always_call=True))
-        self._open_mode()
+    def _interrupt(self) -> None:
+        """Takes off the mode and the hooks, which the compiler would trace or guard on."""
+        self.was_interrupted = True
+        self._hooks.mute()
+        self.pause()
 
     def _open_mode(self) -> None:
-        self._mode = _FunctionMode(self)
+        self._mode = _FunctionMode(self._look_at, self._fail, self._raw)
         self._mode.__enter__()
+
+    def _leave_mode(self) -> None:
+        mode, self._mode = self._mode, None
+        if mode is not None:
+            mode.leave()
 
     # -- the stack of running modules
 
@@ -264,66 +295,70 @@ class Capture:
         return len(self._stack) - outer
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._is_paused or in_backward():
+        if id(module) not in self._heard or self._is_paused or in_backward():
             return
         if self._depth == 0:
             self._calls_in_forward.clear()
-            self.outermost.add(module)
+            self.outermost.add(id(module))
         else:
-            self.inner.add(module)
+            self.inner.add(id(module))
         self._stack.append(module)
-        name = self._names[module]
+        name = self._known.name_of(module)
         if name in self._watched.get("input", ()) and args and isinstance(args[0], Tensor):
             self._tell(module, name, "input", args[0], None, None)
+        if self._is_users_pass and self._mode is not None and takes_fused_path(module):
+            self._fused = module
+            self._leave_mode()
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._is_paused or in_backward():
+        if id(module) not in self._heard or self._is_paused or in_backward():
             return
-        if module in self._stack:  # a forward that raised may have left inner ones behind
+        if any(running is module for running in self._stack):
             while self._stack.pop() is not module:
-                pass
-        name = self._names[module]
+                pass  # a forward that raised may have left inner ones behind
+        name = self._known.name_of(module)
         # The function mode has told of a module that is a nonlinearity.
         if name in self._watched.get("output", ()) and not isinstance(module, MODULE_TYPES):
             values = _first_tensor(output)
             if values is not None:
                 self._tell(module, name, "output", values, None, None)
+        if self._fused is module:
+            self._fused = None
+            self._open_mode()
 
     # -- functional calls
 
-    @property
-    def follows(self) -> bool:
-        """Whether the way of some tensor is followed, through whatever call."""
-        return bool(self._raw)
-
-    def call(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        """Runs a function that the model has called, and looks at what came of it."""
+    def _look_at(
+        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Callable[[Any], None] | None:
+        """Returns what is to be done with the result of a call of the model's, if anything."""
         if in_backward():
-            return function(*args, **kwargs)
+            return None
+        if function in _WEIGHTED:
+            return lambda result: self._note_weight(function, args, kwargs)
         found = classify(function, args, kwargs)
-        is_weighted = function in _WEIGHTED
-        result = function(*args, **kwargs)
-        if is_weighted:
-            with Attempt() as attempt:
-                self._note_weight(function, args, kwargs)
-            if attempt.error is not None:
-                self._fail(attempt.error)
-        elif self._raw:
-            self._spread_raw(args, kwargs, result)
-        if found is not None:
+        if found is None and not self._raw:
+            return None
+        given = args[0] if args else kwargs.get("input")
+
+        def look(result: Any) -> None:
+            if self._raw:
+                self._spread_raw(args, kwargs, result)
+            values = _first_tensor(result)
+            if found is None or values is None:
+                return
             owner = self._stack[-1] if self._stack else self._model
-            name = self._names[owner]
+            name = self._known.name_of(owner)
             if not isinstance(owner, MODULE_TYPES):
                 name = f"{name}/{found.kind}"
-            values = _first_tensor(result)
-            given = args[0] if args else kwargs.get("input")
-            if values is not None:
-                kept = None if given is values or _overwrites(function, kwargs) else given
-                self._tell(owner, name, "output", values, kept, found)
-        return result
+            kept = None if given is values or _overwrites(function, kwargs) else given
+            self._tell(owner, name, "output", values, kept, found)
 
-    def _tell(
+        return look
+
+    def _hand_on(
         self,
+        sink: Sink,
         module: nn.Module,
         name: str,
         site: Site,
@@ -334,7 +369,7 @@ class Capture:
         """Hands one activation to the sink, with no gradient and with its name."""
         if not can_be_read(values):
             return
-        with Attempt() as attempt, torch.no_grad():
+        with torch.no_grad():
             runs_itself = bool(self._stack) and self._stack[-1] is module
             # ``training_step`` may call a reused nonlinearity itself: no forward begins then.
             is_inside = self._depth > (runs_itself and isinstance(module, MODULE_TYPES))
@@ -342,20 +377,19 @@ class Capture:
             key = f"{site}:{name}"
             call = calls[key]
             calls[key] += 1
-            self._sink(
+            sink(
                 Seen(
                     name=nth_call(name, call),
                     site=site,
-                    values=values.detach(),
-                    inputs=inputs.detach() if isinstance(inputs, Tensor) else None,
+                    values=plain(values),
+                    inputs=plain(inputs) if can_be_read(inputs) else None,
                     nonlinearity=nonlinearity,
                     module=module,
                     weighted=self._weight_before(module, values),
                     attached=values,
+                    is_outside=self._depth == 0,
                 )
             )
-        if attempt.error is not None:
-            self._fail(attempt.error)
 
     # -- which weights feed a unit, and which touch the input
 
@@ -366,7 +400,7 @@ class Capture:
         if not isinstance(weight, Tensor):
             return
         owner = self._stack[-1] if self._stack else self._model
-        key = (owner, function, id(weight))
+        key = (id(owner), function, id(weight))
         call = self._known.calls.get(key)
         if call is None or self._raw:
             groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
@@ -390,10 +424,10 @@ class Capture:
         # Never getattr: reading a parametrised weight computes it, and may move buffers.
         is_computed = name is None and "weight" in {*dir(type(owner)), *vars(owner)}
         if is_computed:
-            name = f"{self._names[owner]}.weight"
+            name = f"{self._known.name_of(owner)}.weight"
         places = (owner._parameters, owner._buffers)
         has_own_weight = is_computed or any(p.get("weight") is weight for p in places)
-        block = self._names[owner]
+        block = self._known.name_of(owner)
         return WeightedCall(
             block=block.rpartition(".")[0] if has_own_weight else block,
             weight_name=name,
@@ -410,7 +444,7 @@ class Capture:
         groups: int,
         call: WeightedCall,
     ) -> WeightInfo:
-        layer, name = self._names[owner], call.weight_name
+        layer, name = self._known.name_of(owner), call.weight_name
         own = owner._parameters.get("weight")
         if name is None and own is not None and own.shape == weight.shape:
             # Rounded on the way (quantisation-aware): what learns is the module's own.
@@ -433,7 +467,7 @@ class Capture:
         """
         if isinstance(module, nn.RNNBase):
             return None
-        block = self._names[module]
+        block = self._known.name_of(module)
         if isinstance(module, MODULE_TYPES):
             block = block.rpartition(".")[0]
         root = self._known.root
@@ -470,11 +504,21 @@ class Capture:
 
 
 class _FunctionMode(TorchFunctionMode):
-    """Passes each call on, and tells the capture about it."""
+    """Passes each call on, and lets the capture look at it.
 
-    def __init__(self, capture: Capture) -> None:
+    Args:
+        look_at: Is given function and arguments before the call; returns what is given the
+            result, or None.
+        fail: Takes what goes wrong in either. What the function itself raises is the user's.
+        followed: While this holds anything, every function is looked at.
+    """
+
+    def __init__(
+        self, look_at: Callable[..., Any], fail: Fail, followed: Mapping[int, Tensor]
+    ) -> None:
         super().__init__()
-        self._capture: Capture | None = capture
+        self._look_at: Contained | None = Contained(look_at, fail)
+        self._followed = followed
         self._below: Any = None
 
     def __enter__(self) -> Self:
@@ -489,11 +533,16 @@ class _FunctionMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        capture = self._capture
+        look_at = self._look_at
         # Most calls are none that we look at: a whole step makes some hundred of them.
-        if capture is None or (func not in _LOOKED_AT and not capture.follows):
+        is_known = type(func) in _FUNCTION_TYPES and func in _LOOKED_AT
+        if look_at is None or not (is_known or self._followed):
             return func(*args, **(kwargs or {}))
-        return capture.call(func, args, kwargs or {})
+        look = look_at(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        if look is not None:
+            Contained(look, look_at.fail)(result)
+        return result
 
     def leave(self) -> None:
         """Takes the mode off the stack, or makes it inert where another lies above it.
@@ -502,12 +551,12 @@ class _FunctionMode(TorchFunctionMode):
         would pop theirs. The other way round, the exit of a mode that they had opened before
         popped ours, and theirs is still there.
         """
-        self._capture = None
+        self._look_at = None
         below, self._below = self._below, None
         stack = _modes()
         if stack and stack[-1] is self:
             self.__exit__(None, None, None)
-        elif self in stack:
+        elif any(mode is self for mode in stack):
             _INERT.append(self)
         elif stack and stack[-1] is below:
             _pop_mode()  # type: ignore[no-untyped-call]
@@ -519,7 +568,8 @@ _INERT: list[_FunctionMode] = []
 
 def remove_inert_modes() -> None:
     """Takes off a mode of ours that could not be closed in its turn and has surfaced."""
-    while _INERT and (top := _top_mode()) in _INERT:
+    while _INERT and any(_top_mode() is mode for mode in _INERT):
+        top = _top_mode()
         top.__exit__(None, None, None)
         _INERT.remove(top)
 
@@ -535,8 +585,62 @@ def _top_mode() -> Any:
 
 
 def can_be_read(output: object) -> bool:
-    """Whether an output has samples and units, and numbers that can be summed."""
-    return isinstance(output, Tensor) and output.dim() >= 2 and output.is_floating_point()
+    """Whether an output has samples and units, and numbers that can be summed.
+
+    Not read are tensors that only stand for others: fake and meta ones, those of ``torch.func``
+    transforms, whatever a trace runs on; and quantised, sparse and nested ones.
+    """
+    return (
+        isinstance(output, Tensor)
+        and is_plain(output)
+        and output.dim() >= 2
+        and output.is_floating_point()
+    )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers of its own, one after the other."""
+    return (
+        type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and tensor.device.type != "meta"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch.jit.is_tracing()
+    )
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Returns the tensor without its graph, and without what a subclass adds (MONAI's)."""
+    detached = tensor.detach()
+    return detached if type(detached) is Tensor else detached.as_subclass(Tensor)
+
+
+def takes_fused_path(module: nn.Module) -> bool:
+    """Whether a call may take PyTorch's fused path, which an active function mode switches off.
+
+    The fused path has other roundings, and writes zeros where there is padding.
+    """
+    return (
+        isinstance(module, _FUSED)
+        and not module.training
+        and not (torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()))
+    )
+
+
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
+# A process that is forked during a captured step (a loader's worker) inherits what is open.
+_OPEN: weakref.WeakSet[Capture] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for capture in list(_OPEN):
+        capture.close()
+
+
+os.register_at_fork(after_in_child=Contained(_close_in_child, lambda error: None))
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vis_callbacks.engine.batch_parts import tensors_in
 from vis_callbacks.engine.capture import (
     Capture,
     ModelNames,
@@ -21,18 +22,18 @@ from vis_callbacks.engine.capture import (
     Site,
     remove_inert_modes,
 )
-from vis_callbacks.engine.isolation import IsolatedForward, call_resolved, isolated
-from vis_callbacks.engine.layers import (
-    matches,
-    module_names,
-    no_such_layer,
-    nth_call,
-    strip_compiled,
+from vis_callbacks.engine.isolation import (
+    IsolatedForward,
+    call_resolved,
+    is_compiled,
+    isolated,
 )
+from vis_callbacks.engine.layer_names import LayerNames
+from vis_callbacks.engine.layers import matches, module_names, no_such_layer
 from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe, WeightInfo
 from vis_callbacks.engine.ranks import RanksError, gather, merge_two
-from vis_callbacks.guard import Attempt, Guard
+from vis_callbacks.guard import Attempt, Guard, NothingToShow
 
 _SEPARATOR = "\x1f"
 
@@ -65,14 +66,19 @@ class Subscription:
         if seen.site != self.probe.site:
             return False
         if self.probe.layers is None:
-            return seen.nonlinearity is not None and not seen.is_gate
+            is_layer = seen.nonlinearity is not None and not seen.is_outside
+            return is_layer and not seen.is_gate
         return matches(seen.name, self.probe.layers)
 
     def fail(self, stage: str, error: Exception) -> None:
-        """Gives up this snapshot's values."""
-        self.failure = f"{stage}: {type(error).__name__}"
-        self.values.clear()
+        """Gives up this snapshot's values for a failure of the monitor's own."""
+        self.miss(f"{stage}: {type(error).__name__}")
         self.guard.note(stage, error)
+
+    def miss(self, why: str) -> None:
+        """Gives up this snapshot's values for something that is not the monitor's failure."""
+        self.failure = why
+        self.values = {}
 
     @contextmanager
     def containing(self, stage: str) -> Iterator[None]:
@@ -90,6 +96,20 @@ class Subscription:
         self.failure = None
 
 
+@dataclass(frozen=True)
+class EngineGuards:
+    """Contain failures of what all monitors share.
+
+    The user's own passes may be read although extra passes fail, and the other way round.
+    """
+
+    of_captures: Guard = field(default_factory=lambda: Guard("reading activations"))
+    of_passes: Guard = field(default_factory=lambda: Guard("an extra forward pass"))
+
+    def __iter__(self) -> Iterator[Guard]:
+        yield from (self.of_captures, self.of_passes)
+
+
 class Engine:
     """Opens one capture a step for all that is due, and merges what it reads.
 
@@ -98,12 +118,14 @@ class Engine:
         forward_context: Autocast as in the user's own passes, for isolated ones.
         devices: Devices whose random streams an isolated pass must not move.
         wrapped_root: See `Capture`.
+        guards: Take failures of what all monitors share, which are no monitor's own.
     """
 
     def __init__(
         self,
         model: nn.Module,
         *,
+        guards: EngineGuards | None = None,
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         devices: Sequence[torch.device] = (),
         wrapped_root: bool = False,
@@ -116,13 +138,12 @@ class Engine:
         self._capture: Capture | PlannedCapture | None = None
         self._due: list[Subscription] = []
         self._batch: Any = None
-        self._trace: dict[str, LayerInfo] = {}
-        self._noted: dict[tuple[str, int], str] = {}  # its names, by those that captures give
+        self._layers = LayerNames()
         self._weights: dict[str, WeightInfo] = {}
         self._names_checked: set[int] = set()
-        self._guard = Guard("the engine")
+        self._guards = guards or EngineGuards()
         self._batches_of: dict[int, Batch] = {}
-        self._has_plain_step = False
+        self._num_rows = 0  # of the batch, where its number of samples is not known
         self._names: ModelNames | None = None
         self._planner: Planner | None = None
         self._plan: Plan | None = None
@@ -151,11 +172,11 @@ class Engine:
     @property
     def trace(self) -> tuple[LayerInfo, ...]:
         """The layers met so far, in the order of the forward pass."""
-        return tuple(self._trace.values())
+        return tuple(self._layers.trace.values())
 
     @property
     def weights(self) -> tuple[WeightInfo, ...]:
-        """The weights that the first extra pass met, in the order of the forward pass."""
+        """The weights that the run's first pass met, in the order of the forward pass."""
         return tuple(self._weights.values())
 
     # -- one occasion
@@ -164,21 +185,31 @@ class Engine:
     def can_read_live(self) -> bool:
         """Whether a capture may be opened over the user's own training step.
 
-        Not over the first step, nor where anything was compiled: a compiled function inside
-        ``forward`` cannot be found beforehand, and a function mode over it would compile a
-        second graph. The counter belongs to the process; an unrelated compiled function only
-        costs isolated passes.
+        Not where anything was compiled: a function mode over a compiled function would compile
+        a second graph. The counter belongs to the process; an unrelated compiled function only
+        costs isolated passes. Where the compiler begins its work under an open capture, the
+        capture takes itself off before a graph is made; see `gave_way`.
         """
-        return self._has_plain_step and not _was_compiled()
+        return not _was_compiled() and not any(map(is_compiled, self.model.modules()))
+
+    def gave_way(self) -> bool:
+        """Whether the open capture has taken itself off for the compiler, and closes it.
+
+        What it had read of this batch is dropped: an extra pass is to read it.
+        """
+        if self._capture is None or not self._capture.was_interrupted:
+            return False
+        self.end_capture()
+        for subscription in self._due:
+            subscription.values = {}
+            if subscription.num_samples:
+                subscription.miss("the compiler began in the midst of the step")
+        return True
 
     @property
     def reads_live(self) -> bool:
         """Whether a capture is open now."""
         return self._capture is not None and self._capture.is_open
-
-    def plain_step_passed(self) -> None:
-        """Tells the engine that a whole step of the user's has run without it."""
-        self._has_plain_step = True
 
     def forget_names(self) -> None:
         """Has the next capture look for the model's modules anew: some may have joined."""
@@ -201,7 +232,13 @@ class Engine:
         """Goes on with an occasion that another one has interrupted."""
         self.end()
         self._due = list(due)
-        if not live or not self._due:
+        is_resting = (
+            self._guards.of_captures.is_resting if live else self._guards.of_passes.is_resting
+        )
+        if is_resting:
+            for subscription in self._due:
+                subscription.miss("reading activations has failed too often")
+        if not live or not self._due or is_resting:
             return
         if in_burst and self._plan is not None and not self._asks_for_others():
             plan = self._plan
@@ -211,26 +248,47 @@ class Engine:
             self._open_capture()
 
     def start_batch(self, batch: Any) -> None:
-        """Takes the (micro-)batch that the next forward passes belong to."""
-        self._batch = batch
-        if self._capture is not None:
-            self._capture.start_batch()
+        """Takes the (micro-)batch that the next forward passes belong to.
+
+        Inputs and labels are found now: the user's step may take them out of the batch.
+        """
+        self._batch, self._batches_of, self._num_rows = batch, {}, 0
+        for subscription in self._due:
+            if subscription.failure is None:
+                with subscription.containing("reading the batch"):
+                    self._batch_for(subscription)
+        self._layers.start_batch()
+        if self._capture is None:
+            self._keep_inputs()
+            return
+        self._capture.start_batch()
+        if isinstance(self._capture, Capture) and not self._weights:
+            self._capture.follow(t for t in tensors_in(batch) if t.dim() > 1)
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that is being read, as one of the monitors finds it."""
+        return next(iter(self._batches_of.values()), None)
+
+    def _keep_inputs(self) -> None:
+        """Copies the inputs that an extra pass will run on: the user's step may write to them."""
+        for key, batch in self._batches_of.items():
+            if batch.inputs is not None:
+                self._batches_of[key] = replace(batch, inputs=batch.inputs.detach().clone())
 
     def pause(self) -> None:
         """Lets functional calls pass unseen until the next batch: its forward passes are over."""
         if self._capture is not None:
             self._capture.pause()
 
-    def count_batch(self) -> Batch | None:
-        """Adds the batch's samples, once its forward passes are over; returns the batch."""
-        batch = None
+    def count_batch(self) -> None:
+        """Adds the batch's samples, once its forward passes are over."""
         for subscription in self._due:
             if subscription.failure is None:
                 with subscription.containing("reading the batch"):
-                    batch = self._batch_for(subscription)
-                    subscription.num_samples += batch.num_samples
+                    num_samples = self._batch_for(subscription).num_samples
+                    subscription.num_samples += num_samples or self._num_rows
         self._batches_of = {}
-        return batch
 
     def read_isolated(self, *, training: bool) -> None:
         """Reads the current batch by an extra pass that leaves no trace."""
@@ -238,7 +296,9 @@ class Engine:
             lead = group[0]
             with Attempt() as attempt:
                 inputs = self._batch_for(lead).inputs
-                capture = self._new_capture(group, wrapped_root=False, follow=inputs)
+                if inputs is None:
+                    raise NothingToShow("no input was found in the batch to run the model on")
+                capture = self._new_capture(group, is_users_pass=False, follow=inputs)
                 with (
                     isolated(
                         self.model,
@@ -252,8 +312,9 @@ class Engine:
                 ):
                     forward.run(inputs)
             if attempt.error is not None:
+                self._guards.of_passes.note("running the model", attempt.error)
                 for subscription in group:
-                    subscription.fail("the extra forward pass", attempt.error)
+                    subscription.miss("the extra forward pass failed")
 
     def open_over_evaluation(self) -> None:
         """Opens a capture over one of the user's evaluation batches, where that is neutral.
@@ -262,7 +323,7 @@ class Engine:
         as a function mode is active, which moves the user's metrics; then, and in compiled
         runs, the batch is read by an extra pass instead.
         """
-        if not _was_compiled() and not _has_fused_path(self.model):
+        if self.can_read_live and not _has_fused_path(self.model):
             self._open_capture()
 
     def collect(
@@ -292,7 +353,9 @@ class Engine:
         if capture is None:
             return
         capture.close()
-        if isinstance(capture, PlannedCapture):
+        if capture.was_interrupted:
+            self._plan = None
+        elif isinstance(capture, PlannedCapture):
             if not capture.fits:
                 self._give_up_planning()
         elif planner is not None and self._can_plan:
@@ -303,7 +366,7 @@ class Engine:
         self._plan, self._can_plan = None, False
         for subscription in self._due:
             if subscription.failure is None:
-                subscription.failure, subscription.values = "the step was not the planned one", {}
+                subscription.miss("the step was not the planned one")
 
     def end(self) -> None:
         """Closes the capture and lets go of the batch."""
@@ -322,7 +385,7 @@ class Engine:
             self._names_checked.add(id(subscription))
             for glob in globs:
                 if not any(matches(name, (glob,)) for name in subscription.values):
-                    names = [*self._trace, *module_names(self.model).values()]
+                    names = [*self._layers.trace, *module_names(self.model)]
                     error = ValueError(no_such_layer(glob, list(dict.fromkeys(names))))
                     subscription.guard.note("finding layers", error)
 
@@ -360,7 +423,7 @@ class Engine:
         return kept
 
     def _open_capture(self) -> None:
-        self._open(lambda: self._new_capture(self._due, self._wrapped_root))
+        self._open(lambda: self._new_capture(self._due, is_users_pass=True))
 
     def _open(self, make: Callable[[], Capture | PlannedCapture]) -> None:
         """Opens a capture; where that fails, on one rank say, all that is due has failed."""
@@ -368,8 +431,9 @@ class Engine:
             self._capture = make()
             self._capture.__enter__()
         if attempt.error is not None:
+            self._guards.of_captures.note("opening the capture", attempt.error)
             for subscription in self._due:
-                subscription.fail("opening the capture", attempt.error)
+                subscription.miss("opening the capture failed")
 
     def _asks_for_others(self) -> bool:
         """Whether something is asked for that may be no nonlinearity's output."""
@@ -379,15 +443,21 @@ class Engine:
         self, due: Sequence[Subscription]
     ) -> tuple[Sink, Callable[[Exception], object]]:
         """Returns what takes activations, and what takes failures outside of reductions."""
-        return partial(self._read, due=due), partial(self._guard.note, "seeing an activation")
+        return partial(self._read, due=due), partial(self._give_up, due)
+
+    def _give_up(self, due: Sequence[Subscription], error: Exception) -> None:
+        """Drops what was read: after a failure in the hooks, layers may have wrong names."""
+        self._guards.of_captures.note("seeing an activation", error)
+        for subscription in due:
+            subscription.miss("seeing an activation failed")
 
     # -- inside the hook
 
     def _new_capture(
-        self, due: Sequence[Subscription], wrapped_root: bool, follow: Any = None
+        self, due: Sequence[Subscription], *, is_users_pass: bool, follow: Any = None
     ) -> Capture:
         globs: dict[Site, list[str]] = {"output": [], "input": []}
-        is_first_pass = isinstance(follow, Tensor) and not self._weights
+        is_first_pass = not self._weights
         self._names = self._names or ModelNames(self.model)
         for subscription in due:
             globs[subscription.probe.site].extend(subscription.probe.layers or ())
@@ -400,7 +470,8 @@ class Engine:
                 for site, wanted in globs.items()
                 for names in self._watched(site, wanted).values()
             },
-            wrapped_root=wrapped_root,
+            is_users_pass=is_users_pass,
+            wrapped_root=is_users_pass and self._wrapped_root,
             fail=fail,
             follow=[follow] if isinstance(follow, Tensor) else (),
             on_weight=self._note_weight if is_first_pass else None,
@@ -408,7 +479,7 @@ class Engine:
         )
 
     def _watched(self, site: Site, globs: Sequence[str]) -> dict[Site, list[str]]:
-        names = module_names(self.model).values() if globs else ()
+        names = module_names(self.model) if globs else ()
         return {site: [name for name in names if matches(name, globs)]}
 
     def _read(self, seen: Seen, due: Sequence[Subscription]) -> None:
@@ -417,7 +488,10 @@ class Engine:
         wanting = [s for s in due if s.failure is None and s.wants(seen)]
         if seen.nonlinearity is None and not wanting:
             return
-        name = self._note(seen)
+        if seen.is_outside and not wanting:
+            return
+        name = self._layers.note(seen)
+        self._num_rows = max(self._num_rows, len(seen.values))
         reduced: dict[Any, Mapping[str, Tensor]] = {}
         for subscription in wanting:
             started = perf_counter()
@@ -445,35 +519,6 @@ class Engine:
             inputs=inputs,
             shape=tuple(values.shape),
         )
-
-    def _note(self, seen: Seen) -> str:
-        """Puts the layer into the trace and returns its name there.
-
-        Two calls from ``training_step`` may share a name and yet be different layers; the
-        number of units tells.
-        """
-        num_units = seen.values.shape[seen.unit_axis]
-        noted = self._noted.get((seen.name, num_units))
-        if noted is not None:
-            return noted
-        name = strip_compiled(seen.name)
-        call = 0
-        while (known := self._trace.get(nth_call(name, call))) and known.num_units != num_units:
-            call += 1
-        name = nth_call(name, call)
-        if name not in self._trace:
-            weighted = seen.weighted
-            self._trace[name] = LayerInfo(
-                name=name,
-                kind=seen.kind,
-                shape=tuple(seen.values.shape),
-                num_units=num_units,
-                weight_name=weighted.weight_name if weighted else None,
-                is_gate=seen.is_gate,
-                touches_input=bool(weighted and weighted.touches_input),
-            )
-        self._noted[seen.name, num_units] = name
-        return name
 
     def _note_weight(self, info: WeightInfo) -> None:
         self._weights.setdefault(info.layer, info)

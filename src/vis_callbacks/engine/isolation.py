@@ -142,10 +142,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = cast(nn.Module, model.module)
-        elif "_orig_mod" in model._modules:
+        elif is_compiled(model):
             model = cast(nn.Module, model._orig_mod)
         else:
             return model
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is the wrapper that ``torch.compile`` puts around another."""
+    return "_orig_mod" in module._modules
 
 
 def resolve_forward(module: nn.Module) -> nn.Module:

@@ -11,18 +11,23 @@ from torch import nn
 _COMPILED = "_orig_mod"  # torch.compile wraps a module as the child `_orig_mod` of another
 
 
-def module_names(model: nn.Module) -> dict[nn.Module, str]:
-    """Returns each module's name as in ``named_modules()``, without what torch.compile adds.
+def named_modules(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Returns each module with its name as in its method, without what torch.compile adds.
 
     The root has a name too (its class name, made unique), since functional calls in the
     root's own ``forward`` are named after it. A module held twice has its first name.
     """
-    names = {module: strip_compiled(name) for name, module in model.named_modules()}
-    taken = set(names.values())
+    names = [(module, strip_compiled(name)) for name, module in model.named_modules()]
+    taken = {name for _, name in names}
     root = type(model).__name__
     while root in taken:
         root = f"{root}_"
-    return {module: name or root for module, name in names.items()}
+    return [(module, name or root) for module, name in names]
+
+
+def module_names(model: nn.Module) -> list[str]:
+    """Returns the names of all modules; see `named_modules`."""
+    return [name for _, name in named_modules(model)]
 
 
 def strip_compiled(name: str) -> str:

@@ -10,17 +10,24 @@ noticed: another nonlinearity is called, or a planned one is not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from vis_callbacks.analysis.nonlinearities import MODULE_TYPES, Nonlinearity
-from vis_callbacks.engine.capture import Seen, Sink, WeightedCall, can_be_read, in_backward
-from vis_callbacks.guard import Attempt
+from vis_callbacks.engine.capture import (
+    Seen,
+    Sink,
+    WeightedCall,
+    can_be_read,
+    in_backward,
+    plain,
+)
+from vis_callbacks.engine.module_hooks import ModuleHooks
+from vis_callbacks.guard import Fail
 
 
 class PlannedCall(NamedTuple):
@@ -33,45 +40,52 @@ class PlannedCall(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Which modules are read.
+    """Which modules are read. Modules are told apart by their ids.
 
     Attributes:
         calls: By module, its calls in one forward pass, in their order.
         outermost: The modules whose call begins a forward pass.
+        modules: Those of ``calls``, so that no id is given to another.
     """
 
-    calls: Mapping[nn.Module, tuple[PlannedCall, ...]]
-    outermost: frozenset[nn.Module]
+    calls: Mapping[int, tuple[PlannedCall, ...]]
+    outermost: frozenset[int]
+    modules: tuple[nn.Module, ...]
 
 
 class Planner:
     """Learns a plan from what a whole capture tells of one step."""
 
     def __init__(self) -> None:
-        self._calls: dict[nn.Module, dict[str, PlannedCall]] = {}
+        self._calls: dict[int, dict[str, PlannedCall]] = {}
+        self._modules: list[nn.Module] = []
         self._is_possible = True
 
     def note(self, seen: Seen) -> None:
         """Takes one activation. Of a later forward pass in the step it is known already."""
         module, nonlinearity = seen.module, seen.nonlinearity
+        if seen.is_outside:
+            return
         if nonlinearity is None or not _is_one_call(module):
             self._is_possible = False
             return
         call = PlannedCall(seen.name, nonlinearity, seen.weighted)
-        self._calls.setdefault(module, {}).setdefault(seen.name, call)
+        self._calls.setdefault(id(module), {}).setdefault(seen.name, call)
+        self._modules.append(module)
 
-    def plan(self, outermost: Collection[nn.Module], inner: Collection[nn.Module]) -> Plan | None:
+    def plan(self, outermost: Collection[int], inner: Collection[int]) -> Plan | None:
         """Returns the plan, or None where hooks on single modules would not see the same.
 
         Args:
-            outermost: Modules that were called by no other.
-            inner: Modules that were called by another.
+            outermost: The ids of modules that were called by no other.
+            inner: The ids of modules that were called by another.
         """
         begins = frozenset(outermost)
         is_clear = begins.isdisjoint(inner) and begins.isdisjoint(self._calls)
         if not self._is_possible or not self._calls or not is_clear:
             return None
-        return Plan({m: tuple(calls.values()) for m, calls in self._calls.items()}, begins)
+        calls = {key: tuple(by_name.values()) for key, by_name in self._calls.items()}
+        return Plan(calls, begins, tuple(self._modules))
 
 
 class PlannedCapture:
@@ -84,35 +98,24 @@ class PlannedCapture:
         fail: See `Capture`.
     """
 
-    def __init__(
-        self, model: nn.Module, plan: Plan, sink: Sink, fail: Callable[[Exception], object]
-    ) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, plan: Plan, sink: Sink, fail: Fail) -> None:
         self._plan = plan
         self._sink = sink
-        self._fail = fail
-        self._handles: list[RemovableHandle] = []
-        self._num_calls: Counter[nn.Module] = Counter()
+        self._hooks = ModuleHooks(self._before, self._after, fail, self._interrupt)
+        self._others = frozenset(
+            id(module)
+            for module in model.modules()
+            if isinstance(module, MODULE_TYPES) and id(module) not in plan.calls
+        )
+        self._num_calls: Counter[int] = Counter()
         self._met: set[str] = set()
         self._all = {call.name for calls in plan.calls.values() for call in calls}
         self._has_met_others = False
         self._is_paused = False
+        self.was_interrupted = False
 
     def __enter__(self) -> Self:
-        if self.is_open:
-            return self
-        try:
-            for module in self._plan.outermost:
-                self._handles.append(module.register_forward_pre_hook(self._begin))
-            for module in self._plan.calls:
-                # First of all hooks: a user's own may change what the others are given.
-                self._handles.append(module.register_forward_hook(self._after, prepend=True))
-            for module in self._model.modules():
-                if isinstance(module, MODULE_TYPES) and module not in self._plan.calls:
-                    self._handles.append(module.register_forward_hook(self._meet_other))
-        except BaseException:
-            self.close()
-            raise
+        self._hooks.open()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -121,7 +124,7 @@ class PlannedCapture:
     @property
     def is_open(self) -> bool:
         """Whether anything is attached."""
-        return bool(self._handles)
+        return self._hooks.is_open
 
     @property
     def fits(self) -> bool:
@@ -139,45 +142,49 @@ class PlannedCapture:
 
     def close(self) -> None:
         """Takes everything off again, in whatever state it is."""
-        while self._handles:
-            self._handles.pop().remove()
+        self._hooks.close()
         self._num_calls.clear()
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not self._is_paused and not in_backward():
+    def _interrupt(self) -> None:
+        """Takes the hooks off: the compiler would guard on them."""
+        self.was_interrupted = True
+        self._hooks.mute()
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if id(module) in self._plan.outermost and not self._is_paused and not in_backward():
             self._num_calls.clear()
 
-    def _meet_other(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not self._is_paused and not in_backward():
-            self._has_met_others = True
-
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._is_paused or in_backward() or not can_be_read(output):
+        key = id(module)
+        planned = self._plan.calls.get(key)
+        if (planned is None and key not in self._others) or self._is_paused or in_backward():
             return
-        number = self._num_calls[module]
-        self._num_calls[module] = number + 1
-        planned = self._plan.calls[module]
-        if number >= len(planned):
+        if planned is None:
             self._has_met_others = True
-            return
-        with Attempt() as attempt, torch.no_grad():
-            call = planned[number]
-            self._met.add(call.name)
-            given = args[0] if args and args[0] is not output else None
+        elif can_be_read(output):
+            number = self._num_calls[key]
+            self._num_calls[key] = number + 1
+            if number < len(planned):
+                self._tell(module, planned[number], args[0] if args else None, output)
+            else:
+                self._has_met_others = True
+
+    def _tell(self, module: nn.Module, call: PlannedCall, given: Any, output: Tensor) -> None:
+        self._met.add(call.name)
+        is_kept = given is not output and can_be_read(given)
+        with torch.no_grad():
             self._sink(
                 Seen(
                     name=call.name,
                     site="output",
-                    values=output.detach(),
-                    inputs=given.detach() if isinstance(given, Tensor) else None,
+                    values=plain(output),
+                    inputs=plain(given) if is_kept else None,
                     nonlinearity=call.nonlinearity,
                     module=module,
                     weighted=call.weighted,
                     attached=output,
                 )
             )
-        if attempt.error is not None:
-            self._fail(attempt.error)
 
 
 def _is_one_call(module: nn.Module) -> bool:

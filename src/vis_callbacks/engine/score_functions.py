@@ -84,7 +84,7 @@ def run_with_layers(
         output = forward.run(inputs)
     for layer in layers:
         if layer not in kept:
-            names = dict.fromkeys([*met, *module_names(forward.module).values()])
+            names = dict.fromkeys([*met, *module_names(forward.module)])
             if layer in names:
                 raise ValueError(f'layer "{layer}" gives no activation in this forward pass.')
             raise ValueError(no_such_layer(layer, names, option="layer"))

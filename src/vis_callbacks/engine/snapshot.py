@@ -18,6 +18,7 @@ from vis_callbacks.engine.isolation import (
     swapped_buffers,
 )
 from vis_callbacks.engine.probe import LayerInfo, Values, WeightInfo
+from vis_callbacks.guard import NothingToShow
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import ForwardFn
@@ -169,11 +170,11 @@ class Snapshot:
         """Returns the reference samples and the forward pass of a monitor that needs both.
 
         Raises:
-            ValueError: One is missing; ``purpose`` says in its words what for ("to explain").
+            NothingToShow: One is missing; ``purpose`` says in its words what for ("to explain").
             TypeError: The forward pass gives scores alone.
         """
         if self.references is None or self.forward is None:
-            raise ValueError(
+            raise NothingToShow(
                 f"there are no reference samples {purpose}: no batch was understood. "
                 "Write input_fn=lambda batch: ... that returns the images."
             )

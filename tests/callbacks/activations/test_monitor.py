@@ -305,7 +305,7 @@ def test_the_state_goes_on_where_it_was():
         one.look(step, inputs(step))
     second.restore(first.state())
     two = Observed(model, second)
-    two.engine._trace = one.engine._trace
+    two.engine._layers = one.engine._layers
     assert scalars(one.look(3, inputs(3))) == scalars(two.look(3, inputs(3)))
 
 

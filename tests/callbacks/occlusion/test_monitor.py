@@ -16,6 +16,7 @@ from vis_callbacks.callbacks.occlusion import pictures as occlusion_pictures
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.guard import NothingToShow
 from vis_callbacks.render.occlusion_maps import OcclusionView
 from vis_callbacks.report import Image, Scalar, transfer
 
@@ -231,7 +232,7 @@ def test_inputs_that_are_no_images_are_refused_with_what_to_write():
 
 
 def test_without_reference_samples_it_says_what_to_write():
-    with pytest.raises(ValueError, match="Write input_fn="):
+    with pytest.raises(NothingToShow, match="Write input_fn="):
         OcclusionMonitor().observe(Snapshot(step=0))
 
 

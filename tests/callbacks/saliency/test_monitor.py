@@ -27,6 +27,7 @@ from vis_callbacks.analysis.saliency import METHODS
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.scores import Unit
+from vis_callbacks.guard import NothingToShow
 from vis_callbacks.report import Image, Report, Scalar, transfer
 
 EVERY_METHOD = tuple(METHODS)
@@ -267,7 +268,7 @@ def test_inputs_that_have_no_gradient_are_refused_with_what_to_write():
 
 
 def test_without_reference_samples_it_says_what_to_write():
-    with pytest.raises(ValueError, match="input_fn=lambda batch"):
+    with pytest.raises(NothingToShow, match="input_fn=lambda batch"):
         looked(SaliencyMonitor(), tiny_module(), references=None)
 
 

@@ -36,7 +36,7 @@ from vis_callbacks.callbacks.embedding.probe_curves import ProbeCurves
 from vis_callbacks.callbacks.embedding.sample_collector import MERGE, SampleCollector, own_name
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_choice, check_flag, check_names
-from vis_callbacks.engine.layers import module_names
+from vis_callbacks.engine.layers import named_modules
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.report import Report, Scalar, tag
@@ -148,9 +148,9 @@ class EmbeddingMonitor(Monitor):
     def probes(self) -> Sequence[Probe]:
         """Asks for the last linear layer's input and output, and for the nonlinearities."""
         model = self._model() if self._model is not None else None
-        names = module_names(model) if model is not None else {}
-        self._module_names = tuple(names.values())
-        self._asked = self._probes([n for m, n in names.items() if isinstance(m, nn.Linear)])
+        modules = named_modules(model) if model is not None else []
+        self._module_names = tuple(name for _, name in modules)
+        self._asked = self._probes([name for m, name in modules if isinstance(m, nn.Linear)])
         trainer = getattr(model, "_trainer", None)
         self._reads_references = trainer is not None and not RunView(trainer).evaluates
         if self._reads_references:
