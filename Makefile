@@ -5,7 +5,7 @@ BIN := .venv/bin
 SOURCES := src tests examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test test-all docs gallery bench demo clean
+.PHONY: help install format lint types test test-all docs gallery programs bench demo clean
 
 help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -44,6 +44,9 @@ docs: .venv/docs.stamp ## build the documentation into site/, warnings are error
 
 gallery: .venv/dev.stamp ## train once and renew the pictures of the documentation
 	$(BIN)/python examples/gallery.py
+
+programs: .venv/dev.stamp ## train the programs of other kinds and renew their table in the documentation
+	OMP_NUM_THREADS=1 VIS_CALLBACKS_WRITE_PROGRAMS=1 $(BIN)/python -m pytest -q tests/system/test_programs.py
 
 bench: .venv/dev.stamp ## what the monitors cost: a table (about ten minutes)
 	$(BIN)/python -m benchmarks $(ARGS)

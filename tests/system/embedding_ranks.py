@@ -18,13 +18,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 from tests.identity import digest
 from tests.system.models import Net, pictures, trainer_of
+from tests.system.processes import TIMEOUT_S
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks import EmbeddingMonitor
 
 BATCH = 8
-TIMEOUT_S = 30
 NUM_SAMPLES = 50  # of 120: neither a multiple of the batches nor of both of them
 
 

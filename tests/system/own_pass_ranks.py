@@ -15,17 +15,16 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from tests.identity import digest
+from tests.system.processes import TIMEOUT_S
 from tests.tiny import smallest, tiny_loader, tiny_module, tiny_trainer
 
 from vis_callbacks import Monitor, OcclusionMonitor, Report, SaliencyMonitor, Snapshot
 
-TIMEOUT_S = 30
 NUM_STEPS = 4  # two epochs of two batches on each rank
 MONITORS: tuple[type[Monitor], ...] = (SaliencyMonitor, OcclusionMonitor)
 
@@ -49,12 +48,10 @@ def fit(folder: Path, monitors: Sequence[Monitor] = (), **options: Any) -> dict[
         strategy=DDPStrategy(process_group_backend="gloo", timeout=timeout),
         **options,
     )
-    began = perf_counter()
     trainer.fit(module, tiny_loader(16), tiny_loader(16))
     return {
         "state": digest([module.state_dict(), module.losses, dict(trainer.callback_metrics)]),
         "num_steps": trainer.global_step,
-        "seconds": perf_counter() - began,
         "failures": [dict(monitor.guard.counts) for monitor in monitors],
         "last_steps": [m.last_report.step if m.last_report else None for m in monitors],
         "pictures": sorted(

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs both trainings, in two processes."""
     folder = tmp_path_factory.mktemp("embedding_ranks")
-    run_in_two_ranks("tests.system.embedding_ranks", folder, timeout=120)
+    run_in_two_ranks("tests.system.embedding_ranks", folder)
     return folder
 
 

@@ -139,7 +139,7 @@ def on_one_rank(folder: Path) -> None:
 
 
 def test_two_ranks_find_what_one_process_finds(tmp_path):
-    run_in_two_ranks("tests.system.test_top_patches", tmp_path, timeout=120)
+    run_in_two_ranks("tests.system.test_top_patches", tmp_path)
     monitors = watching()
     validated(tmp_path / "single", monitors, 8)
     expected = arrays_of(monitors)

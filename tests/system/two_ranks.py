@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,6 +23,7 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from tests.identity import digest
 from tests.system.models import CountingData, Net, sgd, trainer_of, vectors
+from tests.system.processes import TIMEOUT_S
 from tests.tiny import Threes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
@@ -36,7 +36,6 @@ from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.report import Readings, Report
 from vis_callbacks.writers.writer import Writer
 
-TIMEOUT_S = 15
 RANK_BATCH = 8
 NUM_STEPS = 12
 FAULT_STEP = 4
@@ -72,7 +71,6 @@ class Outcome:
 
     weights: str
     num_steps: int
-    seconds: float
     histories: Sequence[Mapping[str, Any]]
     alerts: Sequence[str]
     failures: Sequence[Mapping[str, int]]
@@ -102,7 +100,7 @@ def fit(
         strategy = DDPStrategy(process_group_backend="gloo", timeout=timeout)
         options |= {"strategy": strategy, "devices": num_ranks}
     trainer = trainer_of(folder, list(monitors), **options)
-    began, raised = perf_counter(), None
+    raised = None
     try:
         trainer.fit(module, loader)
     except Exception as error:  # noqa: BLE001 - the test looks at it
@@ -110,7 +108,6 @@ def fit(
     return Outcome(
         weights=digest(list(module.parameters())),
         num_steps=trainer.global_step,
-        seconds=perf_counter() - began,
         histories=[monitor.history.state() for monitor in monitors],
         alerts=[f"{a.kind} {a.step}" for monitor in monitors for a in monitor.alerts],
         failures=[dict(monitor.guard.counts) for monitor in monitors],

@@ -201,12 +201,13 @@ def slow_disk(package: str, folder: str) -> dict[str, Any]:
 
     logger, said = _logger(package, folder), []
     event_writer = logger.experiment.file_writer.event_writer
+    handed_over: list[Any] = []
     if package == "torch":
         record_writer = event_writer._async_writer._worker._record_writer
-        record_writer.write = _slowed(record_writer.write)
+        record_writer.write = _slowed(record_writer.write, handed_over)
     else:
         events_writer = event_writer._ev_writer
-        events_writer.write_event = _slowed(events_writer.write_event)
+        events_writer.write_event = _slowed(events_writer.write_event, handed_over)
     writer = Writer(
         loggers=[logger],
         alert_folder=None,
@@ -221,11 +222,13 @@ def slow_disk(package: str, folder: str) -> dict[str, Any]:
         "said": said,
         "seconds": time.monotonic() - start,
         "left_out": dict(writer.left_out),
+        "num_handed_over": len(handed_over),
     }
 
 
-def _slowed(write: Callable[..., None]) -> Callable[..., None]:
+def _slowed(write: Callable[..., None], handed_over: list[Any]) -> Callable[..., None]:
     def slow(data: Any) -> None:
+        handed_over.append(data)
         time.sleep(0.5)
         write(data)
 

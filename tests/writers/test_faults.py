@@ -89,9 +89,10 @@ def test_a_removed_log_folder_stops_ours_without_killing_the_writer(replacement,
 @packages
 def test_a_slow_disk_does_not_stall_the_run(package, tmp_path):
     result = in_child(faults.slow_disk, package, tmp_path)
-    # Without a limit: 100 reports of 5 records of half a second, 250 seconds.
-    assert result["seconds"] < 6
-    assert result["left_out"]["slow disk"] > 90
+    # Without a limit: 500 records. At half a second each, the second that is saved up at first
+    # pays for two and 5 % of the time for the others; the last two may be written on credit.
+    assert 0 < result["num_handed_over"] <= 2 + 0.05 * result["seconds"] / 0.5 + 2
+    assert result["left_out"]["slow disk"] > 0
     assert len(result["said"]) <= 5
     assert all("does not keep up" in text for text in result["said"])
 

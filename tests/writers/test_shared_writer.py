@@ -1,8 +1,11 @@
+import threading
+
 import pytest
 import tensorboardX
 import torch.utils.tensorboard
 from tests.writers import reading
 
+from vis_callbacks.writers import shared_writer
 from vis_callbacks.writers.channel import LeftOutError
 from vis_callbacks.writers.shared_writer import SharedWriter, package_of, summary_module
 
@@ -79,3 +82,62 @@ def test_names_that_a_later_version_lacks_count_as_healthy(tmp_path):
     assert shared.death is None
     assert shared.path is None
     shared.require_ready(size=1, reserve=1, patience=0.0)
+
+
+@pytest.fixture
+def dying(tmp_path, monkeypatch):
+    """A writer whose thread ends in the middle of each record of more than 500 bytes."""
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    writer = torch.utils.tensorboard.SummaryWriter(str(tmp_path / "run"))
+    file = writer._get_file_writer().event_writer._general_file_writer
+    write = file.write
+
+    def half(data):
+        write(data if len(data) < 500 else data[: len(data) // 2])
+        if len(data) >= 500:
+            raise OSError("no space left")
+
+    monkeypatch.setattr(file, "write", half)
+    yield SharedWriter(writer, "torch")
+    writer.close()
+
+
+def test_a_record_that_is_cut_off_gives_its_room_back_and_takes_nothing_else(
+    dying, tmp_path, monkeypatch
+):
+    first = dying.path
+
+    def size_of(path):
+        """Another thread of the user's logs just then."""
+        size = path.stat().st_size
+        if not logged:
+            logged.append(size)
+            dying.writer.add_scalar("loss", 2.0, 2)
+            dying.wait(5.0)
+        return size
+
+    dying.writer.add_scalar("loss", 1.0, 1)
+    logged = []
+    monkeypatch.setattr(shared_writer, "_size_of", size_of)
+    with pytest.raises(LeftOutError, match="goes on in a new event file"):
+        add(dying)
+    assert first.stat().st_size > logged[0]
+    assert reading.num_torn_bytes(first) == 0
+    dying.writer.add_scalar("loss", 3.0, 3)
+    dying.writer.flush()
+    assert dying.path != first
+    assert reading.scalars(tmp_path / "run", "loss") == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+@pytest.mark.parametrize("num_torn", [0, 1, 7, 8, 12, 40])
+def test_every_whole_record_stays_when_a_half_one_is_cut(num_torn, tmp_path):
+    whole = b"".join(
+        len(data).to_bytes(8, "little") + b"crc1" + data + b"crc2"
+        for data in (b"one", b"", b"3" * 99)
+    )
+    path = tmp_path / "events"
+    torn = ((90).to_bytes(8, "little") + b"crc1" + b"4" * 90)[:num_torn]
+    for start in (0, 16 + 3, len(whole)):
+        path.write_bytes(whole + torn)
+        shared_writer._cut_half_record(path, start)
+        assert path.read_bytes() == whole

@@ -35,6 +35,7 @@ _SUMMARY_MODULES = {
     "tensorboardX": "tensorboardX.summary",
 }
 _RECORD_OVERHEAD = 16  # length, its checksum, the data's checksum
+_LENGTH_BYTES = 8
 _EVENT_OVERHEAD = 32  # wall time, step, field headers: at most
 
 
@@ -188,9 +189,9 @@ class SharedWriter:
         dead, path = self._file_writer, self.path
         others = {key: value for key, value in self.writer.all_writers.items() if value is not dead}
         if path is not None and self.package == "torch" and path.exists():
-            # Gives back the room that the half record took; torch's stub opens the file anew
-            # for each record, so nobody holds it. tensorboardX does, and would fill the gap.
-            os.truncate(path, min(size, path.stat().st_size))
+            # torch's stub opens the file anew for each record, so nobody holds it. tensorboardX
+            # does, and would fill the gap.
+            _cut_half_record(path, size)
         if path is not None:
             _await_another_name(path)
         self.writer.file_writer = None
@@ -209,6 +210,30 @@ def _let_go(event_writer: Any) -> None:
         return
     event_writer._closed = True
     queue.cancel_join_thread()
+
+
+def _cut_half_record(path: Path, start: int) -> None:
+    """Gives back the room of a record that ends the file and was not written to its end.
+
+    On a full disk the next record of the user's would else have no room. Nothing that can be
+    read is lost: every whole record stays, also one that another thread of the user's wrote
+    while ours was on its way, and nobody completes a record once its thread has ended.
+
+    Args:
+        path: The event file.
+        start: Where a record begins: the file's size before the one that failed.
+    """
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = start
+        while end < size:
+            start = end
+            file.seek(start)
+            head = file.read(_LENGTH_BYTES)
+            end = start + _RECORD_OVERHEAD + int.from_bytes(head, "little")
+            if len(head) < _LENGTH_BYTES or end > size:
+                file.truncate(start)
+                return
 
 
 def _await_another_name(path: Path) -> None:
