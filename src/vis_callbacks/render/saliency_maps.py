@@ -213,7 +213,7 @@ def _same(height: int, width: int) -> Picture:
     """Returns a tile that says that the map before holds for this one too."""
     tile = blank(height, width, (244, 244, 244))
     top = max(0, height // 2 - line_height())
-    for index, text in enumerate(("the same", "class")):
+    for index, text in enumerate(("the same", "map")):
         y = top + index * line_height()
         write(tile, text, width // 2, y, align="centre", colour=FAINT_INK)
     return tile
