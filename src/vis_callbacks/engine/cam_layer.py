@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 _MAX_SAMPLES = 2  # not one: a model may squeeze it away
 
 
+_NO_PATH = (
+    "what is explained does not depend on the inputs by anything that can be differentiated: the "
+    "model's forward detaches them, or a part of it runs under torch.no_grad()."
+)
+
+
 @dataclass(frozen=True)
 class CamLayer:
     """Where Grad-CAM looks.
@@ -80,9 +86,9 @@ def choose_cam_layer(
     def look(random_call: int = 0) -> tuple[CamLayer, int]:
         survey = _Survey(forward, inputs, stop_at=before, random_call=random_call)
         root = survey.stopped if before else score(find_scores(survey.output, len(survey.leaf)))
-        if root is None or not root.requires_grad:
-            raise NoGradientError("what is explained does not depend on the inputs.")
         places = [place for place in survey.places if place.is_usable]
+        if root is None or not root.requires_grad:
+            raise NoGradientError(_NO_PATH)
         common = _on_all_paths(root, survey.leaf, places)
         if not common:
             raise MethodUnsuitedError(
@@ -212,6 +218,9 @@ def _on_all_paths(root: Tensor, leaf: Tensor, places: Sequence[_Place]) -> list[
     """Returns the places that every path from the score to the input passes.
 
     The paths are counted: those up to a place, times those from there on, are all of them.
+
+    Raises:
+        NoGradientError: There is no path.
     """
     end, start = get_gradient_edge(leaf).node, get_gradient_edge(root.sum()).node
     order = _from_the_score_on(start)
@@ -227,12 +236,12 @@ def _on_all_paths(root: Tensor, leaf: Tensor, places: Sequence[_Place]) -> list[
                 from_start[follower] += from_start[node]
                 key = (follower, index)
                 through[key] = through.get(key, 0) + from_start[node]
-    all_paths = to_end[start]
+    if not (all_paths := to_end[start]):
+        raise NoGradientError(_NO_PATH)
     return [
         place
         for place in places
         if place.edge is not None
-        and all_paths
         and through.get((place.edge.node, place.edge.output_nr), 0) * to_end.get(place.edge.node, 0)
         == all_paths
     ]

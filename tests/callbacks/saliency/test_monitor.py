@@ -250,7 +250,7 @@ def test_a_map_that_most_positions_have_no_part_in_says_so():
     assert (found.arrays["without_gradient"] == 1).all()
     assert (found.arrays["maps"] == 0).all()
     words = _without_gradient(found.arrays["without_gradient"])
-    assert words.startswith("at 100% of the layer's positions the gradient is 0 (median)")
+    assert words.startswith("the gradient is 0 at 100% of the layer's positions (median)")
     assert _without_gradient(np.array([0.4, 0.5, 0.9])) == ""
 
 
@@ -281,6 +281,97 @@ def test_tokens_that_no_patches_give_are_refused(caplog):
     monitor = SaliencyMonitor(methods=["gradient", "grad_cam"], cam_layer="2")
     assert list(drawn(looked(monitor, model))) == ["saliency/gradient"]
     assert 'cam_layer="2" has an activation (2, 7, 3)' in caplog.text
+
+
+# -- whether the outputs are classes
+
+
+def words_of(report: Report, tag: str = "saliency/gradient") -> list[tuple[str, ...]]:
+    """Returns what stands over and under each map, and over the whole picture."""
+    shown = picture(report, tag)
+    found: list[tuple[str, ...]] = []
+
+    def noted(rows, caption, **_) -> np.ndarray:
+        found.extend((m.title, *m.lines) for row in rows for m in row.maps)
+        found.extend(row.lines for row in rows)
+        found.append(tuple(caption))
+        return np.zeros((1, 1, 3), dtype=np.uint8)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vis_callbacks.callbacks.saliency.pictures.saliency_grid", noted)
+        shown.draw(**shown.arrays)
+    return found
+
+
+def one_logit() -> nn.Module:
+    """Its logit is above 0 where the mean of the image is."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 1))
+    nn.init.constant_(model[1].weight, 1.0)
+    nn.init.zeros_(model[1].bias)
+    return model
+
+
+def bright_and_dark() -> References:
+    inputs = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(4, 1, 1, 1).expand(4, 3, 6, 6)
+    return references(inputs=inputs.clone(), labels=torch.tensor([1, 0, 0, 1]))
+
+
+def test_a_single_logit_is_explained_for_the_true_label():
+    options = {"methods": ["input_x_gradient"], "class_names": ["cat", "dog"]}
+    report = looked(SaliencyMonitor(**options), one_logit(), references=bright_and_dark())
+    arrays = picture(report, "saliency/input_x_gradient").arrays
+    assert arrays["classes"].tolist() == [[1, 0, 0, 1], [1, 0, 1, 0]]
+    assert np.sign(arrays["maps"].mean((2, 3))).tolist() == [[1, 1, -1, -1], [1, 1, 1, 1]]
+    assert arrays["values"].round().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    words = words_of(report, "saliency/input_x_gradient")
+    assert words[0] == ("label", "dog", "p = 1.00")
+    assert words[5] == ("predicted", "dog", "p = 1.00, wrong")
+
+
+def test_a_single_value_is_none_of_a_class():
+    report = looked(SaliencyMonitor(outputs="values"), one_logit(), references=bright_and_dark())
+    assert words_of(report)[:2] == [
+        ("output 0", "output 0", "value 108"),
+        ("output 0",) * 2 + ("value -108",),
+    ]
+
+
+def test_the_second_class_of_a_single_logit_can_be_asked_for():
+    monitor = SaliencyMonitor(methods=["input_x_gradient"], target=1)
+    report = looked(monitor, one_logit(), references=bright_and_dark())
+    arrays = picture(report, "saliency/input_x_gradient").arrays
+    assert np.sign(arrays["maps"].mean((0, 2, 3))).tolist() == [1, -1, 1, -1]
+
+
+def test_outputs_that_are_no_classes_are_called_by_their_number():
+    torch.manual_seed(0)
+    embedding = nn.Sequential(nn.Flatten(), nn.Linear(108, 64))
+    given = references(labels=torch.tensor([0, 1, 99, -1]))
+    for options in ({}, {"outputs": "values"}):
+        report = looked(SaliencyMonitor(**options), embedding, references=given)
+        text = "\n".join(str(line) for line in words_of(report))
+        assert "highest output" in text
+        assert "output " in text
+        assert "wrong" not in text
+        assert "p = " not in text
+        assert text.count("class") == text.count("are scores of classes") + text.count('="classes"')
+        assert ("the labels have not shown" in text) == ("outputs" not in options)
+    assert [line[0] for line in words_of(report)[:4]] == ["highest output"] * 4
+
+
+def test_labels_that_agree_make_the_outputs_classes():
+    inputs = torch.eye(3).repeat(8, 1)[:, :, None, None].expand(-1, 3, 6, 6)
+    given = references(inputs=inputs.clone(), labels=torch.arange(24) % 3)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    monitor, seen = SaliencyMonitor(), []
+    for step in range(4):
+        report = looked(monitor, model, step, references=given)
+        seen.append(words_of(report)[0])
+    assert seen[0] == ("output = label", "output 0", "value 1")
+    assert seen[3] == ("label", "class 0", "p = 1.00")
+    strip = picture(report, "saliency/over_time/gradient").draw.keywords
+    assert strip["were_classes"] == [False, False, True, True]
+    assert drawn(report)
 
 
 # -- numbers
@@ -362,6 +453,47 @@ def test_inputs_and_scores_of_every_form_are_drawn(model, shape):
     monitor = SaliencyMonitor(methods=["gradient", "integrated_gradients"])
     looked(monitor, net := model(), references=given)
     assert len(drawn(looked(monitor, net, step=1, references=given))) == 4
+
+
+@pytest.mark.parametrize("shape", [(4, 12), (4, 2, 500)])
+def test_what_is_no_image_is_called_an_input_and_seen(shape):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape[1:])), 3))
+    report = looked(SaliencyMonitor(), model, references=references(inputs=torch.randn(shape)))
+    facts = picture(report).draw.keywords["facts"]
+    assert facts.explanation.endswith("a small change of each value")
+    assert picture(report).arrays["images"].shape[-1] <= 128
+    assert drawn(report)["saliency/gradient"].shape[0] > 150
+
+
+def test_tokens_have_nothing_to_show():
+    tokens = references(inputs=torch.ones(4, 12, dtype=torch.int64))
+    with pytest.raises(NothingToShow, match=r"Tensor\(4, 12\) int64, and no gradient.*input_fn"):
+        looked(SaliencyMonitor(), nn.Embedding(5, 3), references=tokens)
+
+
+def test_a_backbone_without_gradients_has_nothing_to_show():
+    class Backbone(TinyModule):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                features = self.relu(self.norm(self.conv(x))).mean((2, 3))
+            return self.head(torch.relu(self.hidden(features)))
+
+    with pytest.raises(NothingToShow, match=r"a part of it runs under torch\.no_grad"):
+        looked(SaliencyMonitor(methods=["grad_cam", "gradient"]), Backbone())
+
+
+def test_a_unit_of_an_expert_that_got_no_sample_has_nothing_to_show():
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.expert, self.head = nn.ReLU(), nn.Linear(108, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            return self.head(torch.cat([self.expert(x[:0]), x]))
+
+    with pytest.raises(NothingToShow, match=r'layer "expert" gives 0 rows for 4 samples'):
+        looked(SaliencyMonitor(unit="expert:1"), Experts())
 
 
 def test_inputs_that_have_no_gradient_are_refused_with_what_to_write():

@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Snapshot
 
 
+_UNKNOWN_OUTPUTS = (
+    "the labels have not shown so far that the outputs are scores of classes "
+    '(outputs="classes" says so)'
+)
+
+
 class SaliencyMonitor(Monitor):
     """Shows which pixels of the reference images the network's answer hangs on.
 
@@ -304,6 +310,7 @@ class SaliencyMonitor(Monitor):
             method=method,
             is_signed=METHODS[method].is_signed,
             step=snapshot.step,
+            is_image=references.inputs.dim() > 3,
             columns=tuple(question.column for question in questions),
             are_classes=num_classes > 0,
             unit=None if self._unit is None else self._named_unit(self._unit),
@@ -312,7 +319,7 @@ class SaliencyMonitor(Monitor):
             cam_layer=None if layer is None else layer.name,
             is_cam_layer_chosen=layer is not None and layer.is_chosen,
             source=references.source,
-            notes=tuple(dict.fromkeys(q.note for q in questions if q.note)),
+            notes=self._notes(questions, references),
             class_names=options.class_names,
             mean=options.mean,
             std=options.std,
@@ -347,6 +354,14 @@ class SaliencyMonitor(Monitor):
                 arrays={"images": inputs[: over_time["maps"].shape[1]], **over_time},
             )
 
+    def _notes(self, questions: Sequence[Question], references: References) -> tuple[str, ...]:
+        """Returns what must be said of the targets."""
+        notes = dict.fromkeys(question.note for question in questions if question.note)
+        is_unknown = self._unit is None and not questions[0].num_classes
+        if is_unknown and self.options.outputs == "auto" and references.labels is not None:
+            notes[_UNKNOWN_OUTPUTS] = None
+        return tuple(notes)
+
     def _named_unit(self, unit: Unit) -> str:
         where = {"strongest": " at its strongest position", "sum": ", the sum over its positions"}
         return f"unit {unit}{where[self.positions] if unit.position is None else ''}"
@@ -362,12 +377,13 @@ def _mean(name: str, values: Tensor) -> Scalar:
 
 
 def _small_images(inputs: Tensor) -> Tensor:
-    """Returns images averaged to the size they are shown at; other inputs as they are."""
-    if inputs.dim() != 4:
+    """Returns what is shown of the inputs, averaged to the size they are shown at."""
+    if inputs.dim() > 4:
         return inputs
-    samples, channels = inputs.shape[:2]
-    small = shrunk(inputs.flatten(0, 1).float(), MAX_TILE)
-    return small.view(samples, channels, *small.shape[1:])
+    channels = inputs if inputs.dim() > 2 else inputs.unsqueeze(1)
+    flat = channels.float().reshape(-1, *channels.shape[-2:])
+    small = shrunk(flat, MAX_TILE)
+    return small.view(*channels.shape[:-2], *small.shape[1:])
 
 
 def _check_methods(methods: object) -> None:

@@ -17,15 +17,15 @@ from vis_callbacks.render.saliency_maps import (
 from vis_callbacks.render.text import class_name, number
 
 _EXPLANATIONS: Mapping[str, str] = {
-    "gradient": "gradient: how strongly {what} answers to a small change of each pixel",
+    "gradient": "gradient: how strongly {what} answers to a small change of each {part}",
     "guided_backprop": "guided backpropagation: the gradient by which only positive evidence "
-    "passes the ReLUs; much of it is the image's edges, whatever the network has learned",
-    "deconvnet": "deconvnet: {what} projected back through the ReLUs; much of it is the image's "
+    "passes the ReLUs; much of it is the {whole}'s edges, whatever the network has learned",
+    "deconvnet": "deconvnet: {what} projected back through the ReLUs; much of it is the {whole}'s "
     "edges, whatever the network has learned",
     "input_x_gradient": "gradient x input: red speaks for {what}, blue against it, to first order",
-    "smoothgrad": "SmoothGrad: the mean gradient of {what} over noisy copies of the image",
+    "smoothgrad": "SmoothGrad: the mean gradient of {what} over noisy copies of the {whole}",
     "integrated_gradients": "integrated gradients: red speaks for {what}, blue against it; all "
-    "of a map adds up to what the image makes of it",
+    "of a map adds up to what the {whole} makes of it",
     "grad_cam": "Grad-CAM: where the units of the layer {layer} speak for {what}",
     "guided_grad_cam": "guided Grad-CAM: guided backpropagation where the units of the layer "
     "{layer} speak for {what}",
@@ -37,6 +37,7 @@ class SaliencyFacts:
     """What the pictures say of how they were made.
 
     Attributes:
+        is_image: And not a series or a row of features.
         columns: What is explained: "label", "predicted", "class 3", "output 3" or "unit".
         are_classes: Whether the outputs are known to be scores of classes.
         unit: Its name and what is taken of it, where a unit is explained.
@@ -49,6 +50,7 @@ class SaliencyFacts:
     method: str
     is_signed: bool
     step: int
+    is_image: bool
     columns: tuple[str, ...]
     are_classes: bool
     unit: str | None
@@ -67,7 +69,17 @@ class SaliencyFacts:
         """What the method shows."""
         what = "the class's score" if self.are_classes else "the output"
         text = _EXPLANATIONS.get(self.method, self.method)
-        return text.format(what=what if self.unit is None else "the unit", layer=self.cam_layer)
+        return text.format(
+            what=what if self.unit is None else "the unit",
+            layer=self.cam_layer,
+            part="pixel" if self.is_image else "value",
+            whole=self.whole,
+        )
+
+    @property
+    def whole(self) -> str:
+        """What an input is called."""
+        return "image" if self.is_image else "input"
 
     @property
     def rule(self) -> str:
@@ -148,6 +160,7 @@ def draw_grid(
     rows = [
         SaliencyRow(
             image=image,
+            title=facts.whole,
             lines=_image_lines(index, labels, facts),
             maps=tuple(_maps_of(index, maps, classes, values, labels, facts)),
         )
@@ -270,8 +283,8 @@ def _without_gradient(shares: np.ndarray | None) -> str:
     if shares is None or np.median(shares) <= 0.5:
         return ""
     return (
-        f"at {np.median(shares):.0%} of the layer's positions the gradient is 0 (median): the map "
-        "rests on the few others"
+        f"the gradient is 0 at {np.median(shares):.0%} of the layer's positions (median), which "
+        "have no part in the map"
     )
 
 

@@ -15,6 +15,7 @@ from vis_callbacks.render.film_strip import with_frame
 
 _MAX_FRAMES = 8
 _MAX_ROWS = 2  # samples of a strip
+_FEW = 8  # rows or columns that stay apart: the channels of a series
 _MAX_SIZE = 64  # pixels of a remembered map: 8 frames of 2 samples are 131 kB a method
 
 
@@ -111,12 +112,14 @@ class SaliencyRecord:
 
 
 def shrunk(maps: Tensor, max_size: int) -> Tensor:
-    """Returns (samples, height, width) averaged so that no side is above ``max_size``."""
-    height, width = maps.shape[1:]
-    if max(height, width) <= max_size:
+    """Returns (samples, height, width) averaged so that no side is above ``max_size``.
+
+    A short side stays as it is.
+    """
+    ratio = max_size / max(maps.shape[1:])
+    if ratio >= 1:
         return maps
-    ratio = max_size / max(height, width)
-    size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+    size = [max(min(side, _FEW), round(side * ratio)) for side in maps.shape[1:]]
     return F.adaptive_avg_pool2d(maps.unsqueeze(1), size).squeeze(1)
 
 
