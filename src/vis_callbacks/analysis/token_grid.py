@@ -42,7 +42,8 @@ def token_grid(
 
 def on_grid(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Returns (..., tokens) as (..., rows, columns), without what comes before the image's."""
-    return tokens[..., tokens.shape[-1] - math.prod(grid) :].unflatten(-1, grid)
+    placed = tokens[..., tokens.shape[-1] - math.prod(grid) :]
+    return placed.reshape(*tokens.shape[:-1], *grid)
 
 
 def _max_prefix(grid: tuple[int, ...]) -> int:

@@ -25,7 +25,7 @@ from vis_callbacks.analysis.saliency import (
 )
 from vis_callbacks.analysis.sanity import WeightedCalls
 from vis_callbacks.analysis.token_grid import token_grid
-from vis_callbacks.engine.capture import Capture, Seen
+from vis_callbacks.engine.capture import Capture, Seen, Site
 from vis_callbacks.engine.layers import module_names
 from vis_callbacks.engine.scores import find_scores
 
@@ -165,7 +165,7 @@ class _Survey:
         self.stopped: Tensor | None = None  # the sum of the activation at ``stop_at``
         self._stop_at = stop_at
         self._calls = WeightedCalls(random_call)
-        watched = {"output": list(module_names(forward.module).values())}
+        watched: dict[Site, list[str]] = {"output": list(module_names(forward.module).values())}
         with ExitStack() as stack:
             stack.enter_context(self._calls)
             stack.enter_context(Capture(forward.module, self._note, watched=watched))

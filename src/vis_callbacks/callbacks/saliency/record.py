@@ -119,8 +119,8 @@ def shrunk(maps: Tensor, max_size: int) -> Tensor:
     ratio = max_size / max(maps.shape[1:])
     if ratio >= 1:
         return maps
-    size = [max(min(side, _FEW), round(side * ratio)) for side in maps.shape[1:]]
-    return F.adaptive_avg_pool2d(maps.unsqueeze(1), size).squeeze(1)
+    height, width = (max(min(side, _FEW), round(side * ratio)) for side in maps.shape[1:])
+    return F.adaptive_avg_pool2d(maps.unsqueeze(1), (height, width)).squeeze(1)
 
 
 def _remembered(maps: Tensor) -> Tensor:
