@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 
 _UNKNOWN_OUTPUTS = (
-    "the labels have not shown so far that the outputs are scores of classes "
-    '(outputs="classes" says so)'
+    "the labels have not shown so far what the outputs stand for: they are called by their "
+    "numbers (the option outputs says what they are)"
 )
 
 
