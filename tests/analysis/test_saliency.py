@@ -356,6 +356,27 @@ def test_nonlinearities_that_the_rule_left_alone_are_counted_for_one_pass():
     assert attribute("gradient", scored(net), images()).left_out == {}
 
 
+@pytest.mark.parametrize(
+    ("shape", "positions", "expected"),
+    [
+        ((3, 3, 8, 8), (2, 4), (3, 1, 8, 8)),
+        ((3, 8, 8), (2, 4), (3, 8, 8)),  # images without an axis of channels
+        ((3, 2, 9), (4,), (3, 1, 9)),
+        ((3, 9), (4,), (3, 9)),
+    ],
+)
+def test_grad_cam_lies_over_inputs_of_any_axes(shape, positions, expected):
+    features = torch.rand(3, 5, *positions)
+    found = attribute(
+        "grad_cam",
+        lambda x: x.flatten(1).sum(1),
+        torch.rand(shape),
+        layer_gradient=lambda x: (features, torch.ones_like(features)),
+    )
+    assert found.values.shape == expected
+    assert (found.values > 0).all()
+
+
 def test_the_share_of_positions_that_the_score_does_not_depend_on_is_told():
     features = torch.rand(3, 5, 4, 4, dtype=torch.float64)
     gradient = torch.zeros_like(features)

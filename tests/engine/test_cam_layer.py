@@ -241,6 +241,42 @@ def test_a_layer_whose_positions_are_none_of_the_image_is_refused():
             named_cam_layer(forward, images(), "1")
 
 
+class Images(nn.Module):
+    """Takes images without an axis of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv(x.unsqueeze(1))).mean((2, 3)))
+
+
+class Steps(nn.Module):
+    """Takes a series with its time first: (samples, time, features)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.steps(x)).mean(1))
+
+
+def test_inputs_of_other_axes_have_their_own_positions():
+    series = nn.Sequential(
+        nn.Conv1d(2, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    volume = nn.Sequential(
+        nn.Conv3d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    assert chosen(Images(), torch.randn(2, 8, 9)).grid == (6, 7)
+    assert chosen(series, torch.randn(2, 2, 21)).grid == (10,)
+    assert chosen(volume, torch.randn(2, 2, 5, 6, 7)).grid == (3, 4, 5)
+    with pytest.raises(MethodUnsuitedError, match="on all paths"):
+        chosen(Steps(), torch.randn(2, 7, 5))
+
+
 def test_windows_are_no_samples():
     model = models.SwinTransformer([4, 4], 12, [2], [2], [4, 4], num_classes=3)
 

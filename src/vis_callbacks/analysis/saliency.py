@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vis_callbacks.analysis.overwriting import despite_overwriting
 from vis_callbacks.analysis.relu_rules import ReluRule, RuleInUse, relu_rule
 from vis_callbacks.analysis.token_grid import on_grid, token_grid
-
-T = TypeVar("T")
 
 # Inputs (samples, ...) -> scores (samples,). It may be given several whole copies of the
 # samples, one after the other.
@@ -232,22 +231,6 @@ def attribute(
     )
 
 
-def despite_overwriting(run: Callable[[], T]) -> T:
-    """Returns what ``run`` returns, also where the network overwrites what a gradient needs.
-
-    In evaluation mode, or where a part is frozen, an in-place call may overwrite what was
-    another tensor while training (dropout returns its input then). What is overwritten is
-    copied first; it takes a second run, so that networks that need none pay nothing.
-    """
-    try:
-        return run()
-    except RuntimeError as error:
-        if "modified by an inplace operation" not in str(error):
-            raise
-    with torch.autograd.graph.allow_mutation_on_saved_tensors():
-        return run()
-
-
 def named_method(name: str) -> Method:
     """Returns the method of this name. Raises ValueError where there is none."""
     if name not in METHODS:
@@ -354,13 +337,14 @@ def _attribution(
     max_rows: int | None,
 ) -> Attribution:
     """Returns what a method gives to the inputs, which carry no graph."""
-    values, used = _of_input(method, score, inputs, max_rows)
+    values, used = inputs.new_ones(()), RuleInUse()
+    if method.estimator is not None:
+        values, used = _of_input(method, method.estimator, score, inputs, max_rows)
     error = without_gradient = None
     if layer_gradient is not None and method.uses_layer:
         leaf = inputs.clone().requires_grad_()
         activation, gradient = layer_gradient(leaf.clone())
-        cam = upsampled(grad_cam(activation, gradient), tuple(inputs.shape[2:]))
-        values = values * cam.to(values.dtype)
+        values = values * _laid_over(grad_cam(activation, gradient), inputs).to(inputs.dtype)
         without_gradient = (gradient == 0).all(1).flatten(1).float().mean(1)
     if isinstance(method.estimator, IntegratedGradients) and method.times_input:
         error = _completeness_error(score, inputs, values, method.estimator.baseline)
@@ -373,14 +357,19 @@ def _attribution(
     )
 
 
+def _laid_over(cam: Tensor, inputs: Tensor) -> Tensor:
+    """Returns Grad-CAM's map in the size of the inputs, with one channel if these have some."""
+    if cam.dim() == inputs.dim():
+        return upsampled(cam, tuple(inputs.shape[1:])).squeeze(1)
+    return upsampled(cam, tuple(inputs.shape[2:]))
+
+
 def _of_input(
-    method: Method, score: Score, inputs: Tensor, max_rows: int | None
+    method: Method, estimator: Estimator, score: Score, inputs: Tensor, max_rows: int | None
 ) -> tuple[Tensor, RuleInUse]:
     """Returns the attribution to the input, and what its rule met in one pass."""
-    if method.estimator is None:
-        return torch.ones_like(inputs[:, :1]), RuleInUse()
     with relu_rule(method.rule) as used:
-        points = method.estimator.points(inputs)
+        points = estimator.points(inputs)
         values, num_passes = mean_gradient(score, inputs, points, max_rows=max_rows)
     if method.rule != "gradient" and not used.num_relus:
         kinds = f" ({', '.join(sorted(used.left_out))} were)" if used.left_out else ""
@@ -390,7 +379,7 @@ def _of_input(
             "network."
         )
     if method.times_input:
-        values = values * (inputs - method.estimator.baseline)
+        values = values * (inputs - estimator.baseline)
     return values, used.per_pass(num_passes)
 
 

@@ -18,11 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from vis_callbacks.analysis.saliency import (
-    MethodUnsuitedError,
-    NoGradientError,
-    despite_overwriting,
-)
+from vis_callbacks.analysis.overwriting import despite_overwriting
+from vis_callbacks.analysis.saliency import MethodUnsuitedError, NoGradientError
 from vis_callbacks.analysis.sanity import WeightedCalls
 from vis_callbacks.analysis.token_grid import token_grid
 from vis_callbacks.engine.capture import Capture, Seen, Site
@@ -92,8 +89,8 @@ def choose_cam_layer(
         common = _on_all_paths(root, survey.leaf, places)
         if not common:
             raise MethodUnsuitedError(
-                "no layer with maps lies on all paths from the input to what is explained. Name "
-                'the one that Grad-CAM is to look at: cam_layer="..."; '
+                "no layer with the positions of the input lies on all paths from there to what "
+                'is explained. Name the one that Grad-CAM is to look at: cam_layer="..."; '
                 "vis_callbacks.summary(model, inputs) lists them."
             )
         return _best(common, _shares_with_gradient(root, common)), survey.num_weights
@@ -195,23 +192,26 @@ class _Survey:
             edge=edge,
             shape=shape,
             unit_axis=seen.unit_axis,
-            grid=self._grid(tuple(positions)),
+            grid=self._grid(tuple(positions), seen.unit_axis),
             is_nonlinearity=seen.nonlinearity is not None,
             num_weights=self.num_weights,
             is_axis_known=seen.is_axis_known,
         )
 
-    def _grid(self, rows_and_positions: tuple[int, ...]) -> tuple[int, ...] | None:
+    def _grid(self, rows_and_positions: tuple[int, ...], axis: int) -> tuple[int, ...] | None:
         """Returns how positions lie in the input, told by the number of its axes or of tokens."""
-        (rows, *positions), size = rows_and_positions, tuple(self.leaf.shape[2:])
-        if rows != len(self.leaf):
+        (rows, *positions), (num_samples, *others) = rows_and_positions, self.leaf.shape
+        if rows != num_samples:
             return None
-        if len(positions) == len(size):
-            return tuple(positions)
-        if len(positions) == 1 and len(size) == 2:
+        if len(positions) == 1 and len(others) == 3:
             seen = {place.grid: None for place in reversed(self.places) if place.grid}
-            return token_grid(positions[0], size, seen)
-        return None
+            return token_grid(positions[0], tuple(others[1:]), seen)
+        # A series may have its time first, and an image no axis of channels.
+        is_elsewhere = positions[0] == others[0] or positions[0] > others[-1]
+        if len(positions) == 1 and len(others) == 2 and axis == -1 and is_elsewhere:
+            return None
+        has_its_axes = len(positions) in (len(others) - 1, len(others))
+        return tuple(positions) if has_its_axes else None
 
 
 def _on_all_paths(root: Tensor, leaf: Tensor, places: Sequence[_Place]) -> list[_Place]:

@@ -196,7 +196,10 @@ def test_grad_cam_finds_the_last_layer_with_maps():
 def test_without_a_layer_with_maps_grad_cam_says_so(caplog):
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.ReLU(), nn.Linear(5, 3))
     assert not looked(SaliencyMonitor(methods=["grad_cam"]), model).items
-    assert "the map of grad_cam is left out: no layer with maps lies" in caplog.text
+    assert (
+        "the map of grad_cam is left out: no layer with the positions of the input lies"
+        in caplog.text
+    )
     assert "cam_layer=" in caplog.text
 
 
