@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torchvision import models
 
-from vis_callbacks.analysis.saliency import MethodUnsuitedError, NoGradientError
+from vis_callbacks.analysis.saliency import MethodUnsuitedError, NoGradientError, grad_cam
 from vis_callbacks.engine.cam_layer import CamLayer, choose_cam_layer, named_cam_layer
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_layer_gradient
@@ -167,6 +167,18 @@ def test_where_only_pooling_follows_more_positions_go_before_fewer():
     model = Residual()
     model.gate = nn.Identity()
     assert chosen(model, images()).name == "block"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # captum warns of its hooks
+def test_captum_agrees_on_the_map_of_the_output_of_a_block():
+    captum = pytest.importorskip("captum.attr")
+    model, x = Residual().double().eval(), images().double()
+    targets = torch.tensor([2, 0])
+    with isolated(model) as forward:
+        found = grad_cam(*class_layer_gradient(forward, targets, "block")(x.requires_grad_()))
+    peer = captum.LayerGradCam(model, model.block).attribute(x, targets)[:, 0].clamp(min=0)
+    torch.testing.assert_close(found, peer.detach(), rtol=1e-6, atol=1e-12)
+    assert found.max() > 1e-6
 
 
 def test_behind_a_gate_lies_another_layer():
