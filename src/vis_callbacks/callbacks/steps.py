@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vis_callbacks.analysis.updates import select, update_norms
+from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.snapshot import Group
 
 
@@ -38,8 +39,10 @@ class StepSums:
         self._losses.append((loss.clone(), accumulated_batches))  # the user may write into theirs
 
     def add_inputs(self, inputs: Tensor) -> None:
-        """Takes the inputs (samples, ...) of one batch."""
-        inputs = inputs.detach()
+        """Takes the inputs (samples, ...) of one batch; of what is no plain tensor nothing."""
+        if not is_plain(inputs):
+            return
+        inputs = plain(inputs)
         values = (inputs.flatten(1) if inputs.dim() > 1 else inputs.unsqueeze(1)).float()
         self._inputs.append(
             _InputRows(
