@@ -169,14 +169,23 @@ def test_a_glob_without_a_layer_is_reported_once_with_the_nearest_names(tmp_path
     assert len(monitor.history) == NUM_STEPS  # the other name is read all the same
 
 
-class BatchOfADict(TinyModule):
+class Sealed:
+    """A batch whose parts nobody finds who does not know it."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Any) -> None:
+        self.parts = parts
+
+
+class SealedBatches(TinyModule):
     def training_step(self, batch, batch_idx):
-        return super().training_step(batch["stuff"], batch_idx)
+        return super().training_step(batch.parts, batch_idx)
 
 
-class DictLoader:
+class SealedLoader:
     def __iter__(self):
-        return ({"stuff": batch} for batch in tiny_loader())
+        return map(Sealed, tiny_loader())
 
     def __len__(self):
         return 2
@@ -184,15 +193,15 @@ class DictLoader:
 
 @pytest.mark.contained
 def test_a_batch_that_is_not_understood_is_reported_once_with_what_to_write(tmp_path, contained):
-    fit(tmp_path, smallest(ActivationMonitor), BatchOfADict(), DictLoader())
+    fit(tmp_path, smallest(ActivationMonitor), SealedBatches(), SealedLoader())
     (report,) = contained.reports
-    assert "no input tensor was found in the batch, which looks like dict(stuff: list(" in report
+    assert "no input tensor was found in the batch, which looks like Sealed" in report
     assert "Write input_fn=lambda batch: ..." in report
 
 
 def test_an_input_fn_makes_any_batch_understood(tmp_path):
-    monitor = smallest(ActivationMonitor, input_fn=lambda batch: batch["stuff"][0])
-    fit(tmp_path, monitor, BatchOfADict(), DictLoader())
+    monitor = smallest(ActivationMonitor, input_fn=lambda batch: batch.parts[0])
+    fit(tmp_path, monitor, SealedBatches(), SealedLoader())
     assert len(monitor.history) == NUM_STEPS
 
 
