@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vis_callbacks.engine.batch_reader import BatchReader
 from vis_callbacks.engine.batch_reader import require_tensor as require_tensor
-from vis_callbacks.engine.labels import class_labels
+from vis_callbacks.engine.labels import class_labels as class_labels
 from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.scores import describe
 
