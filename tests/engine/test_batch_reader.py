@@ -305,6 +305,14 @@ def test_parts_that_fail_wherever_they_can_are_let_alone():
     assert torch.equal(reader.labels(batch), LABEL)
 
 
+def test_a_batch_that_the_user_reads_is_let_alone():
+    reader = BatchReader(lambda batch: IMAGE, lambda batch: LABEL)
+    batch = Odd()
+    assert reader.inputs(batch) is IMAGE
+    assert reader.labels(batch) is LABEL
+    assert reader.layout(batch).choice == ""
+
+
 def test_a_reader_can_be_copied_and_pickled():
     reader = BatchReader()
     reader.labels((IMAGE, LABEL, INDEX))

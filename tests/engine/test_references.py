@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.identity import digest
 
+from vis_callbacks.engine.batch_reader import BatchReader
 from vis_callbacks.engine.references import (
     default_input_fn,
     default_label_fn,
@@ -236,3 +237,11 @@ def test_a_mask_that_is_no_plain_tensor_is_refused():
 def test_labels_of_another_kind_are_told():
     with pytest.raises(TypeError, match=r"label_fn returned list\(str, str\).*Return a tensor"):
         take_references(X, 2, source="", label_fn=lambda batch: ["cat", "dog"])
+
+
+def test_samples_are_found_where_a_reader_has_found_them_before():
+    index = torch.arange(40, 46)
+    reader = BatchReader()
+    reader.labels((X, Y, index))
+    taken = take_references((X, index, Y), 2, source="", reader=reader)
+    assert set(taken.labels.tolist()) <= set(index.tolist())

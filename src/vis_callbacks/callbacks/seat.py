@@ -154,8 +154,7 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
                     batch,
                     options.num_samples,
                     source=source,
-                    input_fn=options.input_fn,
-                    label_fn=options.label_fn,
                     mask_fn=monitor.mask_fn,
+                    reader=options.reader,
                 )
             monitor.references = taken[asked]

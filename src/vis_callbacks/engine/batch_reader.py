@@ -87,15 +87,43 @@ class BatchReader:
         return None if layout.labels is None else self._of_one_form(follow(batch, layout.labels))
 
     def layout(self, batch: Any) -> Layout:
-        """Returns where inputs and labels lie by default."""
+        """Returns where inputs and labels lie; nothing where the user's functions find both."""
+        if self._input_fn is not None and self._label_fn is not None:
+            return Layout(None, None)
         with torch._C.DisableTorchFunctionSubclass():  # no code of a subclass is run
             parts = parts_of(batch)
             form = tuple(part.form for part in parts)
             # Without an input it is the batch that is described, and not its form.
             layout = self._layouts.get(form)
             if layout is None or layout.refusal:
-                layout = self._layouts[form] = _layout_of(batch, parts)
+                layout = self._layouts[form] = self._layout_of(batch, parts)
             return layout
+
+    def _layout_of(self, batch: Any, parts: Sequence[Part]) -> Layout:
+        inputs, rivals = choose_inputs(parts)
+        labels, other_labels = choose_labels(parts, inputs)
+        refusal = why_no_inputs(batch, parts, inputs, rivals)
+        if not refusal and inputs is not None and labels is not None:
+            refusal = why_not_samples_first(batch, inputs, labels)
+        is_found = inputs is not None and not refusal and self._input_fn is None
+        choices = [
+            _choice(batch, "the inputs are", "input_fn", inputs, rivals if is_found else ()),
+            _choice(
+                batch,
+                "the labels are",
+                "label_fn",
+                labels,
+                other_labels if self._label_fn is None else (),
+            ),
+        ]
+        is_list = inputs is not None and inputs.tensor is None
+        return Layout(
+            inputs=inputs.place if inputs is not None and not refusal else None,
+            labels=labels.place if labels is not None else None,
+            choice="; ".join(filter(None, choices)),
+            note="a list of images was stacked" if is_found and is_list else "",
+            refusal=refusal,
+        )
 
     def _of_one_form(self, labels: Tensor | None) -> Tensor | None:
         if labels is None or not is_plain(labels):
@@ -137,27 +165,6 @@ def require_labels(labels: object, batch: Any) -> Tensor | None:
             f"{describe(batch)}. Return a tensor (samples,) or None."
         )
     return labels
-
-
-def _layout_of(batch: Any, parts: Sequence[Part]) -> Layout:
-    inputs, rivals = choose_inputs(parts)
-    labels, other_labels = choose_labels(parts, inputs)
-    refusal = why_no_inputs(batch, parts, inputs, rivals)
-    if not refusal and inputs is not None and labels is not None:
-        refusal = why_not_samples_first(batch, inputs, labels)
-    is_found = inputs is not None and not refusal
-    choices = [
-        _choice(batch, "the inputs are", "input_fn", inputs, rivals if is_found else ()),
-        _choice(batch, "the labels are", "label_fn", labels, other_labels),
-    ]
-    is_list = inputs is not None and inputs.tensor is None
-    return Layout(
-        inputs=inputs.place if inputs is not None and is_found else None,
-        labels=labels.place if labels is not None else None,
-        choice="; ".join(filter(None, choices)),
-        note="a list of images was stacked" if is_found and is_list else "",
-        refusal=refusal,
-    )
 
 
 def _choice(batch: Any, what: str, option: str, part: Part | None, rivals: Sequence[Part]) -> str:

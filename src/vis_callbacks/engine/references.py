@@ -46,6 +46,7 @@ def take_references(
     input_fn: Callable[[Any], Tensor] | None = None,
     label_fn: Callable[[Any], Tensor | None] | None = None,
     mask_fn: Callable[[Any], Tensor] | None = None,
+    reader: BatchReader | None = None,
 ) -> References:
     """Returns copies of up to ``num_samples`` samples of a batch that passes by.
 
@@ -54,11 +55,21 @@ def take_references(
     the classes appear, then the second of each, and so on. Samples whose label names no class
     (below 0) are passed over where enough others are left.
 
+    Args:
+        batch: Of any form.
+        num_samples: The most that are taken.
+        source: Where they come from, in the words of a caption.
+        input_fn: The user's, or None.
+        label_fn: The user's, or None.
+        mask_fn: The user's, or None.
+        reader: Reads the other batches of the run with these functions: it then finds inputs
+            and labels in the same places. None: a new one.
+
     Raises:
         TypeError: The batch is not understood, or a function returned no tensor.
         ValueError: The batch has no samples.
     """
-    reader = BatchReader(input_fn, label_fn)
+    reader = reader or BatchReader(input_fn, label_fn)
     inputs = reader.inputs(batch)
     if inputs.dim() == 0 or len(inputs) == 0:
         raise ValueError(
@@ -75,14 +86,14 @@ def take_references(
             chosen = list(range(min(num_samples, len(values))))
     index = torch.tensor(chosen, device=inputs.device)
     masks = None if mask_fn is None else _checked_masks(mask_fn(batch), len(inputs))
-    layout = reader.layout(batch) if input_fn is None or label_fn is None else None
+    layout = reader.layout(batch)
     return References(
         inputs=_copied(inputs, index),
         labels=None if labels is None else _copied(labels, index.to(labels.device)),
         source=source,
-        note="; ".join(filter(None, (layout.note if layout else "", note))),
+        note="; ".join(filter(None, (layout.note, note))),
         masks=None if masks is None else _copied(masks, index.to(masks.device)),
-        choice=layout.choice if layout else "",
+        choice=layout.choice,
     )
 
 
