@@ -57,6 +57,21 @@ FOUND: dict[str, tuple[Any, Any, Any]] = {
     "features, image, label": ((FEATURES, IMAGE, LABEL), IMAGE, LABEL),
     "a few features, many values": ((FEATURES, torch.rand(N, 40)), FEATURES, "many values"),
     "small image, large image": ((IMAGE, torch.rand(N, 1, 16, 16)), IMAGE, "large image"),
+    "number, number, each in a column": (
+        (FLOATING[:, None], FLOATING[:, None] + 1),
+        FLOATING[:, None],
+        FLOATING[:, None] + 1,
+    ),
+    "features, categories, value": (
+        (FEATURES, TOKENS[:, :2], FLOATING),
+        FEATURES,
+        FLOATING,
+    ),
+    "signal, text, lengths of both": (
+        (torch.ones(N, 20, 5), TOKENS, torch.full((N,), 20), torch.full((N,), 7)),
+        torch.ones(N, 20, 5),
+        TOKENS,
+    ),
     "number, number": ((FLOATING, FLOATING + 1), FLOATING, FLOATING + 1),
     "index, value": ((SHUFFLED, FLOATING), SHUFFLED, FLOATING),
     "bytes, label": ((MASK.byte(), LABEL), MASK.byte(), LABEL),
@@ -94,6 +109,11 @@ FOUND: dict[str, tuple[Any, Any, Any]] = {
     "a column of floating bits": ((FEATURES, LABEL.float()[:, None]), FEATURES, LABEL),
     "a list of labels": ((IMAGE, LABEL.tolist()), IMAGE, LABEL),
     "a detector's": ((list(IMAGE), [{"labels": torch.tensor([1])}] * N), IMAGE, None),
+    "a detector's in tuples": (
+        (tuple(IMAGE), tuple({"boxes": torch.rand(2, 4)} for _ in range(N))),
+        IMAGE,
+        None,
+    ),
     "a batch of images in a list": (list(IMAGE), IMAGE, None),
     "named: a list of images": ({"images": list(IMAGE), "labels": LABEL}, IMAGE, LABEL),
     "one sample": ((IMAGE[:1], LABEL[:1]), IMAGE[:1], LABEL[:1]),
@@ -346,7 +366,12 @@ CHOICES: dict[str, tuple[Any, str]] = {
         "label_fn=lambda batch: batch[1] takes another",
     ),
     "image, label, index": ((IMAGE, LABEL, INDEX), ""),
-    "image, lengths, label": ((IMAGE, LENGTHS, LABEL), ""),
+    "tokens, lengths, label": ((TOKENS, LENGTHS, LABEL), ""),
+    "numbers from 1 on, numbers from 0 on": (
+        (IMAGE, LENGTHS, LABEL),
+        "the labels are batch[2], though batch[1] would fit as well; "
+        "label_fn=lambda batch: batch[1] takes another",
+    ),
 }
 
 

@@ -150,8 +150,9 @@ def _parts(value: Any, place: Place) -> Iterator[Part]:
     if len(place) >= _MAX_DEPTH:
         return
     for key, item in _items(value):
-        if not (place and isinstance(value, list) and isinstance(item, Mapping)):
-            yield from _parts(item, (*place, key))  # and not a detector's targets, sample by sample
+        # A detector's targets, a mapping a sample, are not opened; two loaders' batches are.
+        if not (place and isinstance(value, list | tuple) and isinstance(item, Mapping)):
+            yield from _parts(item, (*place, key))
 
 
 def _is_one_part(value: object, place: Place) -> bool:

@@ -20,6 +20,7 @@ from vis_callbacks.engine.batch_places import (
 from vis_callbacks.engine.scores import describe
 
 _OF_GRAPHS = frozenset({"edge_index", "edge_attr", "adj", "adj_t", "senders", "receivers"})
+_IMAGE_AXES = 4
 
 
 class Fit(IntEnum):
@@ -128,8 +129,9 @@ def _is_wide(part: Part) -> bool:
 
 def _rank(part: Part) -> tuple[int, int]:
     fit, tensor = fit_of(part), part.tensor
-    has_axes = fit == Fit.FLOATING and tensor is not None
-    return -1 if fit is None else fit, tensor.dim() if has_axes and tensor is not None else 0
+    if fit != Fit.FLOATING:
+        return -1 if fit is None else fit, 0
+    return fit, tensor.dim() if tensor is not None else _IMAGE_AXES
 
 
 def _is_graph(parts: Sequence[Part], inputs: Part) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from vis_callbacks.engine.plain_tensors import is_plain
 
 _CLASSES = 3.0  # as good as a part can be
 _VALUES = 2.0
+_HINT = 0.25  # that there is no class 0: no more than a hint
 _FEW = 4  # so few samples differ in any label
 
 
@@ -22,7 +24,7 @@ def choose_labels(parts: Sequence[Part], inputs: Part | None) -> tuple[Part | No
     have, their values are asked (once: this waits for the device): an index has another one
     for each sample, lengths are those of the input. Of several that remain it is the last.
     """
-    others = [part for part in parts if part is not inputs]
+    others = [part for part in parts if part is not inputs and _is_of_values(part)]
     named = [part for part in others if part.role == "label"]
     if named:
         return min(named, key=lambda part: part.preference), []
@@ -39,16 +41,21 @@ def choose_labels(parts: Sequence[Part], inputs: Part | None) -> tuple[Part | No
     is_before = [parts.index(part) < first for part in others]
     if len(others) == 1 and not is_before[0]:
         return others[0], []
+    sizes = {size for part in parts if part.tensor is not None for size in part.tensor.shape[1:]}
     scores = [
-        _score(part, inputs) - before / 2 for part, before in zip(others, is_before, strict=True)
+        _score(part, sizes) - before / 2 for part, before in zip(others, is_before, strict=True)
     ]
     best = max(scores)
-    alike = [part for part, score in zip(others, scores, strict=True) if score == best]
     if len(others) == 1:
         return (others[0] if best > _VALUES else None), []
-    if best > _VALUES:
-        return alike[-1], alike[:-1]
-    return alike[0], []
+    alike = [part for part, score in zip(others, scores, strict=True) if score == best]
+    chosen = alike[-1] if best > _VALUES else alike[0]
+    rivals = [
+        part
+        for part, score in zip(others, scores, strict=True)
+        if part is not chosen and score >= best - _HINT and best > _VALUES
+    ]
+    return chosen, rivals
 
 
 def _nearest(parts: Sequence[Part], place: Place) -> list[Part]:
@@ -66,33 +73,40 @@ def _num_samples(inputs: Part) -> int | None:
     return len(inputs.value) if is_of_rows else None
 
 
+def _is_of_values(part: Part) -> bool:
+    """Whether it is a tensor or a list of whole numbers, and not one of images."""
+    return part.tensor is not None or type(part.value[0]) is int
+
+
 def _is_alike(part: Tensor | None, inputs: Tensor | None) -> bool:
     """Whether this is another view of the input, or its reconstruction."""
     if part is None or inputs is None or part.is_nested or inputs.is_nested:
         return False
-    return part.shape == inputs.shape and part.dtype == inputs.dtype and part.dim() > 1
+    is_wide = part.dim() > 1 and math.prod(part.shape[1:]) > 1
+    return is_wide and (part.shape, part.dtype) == (inputs.shape, inputs.dtype)
 
 
-def _score(part: Part, inputs: Part | None) -> float:
-    """Returns how much a part is like labels."""
+def _score(part: Part, sizes: Collection[int]) -> float:
+    """Returns how much a part is like labels. ``sizes`` are those of all axes in the batch."""
     tensor = part.tensor
     if tensor is None:  # a list of whole numbers
-        return _CLASSES - _is_numbering(part.value, inputs)
+        return _CLASSES - _is_numbering(part.value, sizes)
     if not is_plain(tensor):
         return 0.0
     form = label_form(tensor)
     if form == "whole":
-        return _CLASSES - _is_numbering(tensor.flatten().tolist(), inputs)
+        return _CLASSES - _is_numbering(tensor.flatten().tolist(), sizes)
     if form in ("binary", "one-hot"):
         return _CLASSES
-    return _VALUES if tensor.dim() <= 2 else 1.0
+    if tensor.dim() > 2:
+        return 1.0
+    return _VALUES if tensor.is_floating_point() else 1.5
 
 
-def _is_numbering(values: Sequence[int], inputs: Part | None) -> float:
+def _is_numbering(values: Sequence[int], sizes: Collection[int]) -> float:
     """Returns how much whole numbers are like an index or lengths, and not like classes."""
     if len(values) >= _FEW and len(set(values)) == len(values):
         return 2.0 if list(values) == list(range(values[0], values[0] + len(values))) else 1.0
     if not values or min(values) < 1:
         return 0.0
-    sizes = () if inputs is None or inputs.tensor is None else inputs.tensor.shape[1:]
-    return 1.5 if max(values) in sizes else 0.25
+    return 1.5 if max(values) in sizes else _HINT
