@@ -246,10 +246,11 @@ def named_fields(value: Any) -> Mapping[str, Any] | None:
     Understands mappings, dataclasses, named tuples, and objects that hold tensors as
     attributes or give them with ``to_dict`` (graphs of torch_geometric).
     """
+    if isinstance(value, list | tuple):
+        names = getattr(value, "_fields", None)
+        return None if names is None else dict(zip(names, value, strict=True))
     if isinstance(value, Mapping):
         return {str(key): item for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return dict(zip(value._fields, value, strict=True))
     if isinstance(value, type | Tensor | nn.Module):
         return None
     if dataclasses.is_dataclass(value):
