@@ -35,6 +35,7 @@ from vis_callbacks.analysis.nonlinearities import (
 from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR, TRANSPOSED
 from vis_callbacks.engine.layers import named_modules, nth_call, strip_compiled
 from vis_callbacks.engine.module_hooks import ModuleHooks
+from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.probe import WeightInfo
 from vis_callbacks.engine.unit_axis import unit_axis_of
 from vis_callbacks.guard import Contained, Fail
@@ -606,25 +607,8 @@ def can_be_read(output: object) -> bool:
         and is_plain(output)
         and output.dim() >= 2
         and output.is_floating_point()
-    )
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor holds numbers of its own, one after the other."""
-    return (
-        type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-        and tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and tensor.device.type != "meta"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and torch._C._get_tracing_state() is None
     )
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Returns the tensor without its graph, and without what a subclass adds (MONAI's)."""
-    detached = tensor.detach()
-    return detached if type(detached) is Tensor else detached.as_subclass(Tensor)
 
 
 def takes_fused_path(module: nn.Module) -> bool:
