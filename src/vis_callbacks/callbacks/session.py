@@ -119,7 +119,6 @@ class Session:
         self._engine = Engine(
             run.model,
             forward_context=run.forward_context,
-            devices=(run.device,) if run.device.type != "cpu" else (),
             wrapped_root=run.is_wrapped,
         )
         loggers = () if run.is_silent else run.loggers
