@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from vis_callbacks.engine.outputs import OutputKind
 from vis_callbacks.engine.references import default_input_fn, default_label_fn
+from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.report import tag
 
 if TYPE_CHECKING:
@@ -97,12 +98,12 @@ class CheckedOptions:
     @property
     def of_inputs(self) -> Callable[[Any], Tensor]:
         """How the input is found in a batch."""
-        return self.input_fn or default_input_fn
+        return harmless(self.input_fn) or default_input_fn
 
     @property
     def of_labels(self) -> Callable[[Any], Tensor | None]:
         """How the labels are found in a batch."""
-        return self.label_fn or default_label_fn
+        return harmless(self.label_fn) or default_label_fn
 
 
 def check_options(monitor: str, options: Mapping[str, Any]) -> CheckedOptions:

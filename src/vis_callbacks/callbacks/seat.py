@@ -16,6 +16,7 @@ from vis_callbacks.engine.probe import Batch, Values
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
+from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.guard import Guard
 
 if TYPE_CHECKING:
@@ -154,8 +155,8 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
                     batch,
                     options.num_samples,
                     source=source,
-                    input_fn=options.input_fn,
-                    label_fn=options.label_fn,
-                    mask_fn=monitor.mask_fn,
+                    input_fn=options.of_inputs,
+                    label_fn=options.of_labels,
+                    mask_fn=harmless(monitor.mask_fn),
                 )
             monitor.references = taken[asked]
