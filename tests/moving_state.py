@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import itertools
 import random
+import weakref
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 NUM_FEATURES, NUM_CLASSES = 3 * 8 * 8, 4
 
@@ -363,6 +366,38 @@ class Unfriendly(Moving):
         return self.refusing.total
 
 
+class InnerOptimizer(Moving):
+    """Learns in its forward, by an optimizer of its own, weights that are no parameters."""
+
+    def begin(self) -> None:
+        self.weights = [torch.zeros(8, requires_grad=True)]
+        self.optimizer = torch.optim.Adam(self.weights, lr=0.1)
+
+    def move(self, hidden: Tensor) -> Tensor:
+        with torch.enable_grad():
+            loss = (self.weights[0] - hidden.detach().mean(0)).square().sum()
+            (self.weights[0].grad,) = torch.autograd.grad(loss, self.weights)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return self.weights[0].detach().clone()
+
+
+class ThroughReferences(Moving):
+    """State that is held weakly, and by a bound method and a partial function."""
+
+    def begin(self) -> None:
+        self.add = Progress().means.append
+        self.total = functools.partial(dict.get, {"total": 0.0}, "total")
+        self.owner = Progress()
+        self.reference = weakref.ref(self.owner)
+
+    def move(self, hidden: Tensor) -> float:
+        self.reference().calls += 1
+        self.total.args[0]["total"] = self.total() + mean_of(hidden)
+        self.add(self.total())
+        return self.total() / self.owner.calls + len(self.add.__self__) / 100
+
+
 class ReplacedParameter(Moving):
     """Sets parameters and children anew."""
 
@@ -432,6 +467,16 @@ class Generator(Moving):
         return next(self.noise)
 
 
+class Loader(Moving):
+    """Takes batches of a loader of its own."""
+
+    def begin(self) -> None:
+        self.batches = iter(DataLoader([torch.full((8,), 0.1 * i) for i in range(200)]))
+
+    def move(self, hidden: Tensor) -> Tensor:
+        return next(self.batches)[0]
+
+
 class Iterators(Moving):
     """Walks along an iterator."""
 
@@ -469,12 +514,13 @@ PUT_BACK: dict[str, Callable[[], nn.Module]] = {
             SharedMemory,
         ),
         *(OwnGenerators, GlobalStreams, ClassAttributes, Closures, Unfriendly, ReplacedParameter),
-        *(OldSpectralNorm, Metrics, WritesToItsInput),
+        *(InnerOptimizer, ThroughReferences, OldSpectralNorm, Metrics, WritesToItsInput),
     )
 }
 # What can only be found out, and where: the first pass has moved it.
 DETECTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "Generator": (Generator, "noise"),
+    "Loader": (Loader, "batches"),
     "Iterators": (Iterators, "numbers['all']"),
     "UnseenMemory": (UnseenMemory, "offset"),
 }

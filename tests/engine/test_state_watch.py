@@ -9,7 +9,7 @@ import torch
 from tests.moving_state import DETECTED, NUM_FEATURES, PUT_BACK
 from tests.tiny import tiny_trainer
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from vis_callbacks import OcclusionMonitor
 from vis_callbacks.engine import reached_state, state_watch
@@ -188,12 +188,12 @@ def test_a_tensor_that_enters_a_graph_leaves_it_again():
     assert total == 0
 
 
-@pytest.mark.parametrize("kind", ["Trainer", "data set", "optimizer", "monitor"])
+@pytest.mark.parametrize("kind", ["Trainer", "data set", "loader", "monitor"])
 def test_the_program_around_the_model_is_not_looked_into(kind, tmp_path):
     program = {
         "Trainer": lambda: tiny_trainer(tmp_path),
         "data set": lambda: TensorDataset(torch.zeros(3)),
-        "optimizer": lambda: torch.optim.SGD(nn.Linear(1, 1).parameters()),
+        "loader": lambda: DataLoader([1]),
         "monitor": lambda: OcclusionMonitor(),
     }[kind]()
     program.of_mine = {"seen": []}

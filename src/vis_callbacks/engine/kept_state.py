@@ -244,6 +244,7 @@ class KeptTensor:
             version_of(self.tensor) == self.version
             and self._has_form()
             and self.tensor.grad_fn is self.node
+            and self.tensor.requires_grad is self.needs_grad
             and _same_mapping(vars(self.tensor), self.attributes)
         )
 
@@ -251,8 +252,10 @@ class KeptTensor:
         """Gives it form and place back; raises ValueError where it had entered a graph."""
         tensor = self.tensor
         put_back_mapping(vars(tensor), self.attributes)
-        if tensor.grad_fn is not self.node and self.node is None:
-            tensor.detach_().requires_grad_(self.needs_grad)
+        if self.node is None:
+            if tensor.grad_fn is not None:
+                tensor.detach_()
+            tensor.requires_grad_(self.needs_grad)
         if not self._has_form():
             tensor.data = self.alias
         if version_of(tensor) != self.version:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import types
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -13,9 +14,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter as DataLoaderIterator
 
 from vis_callbacks.engine.kept_state import (
     CONTAINERS,
@@ -39,12 +39,12 @@ _ATOMS = frozenset(
     {
         *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice),
         *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size),
-        *(types.ModuleType, types.BuiltinFunctionType, types.WrapperDescriptorType),
+        *(types.ModuleType, types.WrapperDescriptorType, types.MethodDescriptorType),
         *(types.GetSetDescriptorType, types.MemberDescriptorType, property),
     }
 )
 # They lead out of the model, into the program around it: its Trainer, its data, its files.
-_PROGRAM = (Dataset, DataLoader, Optimizer, LRScheduler, logging.Logger)
+_PROGRAM = (Dataset, DataLoader, logging.Logger)
 _PROGRAM_PACKAGES = (
     *("lightning.", "pytorch_lightning.", "lightning_fabric.", "vis_callbacks."),
     *("torch.utils.data.", "torch.distributed.", "torch._", "torch.jit."),
@@ -83,7 +83,7 @@ class ReachedState:
 
     Attributes, containers, objects, closures, tensors, arrays and random generators, however
     deeply nested. No method or property of the user's is called. Not looked into are the
-    Trainer, data sets, optimizers and what else belongs to the program around the model.
+    Trainer, data sets and what else belongs to the program around the model.
 
     Args:
         roots: Objects by name; modules among them without their children.
@@ -156,10 +156,12 @@ class ReachedState:
             (STREAMS, self._stream),
             ((tuple, frozenset, types.MappingProxyType), _within),
             ((types.FunctionType,), self._function),
-            ((types.MethodType, partial), _around),
+            ((types.MethodType, types.BuiltinMethodType, partial), _around),
             ((staticmethod, classmethod), _around),
             ((types.CellType,), self._cell),
             ((type,), self._class),
+            ((weakref.ref,), _referred),
+            ((types.GeneratorType, DataLoaderIterator), self._iterator),
             (_PROGRAM, _nothing),
         ):
             if issubclass(cls, kinds):
@@ -169,7 +171,7 @@ class ReachedState:
             return self._container_keeper(cls, base)
         if not issubclass(cls, nn.Module) and any(map(_is_of_program, cls.__mro__)):
             return _nothing
-        if hasattr(cls, "__next__"):
+        if hasattr(cls, "__next__") and cls.__module__ in ("builtins", "itertools"):
             return self._iterator
         return self._object_keeper(cls)
 
@@ -259,9 +261,7 @@ class ReachedState:
 
     def _iterator(self, path: Path, value: Any) -> Children:
         self.others.append((path, value))
-        if isinstance(value, types.GeneratorType):
-            return _named(value.gi_frame.f_locals if value.gi_frame is not None else {})
-        return self._object_keeper(type(value))(path, value)  # type: ignore[no-any-return]
+        return ()  # what it goes over is of no use where it cannot be put back itself
 
 
 def name_of(path: Path) -> str:
@@ -303,6 +303,10 @@ def _around(path: Path, value: Any) -> Children:
     """Returns what a method is bound to, or what a partial function or a decorator wraps."""
     names = ("__self__", "__func__", "func", "args", "keywords")
     return [(f".{name}", getattr(value, name)) for name in names if hasattr(value, name)]
+
+
+def _referred(path: Path, value: weakref.ref[Any]) -> Children:
+    return [("()", value())]
 
 
 def _nothing(path: Path, value: Any) -> Children:

@@ -13,6 +13,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data.dataloader import _BaseDataLoaderIter as DataLoaderIterator
 
 from vis_callbacks.engine.kept_state import KeptTensor
 from vis_callbacks.engine.reached_state import Path, ReachedState, modules_by_name, name_of
@@ -205,6 +206,8 @@ def _mark_of(value: Any, depth: int = _MAX_DEPTH) -> Any:
         if frame is None:
             return None
         return frame.f_lasti, [_mark_of(item, depth - 1) for item in frame.f_locals.values()]
+    if isinstance(value, DataLoaderIterator):
+        return value._num_yielded
     if type(value) in (tuple, list):
         return len(value), [_mark_of(item, depth - 1) for item in value[:_WIDTH]]
     if hasattr(type(value), "__next__") and type(value).__module__ in ("builtins", "itertools"):
