@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from vis_callbacks.engine.batch_reader import BatchReader
 from vis_callbacks.engine.outputs import OutputKind
+from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.report import tag
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class CheckedOptions:
     @cached_property
     def reader(self) -> BatchReader:
         """How inputs and labels are found in a batch."""
-        return BatchReader(self.input_fn, self.label_fn)
+        return BatchReader(harmless(self.input_fn), harmless(self.label_fn))
 
     @property
     def of_inputs(self) -> Callable[[Any], Tensor]:

@@ -18,6 +18,7 @@ from vis_callbacks.engine.probe import Batch, Values
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
+from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.guard import Attempt, Guard, NothingToShow
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
                     batch,
                     options.num_samples,
                     source=source,
-                    mask_fn=monitor.mask_fn,
+                    mask_fn=harmless(monitor.mask_fn),
                     reader=options.reader,
                 )
                 if choice := taken[asked].choice:
