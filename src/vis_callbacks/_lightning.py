@@ -194,6 +194,11 @@ class RunView:
         """A copy of what the user has logged so far; tensors stay on their device."""
         return dict(self.trainer.callback_metrics)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the training is to end after this step."""
+        return bool(self.trainer.should_stop)
+
     def stop(self) -> None:
         """Ends the training after this step; all ranks must come to the same decision."""
         self.trainer.should_stop = True

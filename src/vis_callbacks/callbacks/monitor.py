@@ -66,7 +66,8 @@ class Monitor(LightningCallback, ABC):
         every_n_epochs: Take a snapshot at the end of every n-th epoch. Excludes the former.
             Without either, each monitor has a schedule of its own.
         on_alert: ``"warn"`` logs a warning; ``"stop"`` also ends the training after the step;
-            ``"raise"`` raises `AlertRaisedError`; a function is called with the `Alert`.
+            ``"raise"`` raises `AlertRaisedError`; a function is called with the `Alert`, once, on
+            rank 0. If it sets ``trainer.should_stop`` or raises `AlertRaisedError`, all ranks do.
         enabled_alerts: The kinds of alerts wanted; None means all of the monitor's.
         tag_prefix: Put before each tag, to tell two monitors of a kind apart.
         max_overhead: The share of the training time that the monitor may take. Above it,

@@ -114,6 +114,8 @@ class Session:
             self._line = StraightLine(
                 self._engine, self._writer, self._seats, has_ranks=self._has_ranks
             )
+            if run.stage == "fit":
+                self._line.react(run)  # what a checkpoint has left to be done
 
     def _open(self, run: RunView) -> None:
         self._engine = Engine(
