@@ -6,7 +6,6 @@ import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Unpack, cast, final
 
@@ -296,7 +295,8 @@ class Monitor(LightningCallback, ABC):
                 ledger=self.ledger.state(),
                 monitor=of_monitor,
                 outputs=self.outputs.state(),
-                references=asdict(self.references) if self.references else None,
+                # Not a copy: monitors share them, and a checkpoint saves what is shared once.
+                references=dict(vars(self.references)) if self.references else None,
             )
         return state
 

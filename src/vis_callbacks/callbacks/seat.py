@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from vis_callbacks.callbacks.overhead import Overhead
@@ -135,6 +136,23 @@ def _first_due(schedule: Schedule, step: int, facts: RunFacts) -> float:
     """Returns the first due step that is not before this one."""
     following = 0 if step == 0 else schedule.next_due(step - 1, facts)
     return math.inf if following is None else following
+
+
+def settle_references(monitors: Iterable[Monitor], device: torch.device) -> None:
+    """Moves reference samples to the device of the run, and shares those that are equal.
+
+    A checkpoint gives each monitor a copy of its own, on the CPU.
+    """
+    settled: list[References] = []
+    for monitor in monitors:
+        if monitor.references is None:
+            continue
+        with monitor.guard.contain("moving reference samples"):
+            moved = monitor.references.to(device)
+            twin = next((known for known in settled if known.equals(moved)), None)
+            if twin is None:
+                settled.append(moved)
+            monitor.references = twin or moved
 
 
 def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> None:

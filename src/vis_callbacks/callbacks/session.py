@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vis_callbacks._lightning import RunView, step_of
 from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.seat import Seat, Step, keep_references
+from vis_callbacks.callbacks.seat import Seat, Step, keep_references, settle_references
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
 from vis_callbacks.callbacks.straight_line import StraightLine
 from vis_callbacks.engine.engine import Engine, Subscription
@@ -136,6 +136,7 @@ class Session:
             planned_steps=run.planned_steps if run.stage == "fit" else None,
             steps_per_epoch=run.steps_per_epoch if run.stage == "fit" else None,
         )
+        settle_references(self._monitors, run.device)
         for monitor in self._monitors:
             with monitor.guard.contain("starting"):
                 if run.stage == "fit":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,27 @@ class References:
     source: str
     note: str = ""
     masks: Tensor | None = None
+
+    def to(self, device: torch.device) -> References:
+        """Returns the same samples on a device."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.device != device
+        }
+        return replace(self, **moved) if moved else self
+
+    def equals(self, other: References) -> bool:
+        """Whether the other ones, on the same device, are the same samples."""
+        return self is other or all(
+            _is_same(value, vars(other)[name]) for name, value in vars(self).items()
+        )
+
+
+def _is_same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other
 
 
 def take_references(
