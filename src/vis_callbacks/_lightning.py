@@ -83,6 +83,12 @@ class RunView:
         return self.trainer.strategy.model is not self.trainer.lightning_module
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether no rank has the whole model, so that all must run each forward pass."""
+        kinds = {kind.__name__ for kind in type(self.trainer.strategy).__mro__}
+        return not kinds.isdisjoint({"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"})
+
+    @property
     def step(self) -> int:
         """The x-axis of the user's own ``self.log`` within a training batch or validation.
 

@@ -171,6 +171,9 @@ class Monitor(LightningCallback, ABC):
         self._model = weakref.ref(pl_module)
         self._session = session_of(trainer)
         self._session.join(self)
+        if self._session.lead is self:
+            monitors = [other for other in trainer.callbacks if isinstance(other, Monitor)]
+            self._session.announce(trainer, monitors)
 
     @final
     @_guarded

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vis_callbacks._lightning import RunView, step_of
+from vis_callbacks.callbacks.company import Company
 from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.callbacks.seat import Seat, Step, keep_references, settle_references
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
@@ -23,7 +25,7 @@ from vis_callbacks.callbacks.straight_line import StraightLine
 from vis_callbacks.engine.engine import Engine, Subscription
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
-from vis_callbacks.engine.ranks import RanksError, gather
+from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
 from vis_callbacks.engine.references import require_tensor
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.guard import Attempt, say
@@ -65,6 +67,7 @@ class Session:
         self._is_first = True
         self._has_looked_ahead, self._next_due, self.has_work = False, 0.0, True
         self._collecting: list[Seat] = []
+        self._company = Company()
         self._has_ranks = False
 
     # -- who takes part
@@ -78,6 +81,10 @@ class Session:
         """Takes a monitor in. Joining twice is harmless."""
         if monitor not in self._monitors:
             self._monitors.append(monitor)
+
+    def announce(self, trainer: Any, monitors: Sequence[Monitor]) -> None:
+        """Tells the other ranks of all monitors of the Trainer, before any of them begins."""
+        self._company.announce(RunView(trainer), monitors)
 
     def leave(self, monitor: Monitor) -> None:
         """Lets a monitor go and takes everything off the model."""
@@ -104,10 +111,14 @@ class Session:
         self.close()
         self._is_first = True
         self._ask_anew()
-        self._has_ranks = run.world_size > 1
+        company = self._company.found(run, self._monitors)
+        if company == "none":
+            return
+        self._has_ranks = company == "all"
         with Attempt() as attempt:
             self._open(run)
-        self._keep_agreed_seats()
+        if self._has_ranks:
+            self._keep_agreed_seats()
         if attempt.error is not None:
             raise attempt.error
         if self._engine is not None and self._writer is not None:
@@ -118,9 +129,10 @@ class Session:
                 self._line.react(run)  # what a checkpoint has left to be done
 
     def _open(self, run: RunView) -> None:
+        is_one_of_many = run.world_size > 1 and not self._has_ranks
         self._engine = Engine(
             run.model,
-            forward_context=run.forward_context,
+            forward_context=run.forward_context if not is_one_of_many else _alone_in(run),
             devices=(run.device,) if run.device.type != "cpu" else (),
             wrapped_root=run.is_wrapped,
         )
@@ -456,6 +468,17 @@ class Session:
 
 def _subscriptions(seats: Sequence[Seat]) -> list[Subscription]:
     return [subscription for seat in seats for subscription in seat.subscriptions]
+
+
+def _alone_in(run: RunView) -> Callable[[], AbstractContextManager[Any]]:
+    """Makes the context of forward passes that the other ranks do not make."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with run.forward_context(), RefusedCollectives():
+            yield
+
+    return context
 
 
 def _keep_silent(message: str) -> None:
