@@ -8,7 +8,7 @@ import torch
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
 
 from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.seat import Kept, Moment, Seat, settle_references
+from vis_callbacks.callbacks.seat import Kept, Moment, Seat, keep_references, settle_references
 from vis_callbacks.engine.engine import Subscription
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.schedule import BurstEnds, Bursts, EveryNSteps, RunFacts, Schedule
@@ -138,5 +138,22 @@ def test_equal_samples_are_shared_again_and_others_are_not():
         with_references(inputs=torch.arange(6).reshape(2, 3)),
     ]
     settle_references([first, second, *others], torch.device("cpu"))
-    assert second.references is first.references
-    assert len({id(monitor.references) for monitor in (first, *others)}) == 1 + len(others)
+    assert second.references.inputs is first.references.inputs
+    inputs = {monitor.references.inputs.data_ptr() for monitor in (first, *others)}
+    assert len(inputs) == 1 + len(others)
+
+
+def test_fewer_samples_are_shared_with_those_who_keep_more():
+    fewer, more = (SaliencyDummy(num_samples=n) for n in (1, 8))
+    batch = [torch.randn(12, 5), torch.arange(12) % 3]
+    keep_references([fewer, more], batch, "the first batch")
+    assert len(fewer.references.inputs) == len(fewer.references.labels) == 1
+    for name in ("inputs", "labels"):
+        kept = [getattr(m.references, name) for m in (fewer, more)]
+        assert kept[0].data_ptr() == kept[1].data_ptr()
+
+
+def test_what_is_kept_for_long_holds_no_hundreds_of_samples():
+    fewer, more = (SaliencyDummy(num_samples=n) for n in (1, 500))
+    keep_references([fewer, more], [torch.randn(64, 5), torch.arange(64) % 3], "the first batch")
+    assert fewer.references.inputs.untyped_storage().nbytes() == 5 * 4

@@ -205,7 +205,7 @@ def test_reference_samples_that_monitors_share_are_stored_once(tmp_path: Path) -
         states = torch.load(checkpoint, weights_only=True)["callbacks"].values()
         stored = {s["references"]["inputs"].untyped_storage().data_ptr() for s in states}
         assert (len(states), len(stored)) == (3, 1)
-        assert len({id(monitor.references) for monitor in monitors}) == 1
+        assert len({monitor.references.inputs.data_ptr() for monitor in monitors}) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")

@@ -144,15 +144,11 @@ def settle_references(monitors: Iterable[Monitor], device: torch.device) -> None
     A checkpoint gives each monitor a copy of its own, on the CPU.
     """
     settled: list[References] = []
-    for monitor in monitors:
-        if monitor.references is None:
-            continue
-        with monitor.guard.contain("moving reference samples"):
-            moved = monitor.references.to(device)
-            twin = next((known for known in settled if known.equals(moved)), None)
-            if twin is None:
-                settled.append(moved)
-            monitor.references = twin or moved
+    for monitor in _most_samples_first(monitors):
+        if monitor.references is not None:
+            with monitor.guard.contain("moving reference samples"):
+                monitor.references = monitor.references.to(device).shared_with(settled)
+                settled.append(monitor.references)
 
 
 def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> None:
@@ -161,7 +157,7 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
     Monitors that ask for the same share one copy: at 224 pixels eight images are 5 MB.
     """
     taken: dict[tuple[object, ...], References] = {}
-    for monitor in monitors:
+    for monitor in _most_samples_first(monitors):
         if "references" not in monitor.needs or monitor.references is not None:
             continue
         with monitor.guard.contain("keeping reference samples"):
@@ -176,4 +172,9 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
                     label_fn=options.label_fn,
                     mask_fn=monitor.mask_fn,
                 )
-            monitor.references = taken[asked]
+            others = [known for key, known in taken.items() if key[:-1] == asked[:-1]]
+            monitor.references = taken[asked].shared_with(others)
+
+
+def _most_samples_first(monitors: Iterable[Monitor]) -> list[Monitor]:
+    return sorted(monitors, key=lambda monitor: -monitor.options.num_samples)

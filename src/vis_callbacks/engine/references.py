@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ _INPUT_KEYS = (
     "data",
     "input_ids",
 )
+_MAX_SHARED = 16
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
 
 
@@ -54,11 +55,25 @@ class References:
         }
         return replace(self, **moved) if moved else self
 
-    def equals(self, other: References) -> bool:
-        """Whether the other ones, on the same device, are the same samples."""
-        return self is other or all(
-            _is_same(value, vars(other)[name]) for name, value in vars(self).items()
-        )
+    def first(self, num_samples: int) -> References:
+        """Returns the first of these samples, as views."""
+        if num_samples >= len(self.inputs):
+            return self
+        tensors = {n: v[:num_samples] for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
+
+    def shared_with(self, others: Iterable[References]) -> References:
+        """Returns views of others that begin with the same samples, where there are some.
+
+        The others are on the same device. Not of many: where few are kept for long, these
+        would be as well.
+        """
+        for other in others:
+            if len(self.inputs) <= len(other.inputs) <= _MAX_SHARED:
+                first = other.first(len(self.inputs))
+                if all(_is_same(value, vars(first)[name]) for name, value in vars(self).items()):
+                    return first
+        return self
 
 
 def _is_same(one: object, other: object) -> bool:
