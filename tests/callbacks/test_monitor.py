@@ -222,14 +222,6 @@ def test_two_monitors_of_a_class_are_refused_before_training_with_what_to_write(
     assert module.losses == []
 
 
-def test_two_classes_of_one_name_are_refused_as_well(tmp_path):
-    class Other(StepsMonitor):
-        stem = "steps"
-
-    with pytest.raises(ValueError, match=r"StepsMonitor and Other.*overhead/steps_percent"):
-        tiny_fit(tmp_path, [StepsMonitor(), Other()])
-
-
 def test_monitors_of_two_classes_and_two_prefixes_go_together(tmp_path):
     monitors = [StepsMonitor(), StepsMonitor(tag_prefix="a/"), ActivationsDummy()]
     tiny_fit(tmp_path, monitors)

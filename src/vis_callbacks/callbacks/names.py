@@ -1,4 +1,4 @@
-"""Two monitors of a Trainer need names of their own: tags and states are found by them."""
+"""Two monitors of a class need names of their own: tags and states are found by them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,22 @@ if TYPE_CHECKING:
 
 
 class SameNameError(IntendedError, SetUpError):
-    """Two monitors of a Trainer would write the same tags."""
+    """Two monitors of a class would write the same tags."""
 
 
 def check_names(monitors: Sequence[Monitor]) -> None:
-    """Raises where two monitors of one Trainer would write the same tags.
+    """Raises where two monitors of a class would write the same tags.
 
     Raises:
         SameNameError: The message says what to write.
     """
-    known: dict[str, Monitor] = {}
+    known: set[tuple[type, str]] = set()
     for monitor in monitors:
-        other = known.setdefault(monitor.name, monitor)
-        if other is not monitor:
-            kind, prefix = type(monitor).__name__, monitor.options.tag_prefix
-            kinds = (
-                f"two {kind}s"
-                if type(other) is type(monitor)
-                else (f"{type(other).__name__} and {kind}")
-            )
+        kind = type(monitor).__name__
+        if (type(monitor), monitor.name) in known:
             raise SameNameError(
-                f"{kinds} of this Trainer have tag_prefix={prefix!r} and would write the same "
-                f'tags, such as "overhead/{monitor.name}_percent". Give one of them a prefix of '
-                f'its own, such as {kind}(tag_prefix="second/"), or leave one out.'
+                f"two {kind}s of this Trainer have tag_prefix={monitor.options.tag_prefix!r} and "
+                "would write the same tags. Give one of them a prefix of its own, such as "
+                f'{kind}(tag_prefix="second/"), or leave one out.'
             )
+        known.add((type(monitor), monitor.name))

@@ -10,15 +10,15 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
 
 from vis_callbacks._lightning import RunView, step_of
 from vis_callbacks.callbacks.company import Company
-from vis_callbacks.callbacks.overhead import Overhead
+from vis_callbacks.callbacks.overhead import Overhead, divided
 from vis_callbacks.callbacks.seat import Seat, Step, keep_references, settle_references
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
 from vis_callbacks.callbacks.straight_line import StraightLine
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor
 
 
+P = ParamSpec("P")
+
 # What is shared by the monitors of one Trainer hangs on the Trainer, weakly.
 _SESSIONS: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
@@ -44,6 +46,19 @@ def session_of(trainer: Any) -> Session:
     if trainer not in _SESSIONS:
         _SESSIONS[trainer] = Session()
     return _SESSIONS[trainer]
+
+
+def _counted(
+    hook: Callable[Concatenate[Session, P], None],
+) -> Callable[Concatenate[Session, P], None]:
+    """Counts all of a hook's time."""
+
+    @wraps(hook)
+    def counted(self: Session, *args: P.args, **kwargs: P.kwargs) -> None:
+        with self._divided():
+            hook(self, *args, **kwargs)
+
+    return counted
 
 
 class Session:
@@ -169,6 +184,7 @@ class Session:
                 seat.guard.note("starting", RanksError("it failed on another rank"))
         self._seats = [seat for seat in self._seats if id(seat.monitor) in agreed]
 
+    @_counted
     def catch_up(self, trainer: Any) -> None:
         """Looks at what a burst that is not over has read so far."""
         if self._line is not None:
@@ -179,6 +195,7 @@ class Session:
         if self._line is not None:
             self._line.break_off(RunView(trainer))
 
+    @_counted
     def finish(self, trainer: Any) -> None:
         """Looks at what is left, and flushes what was written."""
         if self._line is not None:
@@ -202,7 +219,11 @@ class Session:
             overhead=Overhead(limit=options.max_overhead),
         )
         subscribe = partial(
-            engine.subscribe, guard=monitor.guard, batch_of=seat.batch_of, forward=seat.forward
+            engine.subscribe,
+            guard=monitor.guard,
+            batch_of=seat.batch_of,
+            forward=seat.forward,
+            spend=seat.overhead.spend,
         )
         seat.subscriptions = tuple(map(subscribe, monitor.probes()))
         if not seat.subscriptions:
@@ -222,15 +243,29 @@ class Session:
                 return seat
         return None
 
+    # -- what it costs
+
+    def _divided(self) -> AbstractContextManager[None]:
+        """Counts the time of a hook; what serves several monitors is divided among them."""
+
+        def asking() -> list[Overhead]:
+            seats = self._step.due if self._step is not None else self._collecting
+            return [seat.overhead for seat in seats]
+
+        return divided(lambda: [seat.overhead for seat in self._seats], asking)
+
     # -- a training step
 
     def train_batch_start(self, trainer: Any, batch: Any) -> None:
         """Opens a capture over the user's step where a snapshot is due."""
         step = step_of(trainer)
-        if self._step is None:
-            if step < self._next_due:
-                return  # most steps end here
-        elif step != self._step.step:
+        if self._step is None and step < self._next_due:
+            return  # most steps end here
+        with self._divided():
+            self._start_batch(trainer, step, batch)
+
+    def _start_batch(self, trainer: Any, step: int, batch: Any) -> None:
+        if self._step is not None and step != self._step.step:
             self._drop_step()
         if self._engine is None:
             return
@@ -240,6 +275,7 @@ class Session:
             self._step.was_read = self._step.live
             self._engine.start_batch(batch)
 
+    @_counted
     def before_backward(self, trainer: Any) -> None:
         """Reads by an extra pass, before the update, where the user's pass must be let alone."""
         step, engine = self._step, self._engine
@@ -251,6 +287,7 @@ class Session:
         elif RunView(trainer).is_automatic:  # a manual loop may run further forward passes
             engine.pause()
 
+    @_counted
     def train_batch_end(self, trainer: Any, outputs: Any) -> None:
         """Takes the snapshot once the step's last micro-batch has passed."""
         if self._engine is None:
@@ -278,6 +315,7 @@ class Session:
             if self._engine is not None and not step.live:
                 self._engine.plain_step_passed()
 
+    @_counted
     def train_epoch_end(self, trainer: Any) -> None:
         """Takes the snapshot of the epoch's last validation."""
         self._drop_step()  # a step that the user's hook skipped has no end
@@ -364,6 +402,7 @@ class Session:
 
     # -- an evaluation
 
+    @_counted
     def evaluation_start(self, trainer: Any) -> None:
         """Begins to collect where an evaluation is due."""
         run = RunView(trainer)
@@ -386,6 +425,7 @@ class Session:
             self._engine.begin(_subscriptions(self._collecting), live=False)
             self._leave_out_resting(self._collecting)
 
+    @_counted
     def evaluation_batch_start(self, trainer: Any, batch: Any, dataloader_idx: int) -> None:
         """Opens a capture over one batch; the sanity check's first one gives the references."""
         run = RunView(trainer)
@@ -396,6 +436,7 @@ class Session:
             self._engine.start_batch(batch)
             self._engine.open_over_evaluation()
 
+    @_counted
     def evaluation_batch_end(self, dataloader_idx: int) -> None:
         """Closes the capture over one batch, or reads the batch by an extra pass."""
         if self._collecting and dataloader_idx == 0 and self._engine is not None:
@@ -404,6 +445,7 @@ class Session:
             self._engine.end_capture()
             self._engine.count_batch()
 
+    @_counted
     def evaluation_end(self, trainer: Any) -> None:
         """Takes the snapshot of a ``validate`` or ``test``; in ``fit`` the epoch's end does."""
         run = RunView(trainer)

@@ -160,7 +160,6 @@ class StraightLine:
         self, seat: Seat, read: Sequence[Subscription], moment: Moment, *, is_whole: bool
     ) -> None:
         mine = [s for s in seat.subscriptions if s in read]
-        seat.overhead.seconds += sum(s.seconds for s in mine)
         if not any(s.failure for s in mine):
             values = {s.probe.name: s.values for s in mine}
             num_samples = {s.probe.name: s.num_samples for s in mine}
