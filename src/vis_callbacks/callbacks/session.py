@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vis_callbacks._lightning import RunView, step_of
 from vis_callbacks.callbacks.company import Company
+from vis_callbacks.callbacks.given_functions import try_given_functions
 from vis_callbacks.callbacks.overhead import Overhead, divided
 from vis_callbacks.callbacks.seat import Seat, Step, keep_references, settle_references
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
@@ -83,6 +84,7 @@ class Session:
         self._has_looked_ahead, self._next_due, self.has_work = False, 0.0, True
         self._collecting: list[Seat] = []
         self._company = Company()
+        self._has_tried_functions = False
         self._has_ranks = False
 
     # -- who takes part
@@ -104,6 +106,7 @@ class Session:
     def leave(self, monitor: Monitor) -> None:
         """Lets a monitor go and takes everything off the model."""
         self.close()
+        self._has_tried_functions = False
         if monitor in self._monitors:
             self._monitors.remove(monitor)
 
@@ -334,6 +337,7 @@ class Session:
         self._look_ahead(step + 1)
         if not due or self._engine is None:
             return
+        self._try_given_functions(run, batch, "the first training batch")
         for seat in due:
             if not seat.kept:  # a burst fails, or does not, as a whole
                 seat.guard.begin_snapshot()
@@ -354,6 +358,11 @@ class Session:
         if opened.whole:
             self._engine.forget_names()
             opened.updates = UpdateWatch(run.optimizers)
+
+    def _try_given_functions(self, run: RunView, batch: Any, source: str) -> None:
+        has_tried, self._has_tried_functions = self._has_tried_functions, True
+        if not has_tried:
+            try_given_functions(self._monitors, batch, source, run)
 
     def _due_at(self, step: int) -> list[Seat]:
         has_failed = any(not seat.due_steps and not seat.collects for seat in self._seats)
@@ -431,6 +440,8 @@ class Session:
         run = RunView(trainer)
         if run.is_sanity_checking or run.stage != "fit":
             source = "the first validation batch" if run.stage == "fit" else "the first batch"
+            if run.stage == "fit":
+                self._try_given_functions(run, batch, source)
             keep_references(self._monitors, batch, source)
         if self._collecting and dataloader_idx == 0 and self._engine is not None:
             self._engine.start_batch(batch)
