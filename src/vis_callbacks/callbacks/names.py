@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor
 
 
-class SameNameError(IntendedError, SetUpError):
+class SameNameError(IntendedError, SetUpError):  # type: ignore[valid-type, misc]
     """Two monitors of a class would write the same tags."""
 
 

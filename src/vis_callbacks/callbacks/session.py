@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def _counted(
         with self._divided():
             hook(self, *args, **kwargs)
 
-    return counted
+    return cast("Callable[Concatenate[Session, P], None]", counted)
 
 
 class Session:
@@ -528,7 +528,7 @@ def _alone_in(run: RunView) -> Callable[[], AbstractContextManager[Any]]:
 
     @contextmanager
     def context() -> Iterator[None]:
-        with run.forward_context(), RefusedCollectives():
+        with run.forward_context(), RefusedCollectives():  # type: ignore[no-untyped-call]
             yield
 
     return context

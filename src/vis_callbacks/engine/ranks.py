@@ -188,7 +188,7 @@ def any_rank(flag: bool, *, group: dist.ProcessGroup | None = None) -> bool:
     return not all_agree(not flag, group=group)
 
 
-class RefusedCollectives(TorchDispatchMode):
+class RefusedCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses collectives inside, such as a SyncBatchNorm's: no other rank comes to them."""
 
     def __torch_dispatch__(

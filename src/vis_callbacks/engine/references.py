@@ -48,7 +48,7 @@ class References:
 
     def to(self, device: torch.device) -> References:
         """Returns the same samples on a device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device)
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and value.device != device
@@ -59,7 +59,9 @@ class References:
         """Returns the first of these samples, as views."""
         if num_samples >= len(self.inputs):
             return self
-        tensors = {n: v[:num_samples] for n, v in vars(self).items() if isinstance(v, Tensor)}
+        tensors: dict[str, Any] = {
+            n: v[:num_samples] for n, v in vars(self).items() if isinstance(v, Tensor)
+        }
         return replace(self, **tensors)
 
     def shared_with(self, others: Iterable[References]) -> References:

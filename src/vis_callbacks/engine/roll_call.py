@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import monotonic, sleep
-from typing import Self
+from typing import Any, Self
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store  # no public way to share it
@@ -44,8 +44,8 @@ class RollCall:
         num_ranks: How many there are.
     """
 
-    def __init__(self, store: dist.Store, rank: int, num_ranks: int) -> None:
-        self._store = dist.PrefixStore("vis_callbacks", store)
+    def __init__(self, store: Any, rank: int, num_ranks: int) -> None:
+        self._store: Any = dist.PrefixStore("vis_callbacks", store)  # type: ignore[attr-defined]
         self._rank = rank
         self._num_ranks = num_ranks
         self._number = 0
