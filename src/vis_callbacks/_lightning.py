@@ -83,6 +83,12 @@ class RunView:
         return self.trainer.strategy.model is not self.trainer.lightning_module
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether no rank has the whole model, so that all must run each forward pass."""
+        kinds = {kind.__name__ for kind in type(self.trainer.strategy).__mro__}
+        return not kinds.isdisjoint({"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"})
+
+    @property
     def step(self) -> int:
         """The x-axis of the user's own ``self.log`` within a training batch or validation.
 
@@ -193,6 +199,11 @@ class RunView:
     def metrics(self) -> Mapping[str, Any]:
         """A copy of what the user has logged so far; tensors stay on their device."""
         return dict(self.trainer.callback_metrics)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the training is to end after this step."""
+        return bool(self.trainer.should_stop)
 
     def stop(self) -> None:
         """Ends the training after this step; all ranks must come to the same decision."""

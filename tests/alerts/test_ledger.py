@@ -175,6 +175,23 @@ def test_a_restored_ledger_does_not_raise_again_what_was_firing() -> None:
     assert run(resumed, SICK, first_step=3) == [()]
 
 
+def test_an_alert_that_nobody_was_told_of_is_still_untold_after_a_checkpoint() -> None:
+    first, second = Ledger(), Ledger()
+    first.untold += run(first, SICK)[0]
+    second.restore(first.state())
+    assert second.untold == first.untold != []
+
+
+def test_a_state_of_before_alerts_could_be_untold_is_taken() -> None:
+    first, second = Ledger(), Ledger()
+    run(first, SICK)
+    state = first.state()
+    del state["untold"]
+    second.restore(state)
+    assert second.active == first.active != ()
+    assert second.untold == []
+
+
 def test_silent_snapshots_before_a_checkpoint_count_after_it() -> None:
     ledger = Ledger()
     run(ledger, SICK, None, None, None)

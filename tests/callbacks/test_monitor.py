@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.contracts.dummies import ActivationsDummy
 from tests.tiny import NUM_STEPS, TinyModule, tiny_fit, tiny_loader, tiny_module, tiny_trainer
 
 from vis_callbacks import Finding, Monitor, Probe, Readings, Report, Snapshot
+from vis_callbacks._lightning import SetUpError
 from vis_callbacks.callbacks.monitor import STATE_VERSION, _snake_case
 from vis_callbacks.engine.schedule import Decaying, EveryNSteps
 
@@ -195,6 +197,35 @@ def test_monitors_that_differ_in_their_prefix_keep_states_of_their_own(tmp_path)
     trainer = tiny_fit(tmp_path, monitors)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     assert len(torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]) == 2
+
+
+def test_a_checkpoint_names_a_monitor_as_it_names_itself_during_and_after_a_run(monitor, tmp_path):
+    tiny_fit(tmp_path, [monitor]).save_checkpoint(tmp_path / "it.ckpt")
+    content = torch.load(tmp_path / "it.ckpt", weights_only=True)
+    assert list(content["callbacks"]) == [monitor.state_key]
+    assert "@" not in monitor.state_key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"every_n_epochs": 1}, {"tag_prefix": "a/"}],
+    ids=["equal ones", "another schedule", "the same prefix"],
+)
+def test_two_monitors_of_a_class_are_refused_before_training_with_what_to_write(tmp_path, options):
+    prefix = {"tag_prefix": "a/"} if "tag_prefix" in options else {}
+    module = tiny_module()
+    with pytest.raises(ValueError, match=r"two StepsMonitors.*tag_prefix=\"second/\"") as caught:
+        tiny_trainer(tmp_path, [StepsMonitor(**prefix), StepsMonitor(**options)]).fit(
+            module, tiny_loader(), tiny_loader()
+        )
+    assert isinstance(caught.value, SetUpError)
+    assert module.losses == []
+
+
+def test_monitors_of_two_classes_and_two_prefixes_go_together(tmp_path):
+    monitors = [StepsMonitor(), StepsMonitor(tag_prefix="a/"), ActivationsDummy()]
+    tiny_fit(tmp_path, monitors)
+    assert all(len(monitor.history) for monitor in monitors)
 
 
 def test_after_a_run_nothing_ties_a_monitor_to_the_model(monitor, tmp_path: Path):

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning.loggers import CSVLogger
+from tests.contracts.dummies import FiltersDummy, SaliencyDummy
+from tests.identity import digest
 from tests.tiny import NUM_STEPS, TinyModule, smallest, tiny_loader, tiny_module, tiny_trainer
 from torch import nn
 
@@ -217,6 +219,58 @@ def test_an_input_fn_that_returns_no_tensor_is_reported_once(tmp_path, contained
     assert (
         "input_fn returned NoneType for a batch that looks like list(Tensor(4, 3, 6, 6)" in report
     )
+
+
+def fails(*args):
+    raise KeyError("image")
+
+
+@pytest.mark.parametrize("sanity", [0, 1])
+@pytest.mark.parametrize("option", ["input_fn", "label_fn", "forward_fn"])
+def test_a_given_function_that_raises_on_the_first_batch_fails_at_once(tmp_path, option, sanity):
+    module = tiny_module()
+    monitor = smallest(ActivationMonitor, **{option: fails})
+    trainer = tiny_trainer(tmp_path, [monitor], num_sanity_val_steps=sanity)
+    with pytest.raises(ValueError, match=rf"{option} raised KeyError\('image'\)") as caught:
+        trainer.fit(module, tiny_loader(), tiny_loader())
+    words = str(caught.value)
+    assert ("first validation batch" if sanity else "first training batch") in words
+    assert "Tensor(4, 3, 6, 6) float32" in words
+    assert f"Write {option}=lambda" in words
+    assert not module.losses
+
+
+@pytest.mark.contained
+@pytest.mark.parametrize("option", ["input_fn", "label_fn"])
+def test_a_given_function_that_raises_later_is_contained(tmp_path, option):
+    num_calls = []
+
+    def fails_later(batch):
+        num_calls.append(1)
+        if len(num_calls) > 1:
+            raise KeyError("image")
+        return batch[option == "label_fn"]
+
+    fit(tmp_path, smallest(ActivationMonitor, **{option: fails_later}))
+    assert len(num_calls) > 1
+
+
+def test_given_functions_are_tried_once_and_change_nothing(tmp_path):
+    calls = []
+
+    def forward_fn(model, inputs):
+        calls.append(len(inputs))
+        return model(inputs)
+
+    runs = []
+    for kinds in ((), (FiltersDummy, SaliencyDummy)):
+        module = tiny_module()
+        monitors = [kind(forward_fn=forward_fn) for kind in kinds]
+        tiny_trainer(tmp_path, monitors, max_steps=1).fit(module, tiny_loader(), tiny_loader())
+        runs.append(digest([module.losses, *module.state_dict().values(), torch.rand(3)]))
+    assert runs[0] == runs[1]
+    assert calls[0] == 4  # tried on the first batch; what follows is its ordinary use
+    assert 2 <= len(calls) <= 4
 
 
 class Linear(TinyModule):

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
 import pytest
+from pytorch_lightning import Callback
+from tests.contracts import dummies
+from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
+from tests.tiny import NUM_STEPS, TinyModule, tiny_fit
 
 from vis_callbacks.callbacks import overhead as module
-from vis_callbacks.callbacks.overhead import Overhead
+from vis_callbacks.callbacks import seat, session, straight_line
+from vis_callbacks.callbacks.overhead import Overhead, divided
+from vis_callbacks.callbacks.steps import GroupTable
+from vis_callbacks.engine import engine as engine_module
+from vis_callbacks.engine.engine import Engine
+from vis_callbacks.writers.writer import Writer
 
 
 @pytest.fixture
@@ -61,3 +70,95 @@ def test_nothing_is_given_up_without_need(limit, percent, run_seconds):
     assert overhead.keep_within_limit(percent, run_seconds) is None
     assert not overhead.gives_up_pictures
     assert overhead.thinning == 1
+
+
+def test_what_serves_several_is_divided_among_those_who_asked(clock):
+    first, second, other = (Overhead(_started=clock[0]) for _ in range(3))
+    with divided(lambda: [first, second, other], lambda: [first, second]):
+        spend(first, clock, 4.0)
+        clock[0] += 3.0
+        spend(other, clock, 1.0)
+    assert [o.seconds for o in (first, second, other)] == [5.5, 1.5, 1.0]
+
+
+def test_who_asks_may_be_known_only_afterwards(clock):
+    first, second = (Overhead(_started=clock[0]) for _ in range(2))
+    asking: list[Overhead] = []
+    with divided(lambda: [first, second], lambda: list(asking)):
+        clock[0] += 3.0
+        asking.append(second)
+    assert [first.seconds, second.seconds] == [0.0, 3.0]
+    with divided(lambda: [first, second], list):
+        clock[0] += 2.0
+    assert [first.seconds, second.seconds] == [1.0, 4.0]
+
+
+# -- every stage of a run
+
+STAGES = {
+    "references": (seat, "take_references"),
+    "opening a capture": (Engine, "begin"),
+    "finding the batch's parts": (Engine, "start_batch"),
+    "watching the update": (session, "UpdateWatch"),
+    "an extra pass": (Engine, "read_isolated"),
+    "closing a capture": (Engine, "end_capture"),
+    "counting": (Engine, "count_batch"),
+    "optimizer groups": (GroupTable, "now"),
+    "a monitor's own passes": (Engine, "isolated_forward"),
+    "the transfer": (straight_line, "transfer"),
+    "rules": (straight_line, "judge"),
+    "writing": (Writer, "write"),
+    "flushing": (Writer, "flush"),
+    "reductions": (dummies, "_positive"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_time_of_every_stage_is_counted(stage, clock, monkeypatch, tmp_path):
+    holder, name = STAGES[stage]
+    original, num_calls, seats, is_running = getattr(holder, name), [0], [], [False]
+
+    def slow(*args, **kwargs):
+        num_calls[0] += is_running[0]
+        clock[0] += 1.0
+        return original(*args, **kwargs)
+
+    class Sees(Callback):
+        def on_train_start(self, trainer, pl_module):
+            seats.extend(monitors[0]._session._seats)
+            is_running[0] = True
+
+        def on_train_end(self, trainer, pl_module):
+            is_running[0] = False
+
+    monkeypatch.setattr(holder, name, slow)
+    monkeypatch.setattr(engine_module, "perf_counter", lambda: clock[0])
+    monitors = [ActivationsDummy(), EmbeddingDummy(), SaliencyDummy()]
+    monitors[0].rules = (Never(),)
+    tiny_fit(tmp_path, [*monitors, Sees()], num_sanity_val_steps=0)
+    assert num_calls[0] > 0
+    assert sum(seat.overhead.seconds for seat in seats) == pytest.approx(num_calls[0])
+
+
+def test_the_users_own_forward_is_not_counted(clock, monkeypatch, tmp_path):
+    seats = []
+    original = TinyModule.training_step
+
+    def slow(self, batch, batch_idx):
+        clock[0] += 1.0
+        seats[:] = monitor._session._seats
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(TinyModule, "training_step", slow)
+    monkeypatch.setattr(engine_module, "perf_counter", lambda: clock[0])
+    monitor = ActivationsDummy()
+    tiny_fit(tmp_path, [monitor])
+    assert [seat.overhead.seconds for seat in seats] == [0.0]
+    assert clock[0] == 100.0 + NUM_STEPS
+
+
+class Never:
+    kind, severity = "never", "warning"
+
+    def check(self, history):
+        return None

@@ -10,15 +10,17 @@ from tests.identity import assert_identical, fingerprint
 from torch import nn
 
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.callbacks.reactions import AlertRaisedError, act, begun, tell, words_of
+from vis_callbacks.callbacks import reactions
+from vis_callbacks.callbacks.reactions import AlertRaisedError, Told, act, begun, tell, words_of
 from vis_callbacks.guard import Guard, IntendedError
 
 
 class FakeRun:
     """What the reactions need of a run; records."""
 
-    def __init__(self, is_global_zero: bool = True) -> None:
+    def __init__(self, is_global_zero: bool = True, is_stopping: bool = False) -> None:
         self.is_global_zero = is_global_zero
+        self.is_stopping = is_stopping
         self.num_stops = 0
 
     def stop(self) -> None:
@@ -61,11 +63,13 @@ def test_the_line_tells_where_since_when_and_what_to_do():
     )
 
 
-def test_the_users_function_is_called_with_each_alert_on_every_rank():
+@pytest.mark.parametrize("is_rank_0", [True, False])
+def test_the_users_function_is_called_with_each_alert_on_rank_0_alone(is_rank_0):
     got: list[Alert] = []
     alerts = [alert(), alert(kind="other")]
-    tell(alerts, got.append, FakeRun(is_global_zero=False), Guard("m"))
-    assert got == alerts
+    told = tell(alerts, got.append, FakeRun(is_global_zero=is_rank_0), Guard("m"))
+    assert got == (alerts if is_rank_0 else [])
+    assert told.alerts == alerts
 
 
 def test_the_users_function_may_draw_random_numbers_and_write_into_the_alert():
@@ -92,9 +96,23 @@ def test_a_function_that_fails_at_one_alert_is_called_with_the_next():
 
 
 def test_a_function_may_end_the_run_on_purpose():
+    def ending(found: Alert) -> None:
+        raise AlertRaisedError(found)
+
+    told = tell([alert()], ending, FakeRun(), Guard("m"))
     with pytest.raises(AlertRaisedError, match="Units are dying"):
-        tell([found := alert()], lambda a: act([("raise", [a])], FakeRun()), FakeRun(), Guard("m"))
-    assert found.state == "firing"
+        act([told], FakeRun(), has_ranks=False)
+
+
+def test_a_function_that_stops_rank_0_stops_all_ranks(monkeypatch):
+    said: list[bool] = []
+    monkeypatch.setattr(reactions, "any_rank", lambda flag: said.append(flag) or True)
+    for is_stopping in (True, False):  # rank 0, and one on which the function is not called
+        run = FakeRun(is_stopping=is_stopping)
+        with pytest.raises(AlertRaisedError, match="another rank"):
+            act([Told(print)], run, has_ranks=True)
+        assert run.num_stops == 1
+    assert said == [True, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -107,25 +125,27 @@ def test_a_function_may_end_the_run_on_purpose():
         ([("stop", [alert()])], 1),
         ([("stop", [alert()]), ("stop", [alert()])], 1),
         ([("warn", [alert()]), ("stop", [])], 0),
+        ([(print, []), ("stop", [alert()])], 1),
     ],
 )
 def test_a_run_is_stopped_where_an_alert_of_a_monitor_asks_for_it(asked, num_stops):
     run = FakeRun()
-    act(asked, run)
+    act([Told(*one) for one in asked], run, has_ranks=False)
     assert run.num_stops == num_stops
 
 
 def test_raise_ends_the_run_with_the_first_alert():
     first = alert(message="The first", remedy="Do this.")
+    told = [Told("raise"), Told("raise", [first, alert()])]
     with pytest.raises(AlertRaisedError, match=r"^The first Do this\.$") as caught:
-        act([("raise", []), ("raise", [first, alert()])], FakeRun())
+        act(told, FakeRun(), has_ranks=False)
     assert caught.value.alert is first
 
 
 def test_stop_comes_before_raise():
     run = FakeRun()
     with pytest.raises(AlertRaisedError, match="dying"):
-        act([("raise", [alert()]), ("stop", [alert()])], run)
+        act([Told("raise", [alert()]), Told("stop", [alert()])], run, has_ranks=False)
     assert run.num_stops == 1
 
 

@@ -4,11 +4,13 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
 
 from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.seat import Kept, Moment, Seat
+from vis_callbacks.callbacks.seat import Kept, Moment, Seat, keep_references, settle_references
 from vis_callbacks.engine.engine import Subscription
+from vis_callbacks.engine.references import References
 from vis_callbacks.engine.schedule import BurstEnds, Bursts, EveryNSteps, RunFacts, Schedule
 
 FACTS = RunFacts(planned_steps=2000, batch_size=64)
@@ -106,3 +108,52 @@ def test_not_more_is_kept_than_fits():
     assert not seat.is_whole(5, FACTS)
     seat.kept = [Kept(moment, {}, {}, is_whole=False)] * 32
     assert seat.is_whole(5, FACTS)
+
+
+def with_references(**changes: Any) -> SaliencyDummy:
+    monitor = SaliencyDummy()
+    inputs, labels = torch.arange(6.0).reshape(2, 3), torch.tensor([0, 1])
+    monitor.references = References(
+        **{"inputs": inputs, "labels": labels, "source": "the first batch"} | changes
+    )
+    return monitor
+
+
+def test_restored_samples_are_moved_to_the_device_of_the_run():
+    monitor, without = with_references(masks=torch.ones(2, 3)), SaliencyDummy()
+    settle_references([monitor, without], torch.device("meta"))
+    kept = monitor.references
+    assert {kept.inputs.device, kept.labels.device, kept.masks.device} == {torch.device("meta")}
+    assert kept.source == "the first batch"
+    assert without.references is None
+
+
+def test_equal_samples_are_shared_again_and_others_are_not():
+    first, second = with_references(), with_references()
+    others = [
+        with_references(source="another batch"),
+        with_references(labels=None),
+        with_references(labels=torch.tensor([1, 1])),
+        with_references(masks=torch.ones(2)),
+        with_references(inputs=torch.arange(6).reshape(2, 3)),
+    ]
+    settle_references([first, second, *others], torch.device("cpu"))
+    assert second.references.inputs is first.references.inputs
+    inputs = {monitor.references.inputs.data_ptr() for monitor in (first, *others)}
+    assert len(inputs) == 1 + len(others)
+
+
+def test_fewer_samples_are_shared_with_those_who_keep_more():
+    fewer, more = (SaliencyDummy(num_samples=n) for n in (1, 8))
+    batch = [torch.randn(12, 5), torch.arange(12) % 3]
+    keep_references([fewer, more], batch, "the first batch")
+    assert len(fewer.references.inputs) == len(fewer.references.labels) == 1
+    for name in ("inputs", "labels"):
+        kept = [getattr(m.references, name) for m in (fewer, more)]
+        assert kept[0].data_ptr() == kept[1].data_ptr()
+
+
+def test_what_is_kept_for_long_holds_no_hundreds_of_samples():
+    fewer, more = (SaliencyDummy(num_samples=n) for n in (1, 500))
+    keep_references([fewer, more], [torch.randn(64, 5), torch.arange(64) % 3], "the first batch")
+    assert fewer.references.inputs.untyped_storage().nbytes() == 5 * 4

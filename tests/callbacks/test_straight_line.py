@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -72,6 +73,13 @@ class Always:
 
     def check(self, history: Any) -> Finding | None:
         return Finding(message="It is so") if history.steps[-1] >= self.from_step else None
+
+
+class OnceAt(Always):
+    """Finds something at one snapshot alone."""
+
+    def check(self, history: Any) -> Finding | None:
+        return super().check(history) if history.steps[-1] == self.from_step else None
 
 
 def fit(tmp_path: Path, monitor: Keeps, *callbacks: Callback, **options: Any) -> Any:
@@ -186,6 +194,37 @@ def test_an_alert_found_at_a_checkpoint_acts_when_the_burst_ends(tmp_path):
     assert stopped == [False]
     assert [alert.step for alert in monitor.alerts] == [5]
     assert trainer.global_step == 7  # the burst ends with step 6
+
+
+@pytest.mark.parametrize("on_alert", ["stop", "raise", "function"])
+def test_an_alert_found_at_a_checkpoint_acts_after_a_resume(tmp_path, caplog, on_alert):
+    """The checkpoint's burst is over only after the run was interrupted."""
+
+    class Interrupted(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 6:
+                trainer.save_checkpoint(tmp_path / "now.ckpt")
+                trainer.should_stop = True
+
+    def watching() -> Keeps:
+        called.clear()
+        monitor = Keeps(on_alert=called.append if on_alert == "function" else on_alert)
+        monitor.rules = (OnceAt(5),)
+        monitor.schedule = type("Rare", (EveryNSteps,), {"ends_burst": lambda *_: False})(1)
+        return monitor
+
+    called: list[Any] = []
+    with contextlib.suppress(AlertRaisedError):
+        fit(tmp_path, watching(), Interrupted(), max_epochs=8)
+    caplog.clear()
+    monitor = watching()
+    raises = pytest.raises(AlertRaisedError, match="It is so")
+    with raises if on_alert == "raise" else contextlib.nullcontext():
+        fit(tmp_path, monitor, max_epochs=8, ckpt_path=tmp_path / "now.ckpt")
+    assert monitor.history.steps[-1] == (15 if on_alert == "function" else 5)
+    assert len([m for m in caplog.messages if "It is so" in m]) == 1
+    assert [alert.step for alert in called] == ([5] if on_alert == "function" else [])
+    assert monitor.state_dict()["ledger"]["untold"] == []
 
 
 def test_an_alert_of_the_last_burst_still_raises(tmp_path):

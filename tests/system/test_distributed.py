@@ -174,5 +174,13 @@ def test_raise_ends_both_ranks(folder: Path, name: str) -> None:
     assert runs[0].num_steps == runs[1].num_steps
 
 
-def test_a_function_is_called_with_the_alert_on_each_rank(folder: Path) -> None:
-    assert [outcome(folder, "called", rank).called for rank in RANKS] == [1, 1]
+def test_a_function_is_called_with_the_alert_once_on_rank_0(folder: Path) -> None:
+    assert [outcome(folder, "called", rank).called for rank in RANKS] == [1, 0]
+
+
+@pytest.mark.parametrize("how", ["stops", "raises"])
+def test_what_a_function_does_to_the_run_on_rank_0_is_done_on_both(folder: Path, how: str) -> None:
+    runs = [outcome(folder, f"called and {how}", rank) for rank in RANKS]
+    assert [run.called for run in runs] == [1, 0]
+    assert [run.num_steps for run in runs] == [FAULT_STEP + 1] * 2
+    assert [run.raised for run in runs] == [{"raises": "AlertRaisedError"}.get(how)] * 2

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests.contracts.dummies import SaliencyDummy
 from tests.identity import digest
 from tests.system.models import (
     LIGHTNING_CHATTER,
@@ -23,10 +24,15 @@ from tests.system.models import (
     vectors,
 )
 
+from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.log import read_alerts
+from vis_callbacks.callbacks import session
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
+from vis_callbacks.engine.engine import Engine
+from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.report import Report
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
@@ -164,6 +170,42 @@ def test_the_reference_samples_are_not_exchanged(
     interrupted: tuple[Path, Watching], resumed: Watching
 ) -> None:
     assert digest(vars(resumed.references)) == digest(vars(interrupted[1].references))
+
+
+class Devices(SaliencyDummy):
+    """Notes on which device the reference samples are."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.devices: set[torch.device] = set()
+
+    def observe(self, snapshot: Snapshot) -> Report:
+        self.devices.add(snapshot.references.inputs.device)
+        return Report(step=snapshot.step)
+
+
+def test_the_reference_samples_are_on_the_device_of_the_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tmp_path, Devices(), Saving(STOP), max_steps=STOP)
+    monkeypatch.setattr(RunView, "device", torch.device("meta"))
+    on_cpu = lambda *args, devices, **kwargs: Engine(*args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(session, "Engine", on_cpu)
+    monitor = Devices()
+    fit(tmp_path, monitor, ckpt=tmp_path / f"{STOP}.ckpt")
+    assert monitor.devices == {torch.device("meta")}
+
+
+def test_reference_samples_that_monitors_share_are_stored_once(tmp_path: Path) -> None:
+    checkpoint = None
+    for stop in (2, 4):  # a resumed run has loaded as many copies as there are monitors
+        monitors = [Devices(tag_prefix=prefix) for prefix in ("a/", "b/", "c/")]
+        fit(tmp_path, *monitors, Saving(stop), max_steps=stop, ckpt=checkpoint)
+        checkpoint = tmp_path / f"{stop}.ckpt"
+        states = torch.load(checkpoint, weights_only=True)["callbacks"].values()
+        stored = {s["references"]["inputs"].untyped_storage().data_ptr() for s in states}
+        assert (len(states), len(stored)) == (3, 1)
+        assert len({monitor.references.inputs.data_ptr() for monitor in monitors}) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")

@@ -28,8 +28,11 @@ from tests.tiny import Threes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from vis_callbacks._lightning import trainer_of as trainer_of_module
+from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
+from vis_callbacks.callbacks.reactions import AlertRaisedError
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
@@ -206,9 +209,18 @@ def watching(**options: Any) -> ActivationMonitor:
     return ActivationMonitor(every_n_train_steps=1, **options)
 
 
-def calling(folder: Path) -> Outcome:
-    called: list[Any] = []
-    monitor = watching(on_alert=called.append)
+def calling(folder: Path, *, how: str = "") -> Outcome:
+    """Calls a function with the alert, which may stop or end the run."""
+    called: list[Alert] = []
+
+    def react(alert: Alert) -> None:
+        called.append(alert)
+        if how == "stops":
+            trainer_of_module(monitor._model()).should_stop = True
+        elif how == "raises":
+            raise AlertRaisedError(alert)
+
+    monitor = watching(on_alert=react)
     return fit(folder, [monitor], nan_from=FAULT_STEP, called=called)
 
 
@@ -248,6 +260,8 @@ SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
     "alert": lambda folder: fit(folder, [watching()], nan_from=FAULT_STEP),
     "stop": lambda folder: fit(folder, [watching(on_alert="stop")], nan_from=FAULT_STEP),
     "called": calling,
+    "called and stops": partial(calling, how="stops"),
+    "called and raises": partial(calling, how="raises"),
     "stop on one rank": partial(alone, "stop"),
     **{
         f"{stage} fails on {rank}": partial(failing, stage, rank)

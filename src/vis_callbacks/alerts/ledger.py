@@ -36,6 +36,10 @@ class Ledger:
     may fire again afterwards. Layers that join are added to the alert. A finding of severity
     "info" is a remark: returned once, and again when its layers change, and never active.
 
+    Attributes:
+        untold: Alerts that have begun and that nobody has been told of, nor acted upon. They
+            belong to the state: found while a checkpoint is saved, they are told of after a resume.
+
     Args:
         monitor: Name that the alerts carry.
         quiet_snapshots: 5 is what the rules for dead units were measured with. A window of
@@ -48,6 +52,7 @@ class Ledger:
             raise ValueError(f"quiet_snapshots={quiet_snapshots} would never be waited for; give 1")
         self.monitor = monitor
         self.quiet_snapshots = quiet_snapshots
+        self.untold: list[Alert] = []
         self._entries: dict[Key, _Entry] = {}
 
     @property
@@ -97,6 +102,7 @@ class Ledger:
                 [entry.alert.as_plain(), entry.num_found, entry.num_silent]
                 for entry in self._entries.values()
             ],
+            "untold": [alert.as_plain() for alert in self.untold],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -112,11 +118,13 @@ class Ledger:
                 _Entry(Alert.from_plain(plain), int(num_found), int(num_silent))
                 for plain, num_found, num_silent in state["entries"]
             ]
+            untold = [Alert.from_plain(plain) for plain in state.get("untold", ())]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"not the state of a Ledger of version {_VERSION}: {error!r}; start afresh"
             ) from error
         self._entries = {_key(entry.alert): entry for entry in entries}
+        self.untold = untold
 
     def _alert(self, rule: Rule, finding: Finding, step: int, epoch: int, stage: str) -> Alert:
         return Alert(

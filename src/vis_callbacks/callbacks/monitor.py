@@ -6,7 +6,6 @@ import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Unpack, cast, final
 
@@ -14,6 +13,7 @@ from vis_callbacks._lightning import LightningCallback, trainer_of
 from vis_callbacks.alerts.alert import Alert, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.ledger import Ledger
+from vis_callbacks.callbacks.names import check_names
 from vis_callbacks.callbacks.options import MonitorOptions, check_options
 from vis_callbacks.callbacks.plain import require_plain
 from vis_callbacks.callbacks.session import Session, session_of
@@ -66,9 +66,11 @@ class Monitor(LightningCallback, ABC):
         every_n_epochs: Take a snapshot at the end of every n-th epoch. Excludes the former.
             Without either, each monitor has a schedule of its own.
         on_alert: ``"warn"`` logs a warning; ``"stop"`` also ends the training after the step;
-            ``"raise"`` raises `AlertRaisedError`; a function is called with the `Alert`.
+            ``"raise"`` raises `AlertRaisedError`; a function is called with the `Alert`, once, on
+            rank 0. If it sets ``trainer.should_stop`` or raises `AlertRaisedError`, all ranks do.
         enabled_alerts: The kinds of alerts wanted; None means all of the monitor's.
-        tag_prefix: Put before each tag, to tell two monitors of a kind apart.
+        tag_prefix: Put before each tag. Two monitors of a class in one Trainer need different
+            ones.
         max_overhead: The share of the training time that the monitor may take. Above it,
             pictures are given up first, then bursts of snapshots become rarer. None: no limit.
         save_images: Write pictures as PNG files where no logger takes pictures.
@@ -159,8 +161,13 @@ class Monitor(LightningCallback, ABC):
     @property
     @final
     def state_key(self) -> str:
-        """Tells the states of several monitors of a class apart in a checkpoint."""
-        return self._state_key  # Lightning asks for it at each hook of each callback
+        """Tells the states of several monitors of a class apart in a checkpoint.
+
+        Before a run Lightning asks for it only to refuse two that are equal, in words that do not
+        help. Until then each has a key of its own, and `setup` says what to write.
+        """
+        # Lightning asks for it at each hook of each callback.
+        return self._state_key if self._model is not None else f"{self._state_key}@{id(self)}"
 
     @final
     @_guarded
@@ -171,6 +178,10 @@ class Monitor(LightningCallback, ABC):
         self._model = weakref.ref(pl_module)
         self._session = session_of(trainer)
         self._session.join(self)
+        if self._session.lead is self:
+            monitors = [other for other in trainer.callbacks if isinstance(other, Monitor)]
+            check_names(monitors)
+            self._session.announce(trainer, monitors)
 
     @final
     @_guarded
@@ -294,7 +305,8 @@ class Monitor(LightningCallback, ABC):
                 ledger=self.ledger.state(),
                 monitor=of_monitor,
                 outputs=self.outputs.state(),
-                references=asdict(self.references) if self.references else None,
+                # Not a copy: monitors share them, and a checkpoint saves what is shared once.
+                references=dict(vars(self.references)) if self.references else None,
             )
         return state
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -28,6 +28,10 @@ class Overhead:
     thinning: int = 1
     gives_up_pictures: bool = False
     _started: float = field(default_factory=perf_counter)
+
+    def spend(self, seconds: float) -> None:
+        """Counts time that was measured elsewhere."""
+        self.seconds += seconds
 
     @contextmanager
     def measured(self) -> Iterator[None]:
@@ -60,3 +64,32 @@ class Overhead:
             return "pictures"
         self.thinning *= 2
         return f"every second burst of snapshots (now {self.thinning} times rarer)"
+
+
+@contextmanager
+def divided(
+    everyone: Callable[[], Sequence[Overhead]], asking: Callable[[], Sequence[Overhead]]
+) -> Iterator[None]:
+    """Counts the time of the block: what no monitor counts itself is shared by those who asked.
+
+    Extra passes, opening and closing captures, merging over ranks and the transfer serve several
+    monitors at once.
+
+    Args:
+        everyone: The monitors that may count time of their own in the block.
+        asking: Those that the block works for; asked before the block, and, where it is only
+            then known, after it. Where nobody asks in particular, all do.
+    """
+    sharing, before = asking(), _counted(everyone())
+    began = perf_counter()
+    try:
+        yield
+    finally:
+        rest = perf_counter() - began - (_counted(everyone()) - before)
+        sharing = sharing or asking() or everyone()
+        for overhead in sharing:
+            overhead.seconds += max(rest, 0.0) / len(sharing)
+
+
+def _counted(overheads: Sequence[Overhead]) -> float:
+    return sum(overhead.seconds for overhead in overheads)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from vis_callbacks.callbacks.options import CheckedOptions
@@ -157,13 +158,26 @@ def find_parts(batch: Any, options: CheckedOptions, guard: Guard) -> Batch:
     return Batch(inputs=inputs, labels=labels, num_samples=num_samples)
 
 
+def settle_references(monitors: Iterable[Monitor], device: torch.device) -> None:
+    """Moves reference samples to the device of the run, and shares those that are equal.
+
+    A checkpoint gives each monitor a copy of its own, on the CPU.
+    """
+    settled: list[References] = []
+    for monitor in _most_samples_first(monitors):
+        if monitor.references is not None:
+            with monitor.guard.contain("moving reference samples"):
+                monitor.references = monitor.references.to(device).shared_with(settled)
+                settled.append(monitor.references)
+
+
 def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> None:
     """Copies reference samples once; they are never exchanged afterwards.
 
     Monitors that ask for the same share one copy: at 224 pixels eight images are 5 MB.
     """
     taken: dict[tuple[object, ...], References] = {}
-    for monitor in monitors:
+    for monitor in _most_samples_first(monitors):
         if "references" not in monitor.needs or monitor.references is not None:
             continue
         options = monitor.options
@@ -179,9 +193,14 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
                 )
                 if choice := taken[asked].choice:
                     monitor.guard.remark(choice)
-            monitor.references = taken[asked]
+            others = [known for key, known in taken.items() if key[:-1] == asked[:-1]]
+            monitor.references = taken[asked].shared_with(others)
         error = attempt.error
         if error is not None:
             is_asked_for = any((options.input_fn, options.label_fn, monitor.mask_fn))
             why = error if is_asked_for else NothingToShow(str(error))
             monitor.guard.note("keeping reference samples", why)
+
+
+def _most_samples_first(monitors: Iterable[Monitor]) -> list[Monitor]:
+    return sorted(monitors, key=lambda monitor: -monitor.options.num_samples)

@@ -8,23 +8,32 @@ from __future__ import annotations
 import math
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
 
 import torch
 from torch import Tensor
 
 from vis_callbacks._lightning import RunView, step_of
-from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.seat import Seat, Step, find_parts, keep_references
+from vis_callbacks.callbacks.company import Company
+from vis_callbacks.callbacks.given_functions import try_given_functions
+from vis_callbacks.callbacks.overhead import Overhead, divided
+from vis_callbacks.callbacks.seat import (
+    Seat,
+    Step,
+    find_parts,
+    keep_references,
+    settle_references,
+)
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
 from vis_callbacks.callbacks.straight_line import StraightLine
 from vis_callbacks.engine.engine import Engine, EngineGuards, Subscription
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
-from vis_callbacks.engine.ranks import RanksError, gather
+from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.guard import Attempt, Guard, say, summarise
 from vis_callbacks.writers.writer import Writer, alert_folder
@@ -32,6 +41,8 @@ from vis_callbacks.writers.writer import Writer, alert_folder
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor
 
+
+P = ParamSpec("P")
 
 # What is shared by the monitors of one Trainer hangs on the Trainer, weakly.
 _SESSIONS: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
@@ -42,6 +53,19 @@ def session_of(trainer: Any) -> Session:
     if trainer not in _SESSIONS:
         _SESSIONS[trainer] = Session()
     return _SESSIONS[trainer]
+
+
+def _counted(
+    hook: Callable[Concatenate[Session, P], None],
+) -> Callable[Concatenate[Session, P], None]:
+    """Counts all of a hook's time."""
+
+    @wraps(hook)
+    def counted(self: Session, *args: P.args, **kwargs: P.kwargs) -> None:
+        with self._divided():
+            hook(self, *args, **kwargs)
+
+    return cast("Callable[Concatenate[Session, P], None]", counted)
 
 
 class Session:
@@ -65,6 +89,8 @@ class Session:
         self._is_first = True
         self._has_looked_ahead, self._next_due, self.has_work = False, 0.0, True
         self._collecting: list[Seat] = []
+        self._company = Company()
+        self._has_tried_functions = False
         self._has_ranks = False
         # Of what is shared and can be done without: it charges no monitor, and never rests.
         self.guard = Guard("reading batches", max_failures=sys.maxsize)
@@ -85,9 +111,14 @@ class Session:
             self._monitors.append(monitor)
             monitor.guard.share_causes(self.guard)
 
+    def announce(self, trainer: Any, monitors: Sequence[Monitor]) -> None:
+        """Tells the other ranks of all monitors of the Trainer, before any of them begins."""
+        self._company.announce(RunView(trainer), monitors)
+
     def leave(self, monitor: Monitor) -> None:
         """Lets a monitor go and takes everything off the model."""
         self.close()
+        self._has_tried_functions = False
         if monitor in self._monitors:
             self._monitors.remove(monitor)
 
@@ -110,21 +141,28 @@ class Session:
         self.close()
         self._is_first = True
         self._ask_anew()
-        self._has_ranks = run.world_size > 1
+        company = self._company.found(run, self._monitors)
+        if company == "none":
+            return
+        self._has_ranks = company == "all"
         with Attempt() as attempt:
             self._open(run)
-        self._keep_agreed_seats()
+        if self._has_ranks:
+            self._keep_agreed_seats()
         if attempt.error is not None:
             raise attempt.error
         if self._engine is not None and self._writer is not None:
             self._line = StraightLine(
                 self._engine, self._writer, self._seats, has_ranks=self._has_ranks
             )
+            if run.stage == "fit":
+                self._line.react(run)  # what a checkpoint has left to be done
 
     def _open(self, run: RunView) -> None:
+        is_one_of_many = run.world_size > 1 and not self._has_ranks
         self._engine = Engine(
             run.model,
-            forward_context=run.forward_context,
+            forward_context=run.forward_context if not is_one_of_many else _alone_in(run),
             wrapped_root=run.is_wrapped,
             guards=self.engine_guards,
         )
@@ -142,6 +180,7 @@ class Session:
             planned_steps=run.planned_steps if run.stage == "fit" else None,
             steps_per_epoch=run.steps_per_epoch if run.stage == "fit" else None,
         )
+        settle_references(self._monitors, run.device)
         for monitor in self._monitors:
             with monitor.guard.contain("starting"):
                 if run.stage == "fit":
@@ -162,6 +201,7 @@ class Session:
                 seat.guard.note("starting", RanksError("it failed on another rank"))
         self._seats = [seat for seat in self._seats if id(seat.monitor) in agreed]
 
+    @_counted
     def catch_up(self, trainer: Any) -> None:
         """Looks at what a burst that is not over has read so far."""
         if self._line is not None:
@@ -172,6 +212,7 @@ class Session:
         if self._line is not None:
             self._line.break_off(RunView(trainer))
 
+    @_counted
     def finish(self, trainer: Any) -> None:
         """Looks at what is left, and flushes what was written."""
         if self._line is not None:
@@ -194,7 +235,11 @@ class Session:
             overhead=Overhead(limit=options.max_overhead),
         )
         subscribe = partial(
-            engine.subscribe, guard=monitor.guard, batch_of=seat.batch_of, forward=seat.forward
+            engine.subscribe,
+            guard=monitor.guard,
+            batch_of=seat.batch_of,
+            forward=seat.forward,
+            spend=seat.overhead.spend,
         )
         seat.subscriptions = tuple(map(subscribe, monitor.probes()))
         if not seat.subscriptions:
@@ -214,15 +259,29 @@ class Session:
                 return seat
         return None
 
+    # -- what it costs
+
+    def _divided(self) -> AbstractContextManager[None]:
+        """Counts the time of a hook; what serves several monitors is divided among them."""
+
+        def asking() -> list[Overhead]:
+            seats = self._step.due if self._step is not None else self._collecting
+            return [seat.overhead for seat in seats]
+
+        return divided(lambda: [seat.overhead for seat in self._seats], asking)
+
     # -- a training step
 
     def train_batch_start(self, trainer: Any, batch: Any) -> None:
         """Opens a capture over the user's step where a snapshot is due."""
         step = step_of(trainer)
-        if self._step is None:
-            if step < self._next_due:
-                return  # most steps end here
-        elif step != self._step.step:
+        if self._step is None and step < self._next_due:
+            return  # most steps end here
+        with self._divided():
+            self._start_batch(trainer, step, batch)
+
+    def _start_batch(self, trainer: Any, step: int, batch: Any) -> None:
+        if self._step is not None and step != self._step.step:
             self._drop_step()
         if self._engine is None:
             return
@@ -236,6 +295,7 @@ class Session:
                 with self.guard.contain("reading statistics of the inputs"):
                     self._step.sums.add_inputs(found.inputs)
 
+    @_counted
     def before_backward(self, trainer: Any) -> None:
         """Reads by an extra pass, before the update, where the user's pass must be let alone."""
         step, engine = self._step, self._engine
@@ -254,6 +314,7 @@ class Session:
         engine.read_isolated(training=True)
         return True
 
+    @_counted
     def train_batch_end(self, trainer: Any, outputs: Any) -> None:
         """Takes the snapshot once the step's last micro-batch has passed."""
         if self._engine is None:
@@ -278,6 +339,7 @@ class Session:
             self._drop_step()
             self.has_work = False
 
+    @_counted
     def train_epoch_end(self, trainer: Any) -> None:
         """Takes the snapshot of the epoch's last validation."""
         self._drop_step()  # a step that the user's hook skipped has no end
@@ -296,6 +358,7 @@ class Session:
         self._look_ahead(step + 1)
         if not due or self._engine is None:
             return
+        self._try_given_functions(run, batch, "the first training batch")
         self._begin_snapshot()
         for seat in due:
             if not seat.kept:  # a burst fails, or does not, as a whole
@@ -321,6 +384,11 @@ class Session:
     def _begin_snapshot(self) -> None:
         for guard in self.engine_guards:
             guard.begin_snapshot()
+
+    def _try_given_functions(self, run: RunView, batch: Any, source: str) -> None:
+        has_tried, self._has_tried_functions = self._has_tried_functions, True
+        if not has_tried:
+            try_given_functions(self._monitors, batch, source, run)
 
     def _due_at(self, step: int) -> list[Seat]:
         has_failed = any(not seat.due_steps and not seat.collects for seat in self._seats)
@@ -367,6 +435,7 @@ class Session:
 
     # -- an evaluation
 
+    @_counted
     def evaluation_start(self, trainer: Any) -> None:
         """Begins to collect where an evaluation is due."""
         run = RunView(trainer)
@@ -390,16 +459,20 @@ class Session:
             self._engine.begin(_subscriptions(self._collecting), live=False)
             self._leave_out_resting(self._collecting)
 
+    @_counted
     def evaluation_batch_start(self, trainer: Any, batch: Any, dataloader_idx: int) -> None:
         """Opens a capture over one batch; the sanity check's first one gives the references."""
         run = RunView(trainer)
         if run.is_sanity_checking or run.stage != "fit":
             source = "the first validation batch" if run.stage == "fit" else "the first batch"
+            if run.stage == "fit":
+                self._try_given_functions(run, batch, source)
             keep_references(self._monitors, batch, source)
         if self._collecting and dataloader_idx == 0 and self._engine is not None:
             self._engine.start_batch(batch)
             self._engine.open_over_evaluation()
 
+    @_counted
     def evaluation_batch_end(self, dataloader_idx: int) -> None:
         """Closes the capture over one batch, or reads the batch by an extra pass."""
         if self._collecting and dataloader_idx == 0 and self._engine is not None:
@@ -408,6 +481,7 @@ class Session:
             self._engine.end_capture()
             self._engine.count_batch()
 
+    @_counted
     def evaluation_end(self, trainer: Any) -> None:
         """Takes the snapshot of a ``validate`` or ``test``; in ``fit`` the epoch's end does."""
         run = RunView(trainer)
@@ -472,6 +546,17 @@ class Session:
 
 def _subscriptions(seats: Sequence[Seat]) -> list[Subscription]:
     return [subscription for seat in seats for subscription in seat.subscriptions]
+
+
+def _alone_in(run: RunView) -> Callable[[], AbstractContextManager[Any]]:
+    """Makes the context of forward passes that the other ranks do not make."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with run.forward_context(), RefusedCollectives():  # type: ignore[no-untyped-call]
+            yield
+
+    return context
 
 
 def _keep_silent(message: str) -> None:

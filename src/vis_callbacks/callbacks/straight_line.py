@@ -20,7 +20,7 @@ from torch import Tensor
 from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Alert, Outcome, Rule
 from vis_callbacks.alerts.ledger import judge
-from vis_callbacks.callbacks.reactions import act, begun, tell
+from vis_callbacks.callbacks.reactions import Told, act, begun, tell
 from vis_callbacks.callbacks.seat import Kept, Moment, Seat, Step
 from vis_callbacks.callbacks.steps import GroupTable, input_stats
 from vis_callbacks.engine.engine import Engine, Subscription
@@ -66,7 +66,6 @@ class StraightLine:
         self._seats = seats
         self._has_ranks = has_ranks
         self._groups = GroupTable(engine.model)
-        self._untold: dict[Seat, list[Alert]] = {}
 
     def take(
         self,
@@ -110,7 +109,7 @@ class StraightLine:
             self._keep(seat, read, moment, is_whole=seat in whole)
         if whole:
             self._look(whole, run)
-            self._react(run)
+            self.react(run)
             for seat in whole:
                 self._keep_within_limit(seat, percents)
 
@@ -126,7 +125,7 @@ class StraightLine:
     def finish(self, run: RunView) -> None:
         """Looks at what is left at the end of a run, and flushes what was written."""
         self.catch_up(run)
-        self._react(run)
+        self.react(run)
         self._writer.flush()
 
     def break_off(self, run: RunView) -> None:
@@ -139,6 +138,12 @@ class StraightLine:
             self.catch_up(run)
         self._tell(run)
         self._writer.flush()
+
+    def react(self, run: RunView) -> None:
+        """Tells of alerts and acts on the run, on all ranks together."""
+        told = self._tell(run)
+        if self._has_ranks or run.world_size == 1:  # a rank by itself may not leave the others
+            act(told, run, has_ranks=self._has_ranks)
 
     # -- from values to a report
 
@@ -155,7 +160,6 @@ class StraightLine:
         self, seat: Seat, read: Sequence[Subscription], moment: Moment, *, is_whole: bool
     ) -> None:
         mine = [s for s in seat.subscriptions if s in read]
-        seat.overhead.seconds += sum(s.seconds for s in mine)
         if not any(s.failure for s in mine):
             values = {s.probe.name: s.values for s in mine}
             num_samples = {s.probe.name: s.num_samples for s in mine}
@@ -173,10 +177,11 @@ class StraightLine:
                     seen.append(_Observed(seat, read.moment, report))
         seen = [self._judged(one, run) for one in _transferred(seen)]
         for one in seen:
-            self._untold.setdefault(one.seat, []).extend(begun(one.changes))
+            one.seat.monitor.ledger.untold += begun(one.changes)
         active = sum(len(seat.monitor.ledger.active) for seat in self._seats)
         # Of a healthy run too, that there are none; with an alert this number is written anyway.
-        also = {} if any(self._untold.values()) else {"alerts/active": float(active)}
+        is_told = any(seat.monitor.ledger.untold for seat in self._seats)
+        also = {} if is_told else {"alerts/active": float(active)}
         for one in seen:
             if _is_written(one.report):
                 self._write(one, also)
@@ -275,17 +280,14 @@ class StraightLine:
                 seen.changes, active=active, log_step=moment.step, epoch=moment.epoch
             )
 
-    def _tell(self, run: RunView) -> Mapping[Seat, Sequence[Alert]]:
+    def _tell(self, run: RunView) -> list[Told]:
         """Tells of the alerts that have begun, and returns them."""
-        untold, self._untold = self._untold, {}
-        for seat, alerts in untold.items():
-            tell(alerts, seat.monitor.options.on_alert, run, seat.guard)
-        return untold
-
-    def _react(self, run: RunView) -> None:
-        """Tells of alerts and acts on the run, on all ranks together."""
-        alerts = self._tell(run)
-        act([(s.monitor.options.on_alert, alerts.get(s, ())) for s in self._seats], run)
+        told = []
+        for seat in self._seats:
+            ledger, on_alert = seat.monitor.ledger, seat.monitor.options.on_alert
+            alerts, ledger.untold = ledger.untold, []
+            told.append(tell(alerts, on_alert, run, seat.guard))
+        return told
 
     def _keep_within_limit(self, seat: Seat, percents: Mapping[str, Tensor]) -> None:
         sums = percents.get(_percent_name(seat))

@@ -50,7 +50,7 @@ class Subscription:
         batch_of: The user's batch to the tensors that a reduction may look at.
         forward: What an isolated pass calls, with the model and the inputs.
         failure: Why there are no values this time; None while all is well.
-        seconds: What reading has taken.
+        spend: Is told of the seconds that reading has taken.
     """
 
     probe: Probe
@@ -60,7 +60,7 @@ class Subscription:
     values: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     num_samples: int = 0
     failure: str | None = None
-    seconds: float = 0.0
+    spend: Callable[[float], object] = abs
 
     def wants(self, seen: Seen) -> bool:
         """Whether the probe asks for this activation."""
@@ -93,7 +93,6 @@ class Subscription:
         """Forgets what was read."""
         self.values = {}
         self.num_samples = 0
-        self.seconds = 0.0
         self.failure = None
 
 
@@ -157,6 +156,7 @@ class Engine:
         guard: Guard,
         batch_of: Callable[[Any], Batch],
         forward: Forward | None = None,
+        spend: Callable[[float], object] = abs,
     ) -> Subscription:
         """Registers a probe; nothing is attached before it is due."""
         subscription = Subscription(
@@ -164,6 +164,7 @@ class Engine:
             guard=guard,
             batch_of=batch_of,
             forward=forward or call_resolved,
+            spend=spend,
         )
         self._subscriptions.append(subscription)
         return subscription
@@ -502,7 +503,7 @@ class Engine:
                 _merge_into(subscription, name, reduced[make])
             if attempt.error is not None:
                 subscription.fail("reading activations", attempt.error)
-            subscription.seconds += perf_counter() - started
+            subscription.spend(perf_counter() - started)
 
     def _activation(self, name: str, seen: Seen, batch: Batch) -> Activation:
         values, inputs, axis = seen.values, seen.inputs, seen.unit_axis

@@ -11,10 +11,12 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vis_callbacks.engine.probe import MergeName
 
@@ -184,6 +186,24 @@ def all_agree(flag: bool, *, group: dist.ProcessGroup | None = None) -> bool:
 def any_rank(flag: bool, *, group: dist.ProcessGroup | None = None) -> bool:
     """Returns on every rank whether one of them says yes. Every rank must call it."""
     return not all_agree(not flag, group=group)
+
+
+class RefusedCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses collectives inside, such as a SyncBatchNorm's: no other rank comes to them."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func.namespace in ("c10d", "_c10d_functional"):
+            raise RanksError(
+                f"the forward pass waits for other ranks ({func.name()}), which make no extra pass "
+                "here. Give every rank the same monitors."
+            )
+        return func(*args, **(kwargs or {}))
 
 
 def _has_several_ranks(group: dist.ProcessGroup | None) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from vis_callbacks.engine.batch_reader import require_tensor as require_tensor
 from vis_callbacks.engine.labels import class_labels as class_labels
 from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.scores import describe
+
+_MAX_SHARED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,43 @@ class References:
     note: str = ""
     masks: Tensor | None = None
     choice: str = ""
+
+    def to(self, device: torch.device) -> References:
+        """Returns the same samples on a device."""
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.device != device
+        }
+        return replace(self, **moved) if moved else self
+
+    def first(self, num_samples: int) -> References:
+        """Returns the first of these samples, as views."""
+        if num_samples >= len(self.inputs):
+            return self
+        tensors: dict[str, Any] = {
+            n: v[:num_samples] for n, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **tensors)
+
+    def shared_with(self, others: Iterable[References]) -> References:
+        """Returns views of others that begin with the same samples, where there are some.
+
+        The others are on the same device. Not of many: where few are kept for long, these
+        would be as well.
+        """
+        for other in others:
+            if len(self.inputs) <= len(other.inputs) <= _MAX_SHARED:
+                first = other.first(len(self.inputs))
+                if all(_is_same(value, vars(first)[name]) for name, value in vars(self).items()):
+                    return first
+        return self
+
+
+def _is_same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other
 
 
 def take_references(

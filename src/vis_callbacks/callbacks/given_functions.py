@@ -1,0 +1,88 @@
+"""The functions that a user has given, tried on the very first batch of a run.
+
+One that is wrong would cost the whole run in silence: every failure of it is contained. So it fails
+at once, before anything is trained, as any wrong option does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from vis_callbacks._lightning import RunView
+from vis_callbacks.engine.isolation import isolated
+from vis_callbacks.engine.scores import describe
+from vis_callbacks.engine.user_functions import harmless
+from vis_callbacks.guard import Attempt, IntendedError
+
+if TYPE_CHECKING:
+    from vis_callbacks.callbacks.monitor import Monitor
+
+_WRITE = {
+    "input_fn": "Write input_fn=lambda batch: ... that returns the input tensor (samples, ...).",
+    "label_fn": "Write label_fn=lambda batch: ... that returns the labels (samples,), or None.",
+    "forward_fn": "Write forward_fn=lambda model, inputs: ... that returns the scores.",
+}
+
+
+class GivenFunctionError(IntendedError, ValueError):
+    """A function that was given to a monitor fails on the first batch."""
+
+
+def try_given_functions(monitors: Sequence[Monitor], batch: Any, source: str, run: RunView) -> None:
+    """Calls each function that the user has given once, on the first batch that there is.
+
+    Args:
+        monitors: Of the Trainer.
+        batch: Is given to the functions.
+        source: Where it comes from: "the first validation batch".
+        run: Has the model for ``forward_fn``.
+
+    Raises:
+        GivenFunctionError: One has raised; the message says what to write.
+    """
+    has_batch = f"{source}, which looks like {describe(batch)}"
+    # Several monitors may have been given the same function; one of the user's may have no hash.
+    returned: dict[int, Any] = {}
+    for monitor in monitors:
+        options = monitor.options
+        for option in ("label_fn", "input_fn"):
+            function = getattr(options, option)
+            if function is not None and id(function) not in returned:
+                returned[id(function)] = _call(
+                    option, partial(harmless(function), batch), has_batch
+                )
+        forward = options.forward_fn
+        # One rank may not make a pass by itself, and a lazy module's first one makes its weights.
+        is_alone = run.world_size == 1 and not any(map(is_lazy, run.model.parameters()))
+        if forward is not None and id(forward) not in returned and is_alone:
+            inputs = returned.get(id(options.input_fn))
+            with Attempt():  # that none is found is told of elsewhere
+                inputs = options.of_inputs(batch) if inputs is None else inputs
+            if isinstance(inputs, Tensor):
+                has_inputs = f"the inputs {describe(inputs)} of {source}"
+                run_forward = partial(_run_forward, forward, inputs, run)
+                returned[id(forward)] = _call("forward_fn", run_forward, has_inputs)
+
+
+def _call(option: str, call: Callable[[], Any], looks_like: str) -> Any:
+    result = None
+    with Attempt() as attempt:
+        result = call()
+    error = attempt.error
+    if error is not None and not isinstance(error, torch.OutOfMemoryError | MemoryError):
+        raise GivenFunctionError(
+            f"{option} raised {error!r} on {looks_like}. {_WRITE[option]}"
+        ) from error
+    return result
+
+
+def _run_forward(forward: Callable[..., Any], inputs: Tensor, run: RunView) -> None:
+    context = run.forward_context
+    with isolated(run.model, forward=forward, forward_context=context, grad=False) as passed:
+        passed.run(inputs)
