@@ -17,6 +17,26 @@ _LARGE_ODD = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SEED = 20_080_401
 
 
+def numeric(values: Tensor | None) -> Tensor | None:
+    """Returns a plain tensor of the values, or None where nothing can be computed with them.
+
+    Subclasses carry what is not theirs to keep; sparse, nested and quantised tensors take part
+    in few operations.
+    """
+    if values is None or values.layout != torch.strided or values.is_quantized or values.is_nested:
+        return None
+    return values.detach().as_subclass(Tensor)
+
+
+def target_values(labels: Tensor | None, num_samples: int) -> Tensor:
+    """Returns (samples,) float32 what a regression is to reach; NaN where there is no number."""
+    if labels is not None and labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if labels is None or labels.shape != (num_samples,) or not labels.is_floating_point():
+        return torch.full((num_samples,), math.nan)
+    return labels.float()
+
+
 def pooled(values: Tensor, *, class_token: bool = False) -> Tensor:
     """Returns one vector a sample, (samples, units), of an activation, in float32.
 

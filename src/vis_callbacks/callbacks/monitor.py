@@ -93,6 +93,7 @@ class Monitor(LightningCallback, ABC):
     rules: ClassVar[Sequence[Rule]] = ()
     tags: ClassVar[Sequence[str]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
+    stores_references: ClassVar[bool] = True  # in checkpoints; False: others are met on resuming
     stem: ClassVar[str] = ""
     default_schedule: ClassVar[Schedule] = Decaying()
     # Which snapshots draw: the first at or after each step of this one; None: all of them.
@@ -295,7 +296,9 @@ class Monitor(LightningCallback, ABC):
                 ledger=self.ledger.state(),
                 monitor=of_monitor,
                 outputs=self.outputs.state(),
-                references=asdict(self.references) if self.references else None,
+                references=asdict(self.references)
+                if self.references and self.stores_references
+                else None,
             )
         return state
 

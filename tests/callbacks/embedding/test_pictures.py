@@ -61,7 +61,7 @@ def test_thumbnails_name_the_classes(drawn):
     ranges = np.tile([0.0, 1.0], (N, 1))
     draw_thumbnails(POINTS, LABELS, pixels, ranges, NUMBERS, facts=facts(), mean=None, std=None)
     ((given, _),) = drawn
-    assert given[-1] == ["a", "b", "c"]
+    assert given[-2:] == (["a", "b", "c"], None)
 
 
 def probes(network: float) -> None:
@@ -71,6 +71,7 @@ def probes(network: float) -> None:
         layers=["a", "b"],
         steps=[5, 1_495],
         num_samples=N,
+        num_classes=3,
         epoch=7,
         chance=0.084,
     )
