@@ -99,11 +99,11 @@ def fingerprints(inputs: Tensor, labels: Tensor) -> Tensor:
         rows = torch.view_as_real(rows).flatten(1)
     bits = rows.view(_INTEGER_OF_SIZE[rows.element_size()]).long()
     places = torch.arange(1, bits.shape[1] + 1, device=rows.device)
-    sums = (bits * (_mixed(places) | 1)).sum(1)
-    return _mixed(sums + _mixed(labels.to(rows.device).long()))
+    sums = (bits * (mixed(places) | 1)).sum(1)
+    return mixed(sums + mixed(labels.to(rows.device).long()))
 
 
-def _mixed(values: Tensor) -> Tensor:
+def mixed(values: Tensor) -> Tensor:
     """Returns int64 whose bits all depend on all bits given: the finalizer of splitmix64."""
     first, second, third = (number - (1 << 64) * (number >> 63) for number in _LARGE_ODD)
     values = values * first

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vis_callbacks.analysis.byte_images import ByteImages, as_bytes, as_pictures, factor_and_side
 from vis_callbacks.analysis.receptive_field import ReceptiveField
+from vis_callbacks.analysis.samples import numeric
 from vis_callbacks.analysis.top_patches import (
     finite_samples,
     merged,
@@ -21,7 +22,8 @@ from vis_callbacks.analysis.top_patches import (
     top_patches,
 )
 from vis_callbacks.engine.references import class_labels
-from vis_callbacks.engine.scores import Unit
+from vis_callbacks.engine.scores import Unit, describe
+from vis_callbacks.guard import NothingToShow
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Activation, Batch, Probe
@@ -33,6 +35,7 @@ Chosen = Literal["random", "strongest", "selective"]
 MAX_PATCH_SIDE = 64  # larger ones are averaged: more would not be seen in a row of nine
 MAX_IMAGE_SIDE = 256
 _FEW_UNITS = 16  # of more, whole images are kept no larger than patches
+_NUM_LAYERS = 2
 _MAX_BYTES = 64 * 2**20  # of the units among which the strongest are looked for
 
 
@@ -96,6 +99,7 @@ class PatchReader:
         keep_whole: Keep the whole images.
         fields: By layer; one that is not there yet sees the whole image.
         meet: Called with the inputs of each batch, and whether they have labels.
+        chooses_layers: Show the last two layers whose units have places, or else the last.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class PatchReader:
         keep_whole: bool,
         fields: Mapping[str, ReceptiveField],
         meet: Callable[[Tensor, bool], object],
+        chooses_layers: bool = False,
     ) -> None:
         self._choice = choice
         self._top_k = top_k
@@ -114,13 +119,19 @@ class PatchReader:
         self._keep_whole = keep_whole
         self._fields = fields
         self._meet = meet
+        self._layers = LastLayers() if chooses_layers else None
+        self._in_batch: set[str] = set()
+        self.misfits: set[str] = set()
         self._indices: dict[tuple[str, int, torch.device], Tensor] = {}
         self._boxes: dict[tuple[object, ...], _Boxes | None] = {}
         # Several layers read the same batch; what is kept of it goes when it goes.
         self._batch: weakref.ref[Batch] | None = None
         self._images: dict[int, ByteImages] = {}
 
-    def probe(self, layers: Sequence[str]) -> Probe:
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self) | {"_batch": None, "_images": {}}  # a weak reference goes into no pickle
+
+    def probe(self, layers: Sequence[str] | None) -> Probe:
         """Returns what to read, of these layers."""
         from vis_callbacks.engine.probe import Probe
 
@@ -128,7 +139,7 @@ class PatchReader:
             name=PROBE,
             reduce=self.read,
             merge={
-                "top": partial(merged, top_k=self._top_k),
+                "top": partial(merged, top_k=self._top_k, seed=self._choice.seed),
                 "fired": "sum",
                 "ignored": "sum",
             },
@@ -137,13 +148,41 @@ class PatchReader:
         )
 
     def read(self, activation: Activation, batch: Batch) -> dict[str, Tensor]:
-        """Returns packed patches, how many samples excite each unit, and how many are ignored."""
-        inputs, values = batch.inputs, activation.values
-        if inputs is None or len(values) != len(inputs):
-            raise ValueError(
-                f'layer "{activation.layer}" has {len(values)} rows for {batch.num_samples} '
-                "samples: its activations cannot be told apart by image. Leave it out of layers."
-            )
+        """Returns packed patches, how many samples excite each unit, and how many are ignored.
+
+        Of layers whose rows are no samples, and of those that are not chosen, nothing.
+        """
+        layer, values = activation.layer, activation.values.as_subclass(Tensor)
+        self._turn_to(batch)
+        if len(values) != batch.num_samples:
+            self.misfits.add(layer)
+        if layer in self._in_batch or layer in self.misfits:
+            return {}  # of two passes over a batch the first counts
+        self._in_batch.add(layer)
+        if self._layers is None:
+            return self._patches(activation, values, batch)
+        if not self._layers.may_want(layer, has_places=values.shape[2] > 1):
+            return {}
+        found = self._patches(activation, values, batch)
+        self._layers.keep(layer, found, has_places=values.shape[2] > 1)
+        return found
+
+    def shown(self, met: Sequence[str]) -> list[str]:
+        """Returns the layers, of those met, of which patches are shown."""
+        chosen = met if self._layers is None else self._layers.chosen
+        return [name for name in met if name in chosen and name not in self.misfits]
+
+    def _turn_to(self, batch: Batch) -> None:
+        """Begins a batch, if this is another one."""
+        if self._batch is None or self._batch() is not batch:
+            if self._layers is not None and self._in_batch:
+                self._layers.settle()
+            self._in_batch.clear()
+            self._images.clear()
+            self._batch = weakref.ref(batch, lambda _: self._images.clear())
+
+    def _patches(self, activation: Activation, values: Tensor, batch: Batch) -> dict[str, Tensor]:
+        inputs = _visible(batch.inputs)
         pictures = as_pictures(inputs[:0])
         size = (pictures.shape[2], pictures.shape[3])
         boxes = self._boxes_of(activation, size, inputs.dim())
@@ -153,9 +192,9 @@ class PatchReader:
         if not len(index):  # units of other layers are named
             return _nothing(values.device)
         factor, side = factor_and_side(extent, self._limit(len(index), whole=whole))
-        images, shown = self._bytes_of(batch, inputs, factor), values[:, index].float()
+        images, shown = self._bytes_of(inputs, factor), values[:, index].float()
         is_valid = finite_samples(shown, images)
-        labels, _ = class_labels(batch.labels, len(inputs))
+        labels, _ = class_labels(numeric(batch.labels), len(inputs))
         self._meet(inputs, labels is not None)
         top = top_patches(
             shown,
@@ -168,6 +207,7 @@ class PatchReader:
             top_k=self._top_k,
             per_sample=self._per_image if boxes is not None else 1,
             side=side,
+            seed=self._choice.seed,
         )
         return {
             "top": packed(top),
@@ -189,10 +229,7 @@ class PatchReader:
             self._indices[key] = torch.tensor(chosen, dtype=torch.int64, device=values.device)
         return self._indices[key]
 
-    def _bytes_of(self, batch: Batch, inputs: Tensor, factor: int) -> ByteImages:
-        if self._batch is None or self._batch() is not batch:
-            self._images.clear()
-            self._batch = weakref.ref(batch, lambda _: self._images.clear())
+    def _bytes_of(self, inputs: Tensor, factor: int) -> ByteImages:
         if factor not in self._images:
             self._images[factor] = as_bytes(inputs, factor)
         return self._images[factor]
@@ -214,6 +251,63 @@ class PatchReader:
                 else None
             )
         return self._boxes[key]
+
+
+class LastLayers:
+    """The last two layers whose units have places, or else the last; found in a first batch.
+
+    Which these are is known when the batch is over. Until then each layer that comes takes the
+    place of an earlier one, whose patches are let go of.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._have_places = False
+        self.is_settled = False
+
+    @property
+    def chosen(self) -> list[str]:
+        """Their names so far."""
+        return list(self._kept)
+
+    def settle(self) -> None:
+        """Keeps to what has been found, and lets go of the first batch's patches."""
+        self._kept, self.is_settled = {name: {} for name in self._kept}, True
+
+    def may_want(self, layer: str, *, has_places: bool) -> bool:
+        """Whether the layer may be one of them."""
+        if self.is_settled:
+            return layer in self._kept
+        return has_places or not self._have_places
+
+    def keep(self, layer: str, found: dict[str, Tensor], *, has_places: bool) -> None:
+        """Takes what was found of a layer that is wanted."""
+        if self.is_settled:
+            return
+        count = _NUM_LAYERS - 1 if has_places and self._have_places else 0
+        for name in list(self._kept)[: max(0, len(self._kept) - count)]:
+            for value in self._kept.pop(name).values():
+                value.set_()  # type: ignore[call-overload]  # the engine holds it, too
+        self._kept[layer], self._have_places = found, has_places or self._have_places
+
+
+def _visible(inputs: Tensor | None) -> Tensor:
+    """Returns inputs of which something can be shown.
+
+    Raises:
+        NothingToShow: There are none, or they are tokens or indices.
+    """
+    shown = numeric(inputs)
+    if shown is None:
+        raise NothingToShow(
+            "the batches have no inputs to cut patches from. Write input_fn=lambda batch: ... that "
+            "returns the images."
+        )
+    if shown.dim() < 3 and not shown.is_floating_point():
+        raise NothingToShow(
+            f"the inputs are {describe(shown)}, tokens or indices, of which no part can be shown."
+        )
+    return shown
 
 
 def _nothing(device: torch.device) -> dict[str, Tensor]:
