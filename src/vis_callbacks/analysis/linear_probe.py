@@ -87,7 +87,7 @@ class _Fits:
             loss = -(logs * self._targets * self._is_fitted).sum()
             return loss + (penalty * weights.square()).sum() / 2
 
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
         self._weights = scaled * scale
         samples = torch.arange(len(self._labels), device=self._labels.device)
         return (self._rows @ self._weights)[self._fold, samples]

@@ -111,7 +111,7 @@ class ReceptiveField:
         for length, (_, source) in zip(reversed(grid), reversed(self.positions), strict=True):
             axis = None if source is None else self.axes[source]
             if source is not None and axis is not None:
-                is_known = (length, sizes[source]) == (len(axis.seen), self._traced(source))
+                is_known = length == len(axis.seen) and input_size[source] == self._traced(source)
                 seen = axis.seen if is_known else [axis.at(i) for i in range(length)]
                 table = torch.tensor(seen, dtype=torch.int64)
                 place = torch.arange(count) // behind % length

@@ -286,8 +286,7 @@ def _ties(header: Tensor, order: Tensor, num_old: int) -> Tensor:
     values = _values_of(header)
     is_same = values.gather(1, order).unsqueeze(2) == values.unsqueeze(1)  # (units, k, patches)
     counts = torch.where(is_same, header[..., _TIES].unsqueeze(1), 0)
-    of_each = [part.amax(2) for part in counts.split([num_old, counts.shape[2] - num_old], 2)]
-    return of_each[0] + of_each[1]
+    return counts[:, :, :num_old].amax(2) + counts[:, :, num_old:].amax(2)
 
 
 def _taken(values: Tensor, order: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def _frame(places: NDArray[np.float64], marks: Marks, scale: Scale | None, side:
     canvas = Image.new("RGB", (side * OVERSAMPLING, side * OVERSAMPLING), "white")
     draw = ImageDraw.Draw(canvas)
     pixels = OVERSAMPLING * (side / 2 + places * (1, -1) * (side / 2 - _MARGIN))
-    is_shown = np.isfinite(places).all(axis=1)
+    is_shown = np.asarray(np.isfinite(places).all(axis=1))
     draw_all(draw, pixels[is_shown], marks.at(is_shown), _MARKER * OVERSAMPLING, scale)
     frame = np.array(canvas.reduce(OVERSAMPLING))
     frame[[0, -1]] = frame[:, [0, -1]] = FAINT_INK

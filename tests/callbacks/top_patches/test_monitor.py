@@ -238,6 +238,14 @@ def test_without_arguments_it_shows_the_last_two_layers_whose_units_have_places(
             torch.testing.assert_close(top.values, expected[tag].values)
 
 
+@pytest.mark.parametrize(
+    ("units", "layers"), [([5], ["relu"]), (["relu:2"], ["relu"]), ([0], ["relu", "Net/gelu"])]
+)
+def test_of_named_units_it_shows_the_last_layers_that_have_them(units, layers):
+    found = tops(Observed(Net(), TopPatchesMonitor(units=units)).look(images_of()))
+    assert list(found) == [f"top_patches/{layer}" for layer in layers]
+
+
 def test_a_model_without_a_nonlinearity_has_nothing_to_show_and_is_told_so():
     observed = Observed(nn.Conv2d(3, 4, 3), TopPatchesMonitor())
     with pytest.raises(NothingToShow, match=r"no nonlinearity was seen.*Name the layers"):

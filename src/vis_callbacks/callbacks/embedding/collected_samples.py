@@ -117,7 +117,7 @@ def classes_or_values(
         if bool(((known == 0) | (known == 1)).all()):
             return torch.where(targets.isfinite(), targets, -1).long(), None
         return no_class, targets
-    if num_outputs == 1 and len(labels.unique()) > _MANY_CLASSES:
+    if num_outputs == 1 and len(set(labels.tolist())) > _MANY_CLASSES:
         return no_class, torch.where(labels >= 0, labels.float(), torch.nan)
     return labels, None
 

@@ -71,9 +71,19 @@ class UnitChoice:
         drawn: list[int] = torch.randperm(num_units, generator=generator)[:count].tolist()
         return sorted(drawn)
 
-    def _named(self, layer: str, num_units: int) -> list[int]:
+    def fits(self, layer: str, num_units: int) -> bool:
+        """Whether the layer has the units that are named, one at least."""
+        if isinstance(self.units, str):
+            return True
+        named = self._of_layer(layer)
+        return bool(named) and all(unit.index < num_units for unit in named)
+
+    def _of_layer(self, layer: str) -> list[Unit]:
         parsed = [Unit.parse(u) if isinstance(u, str) else Unit(layer, u) for u in self.units]
-        wanted = [unit for unit in parsed if unit.layer == layer]
+        return [unit for unit in parsed if unit.layer == layer]
+
+    def _named(self, layer: str, num_units: int) -> list[int]:
+        wanted = self._of_layer(layer)
         for unit in wanted:
             unit.check({layer: num_units})
         return list(dict.fromkeys(unit.index for unit in wanted))
@@ -161,10 +171,12 @@ class PatchReader:
         self._in_batch.add(layer)
         if self._layers is None:
             return self._patches(activation, values, batch)
-        if not self._layers.may_want(layer, has_places=values.shape[2] > 1):
+        has_places = values.shape[2] > 1
+        fits = self._choice.fits(layer, values.shape[1])
+        if not fits or not self._layers.may_want(layer, has_places=has_places):
             return {}
         found = self._patches(activation, values, batch)
-        self._layers.keep(layer, found, has_places=values.shape[2] > 1)
+        self._layers.keep(layer, found, has_places=has_places)
         return found
 
     def shown(self, met: Sequence[str]) -> list[str]:
