@@ -156,14 +156,31 @@ def test_every_position_sees_what_its_gradient_reaches(name):
         found = extent(gradient, 0)
         if found is None:  # a place that sees padding alone, or the bias
             continue
-        unclipped = field.axes[0].at(position)
-        if unclipped[0] >= 0 and unclipped[1] <= length:
-            assert found == tuple(window)
-            num_inside += 1
-        else:  # what only padding sees is no part of it, but no pixel is missing
-            assert window[0] <= found[0]
-            assert found[1] <= window[1]
+        assert found == tuple(window)
+        num_inside += 1
     assert num_inside > 2
+
+
+def test_padding_behind_a_stride_that_does_not_reach_the_border_sees_no_pixel():
+    def net(x: Tensor) -> Tensor:
+        return F.avg_pool1d(F.avg_pool1d(x, 3, 2), 3, 1, 1)
+
+    field = field_of(net, 1, 8)  # the first pooling reads the pixels 0 to 6
+    assert field.windows((3,), (8,))[:, 0].tolist() == [[0, 5], [0, 7], [2, 7]]
+    again = ReceptiveField.from_state(field.state())
+    assert again == field
+    # Of another size the pattern alone is known, which may be a pixel too wide.
+    assert field.windows((3,), (9,))[2, 0].tolist() == [2, 9]
+
+
+def test_a_field_of_an_older_checkpoint_is_the_pattern_alone():
+    field = field_of(lambda x: F.avg_pool1d(x, 3, 2), 1, 8)
+    state = dict(field.state())
+    state["axes"] = [axis[:3] for axis in state["axes"]]
+    del state["input_size"]
+    again = ReceptiveField.from_state(state)
+    assert (again.size, again.stride, again.grid) == (field.size, field.stride, field.grid)
+    assert torch.equal(again.windows((3,), (8,)), field.windows((3,), (8,)))
 
 
 def test_height_and_width_are_told_apart():
@@ -369,3 +386,32 @@ def test_every_convolution_sees_what_its_gradient_reaches(name, axis):
         score = output.select(2 + axis, middle).sum()
         (gradient,) = torch.autograd.grad(score, x, retain_graph=True)
         assert extent(gradient, axis) == fields[layer].axes[axis].at(middle), layer
+
+
+BORDERS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], int]] = {
+    "squeezenet1_0": (
+        lambda: torchvision.models.squeezenet1_0(weights=None),
+        ("features.3.expand3x3", "features.7.expand3x3", "features.12.expand3x3"),
+        128,
+    ),
+    "inception_v3": (
+        lambda: torchvision.models.inception_v3(weights=None, init_weights=False),
+        ("Conv2d_2b_3x3.conv", "Mixed_5b.branch5x5_2.conv", "Mixed_6a.branch3x3dbl_3.conv"),
+        100,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_the_last_position_of_a_strided_network_sees_what_its_gradient_reaches(name):
+    make, names, side = BORDERS[name]
+    net = make().eval()
+    fields = fields_of(net, list(names), 3, side, side)
+    x = torch.ones(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    ends = []
+    for layer, output in outputs_of(linear_copy(net), list(names), x).items():
+        (gradient,) = torch.autograd.grad(output[..., -1].sum(), x, retain_graph=True)
+        windows = fields[layer].windows(output.shape[2:], (side, side))
+        assert extent(gradient, 1) == tuple(windows[-1, 1].tolist()), layer
+        ends.append(int(windows[-1, 1, 1]))
+    assert min(ends) < side  # else the border would tell nothing

@@ -13,7 +13,9 @@ from vis_callbacks.analysis.top_patches import (
     TopPatches,
     class_purity,
     concentration,
+    drawn_by_lot,
     finite_samples,
+    lots,
     merged,
     num_kept,
     overlap_of_boxes,
@@ -46,8 +48,8 @@ def collected(
         labels = options.get("labels")
         given = options | ({"labels": labels[part]} if labels is not None else {})
         top = batch_of(values[part], images[part], start, top_k=top_k, **given)
-        new = packed(top)
-        records = new if records is None else merged(records, new, top_k=top_k)
+        new, seed = packed(top), options.get("seed", 0)
+        records = new if records is None else merged(records, new, top_k=top_k, seed=seed)
         start += size
     return unpacked(records)
 
@@ -61,9 +63,9 @@ def test_the_best_of_batches_are_the_best_of_all_samples(sizes):
     images = torch.rand(30, 3, 6, 6)
     top = collected(values, sizes, 4, images)
     for unit in range(5):
-        best = [(-values[n, unit].max().item(), n, values[n, unit].argmax().item())
-                for n in range(30)]  # fmt: skip
-        expected = [(-value, n, place) for value, n, place in sorted(best)[:4]]
+        best = [(-values[n, unit].max().item(), lots(torch.tensor(n)).item(),
+                 n, values[n, unit].argmax().item()) for n in range(30)]  # fmt: skip
+        expected = [(-value, n, place) for value, _, n, place in sorted(best)[:4]]
         found = zip(
             top.values[unit].tolist(),
             top.samples[unit].tolist(),
@@ -71,6 +73,8 @@ def test_the_best_of_batches_are_the_best_of_all_samples(sizes):
             strict=True,
         )
         assert list(found) == expected
+        counts = torch.bincount(values[:, unit].amax(1).long())
+        assert top.ties[unit].tolist() == counts[top.values[unit].long()].tolist()
 
 
 def test_a_merge_does_not_depend_on_how_the_parts_are_put_together():
@@ -108,6 +112,45 @@ def test_half_precision_is_read_as_it_is():
     assert torch.equal(batch_of(values).values, batch_of(values.float()).values)
 
 
+# -- units that many samples excite equally
+
+
+def saturated(num_samples: int = 300, **options: object) -> TopPatches:
+    """Returns the patches of a unit that is at its upper end everywhere, and of one that is not."""
+    values = torch.stack([torch.full((num_samples, 1), 6.0), torch.rand(num_samples, 1)], 1)
+    labels = torch.arange(num_samples) // (num_samples // 10)  # the first ones are of class 0
+    return collected(values, [50] * (num_samples // 50), 9, torch.rand(num_samples, 3, 6, 6),
+                     labels=labels, **options)  # fmt: skip
+
+
+def test_samples_that_excite_a_unit_equally_are_drawn_by_lot():
+    top, again, other = saturated(), saturated(), saturated(seed=1)
+    assert top.samples[0].tolist() == again.samples[0].tolist()
+    assert set(top.samples[0].tolist()) != set(other.samples[0].tolist())
+    assert len(set(top.labels[0].tolist())) > 3
+    assert top.ties[0].tolist() == [300] * 9
+
+
+def test_what_was_drawn_says_nothing_of_the_unit_and_is_told_apart():
+    top = saturated()
+    is_shown = torch.ones(2, 9, dtype=torch.bool)
+    is_drawn = drawn_by_lot(top, is_shown)
+    assert is_drawn.all(1).tolist() == [True, False]
+    assert not is_drawn[1].any()
+    _, count, share = class_purity(top.labels, is_shown & ~is_drawn)
+    assert count[0] == 0
+    assert math.isnan(share[0])
+
+
+def test_equally_strong_samples_that_all_are_shown_were_not_drawn():
+    top = batch_of(torch.tensor([5.0, 3, 3, 3, 1]).view(5, 1, 1), top_k=4)
+    assert top.ties.tolist() == [[1, 3, 3, 3]]
+    assert not drawn_by_lot(top, torch.ones(1, 4, dtype=torch.bool)).any()
+    fewer = batch_of(torch.tensor([5.0, 3, 3, 3, 1]).view(5, 1, 1), top_k=3)
+    is_drawn = drawn_by_lot(fewer, torch.ones(1, 3, dtype=torch.bool))
+    assert is_drawn.tolist() == [[False, True, True]]
+
+
 # -- planted patterns
 
 
@@ -135,7 +178,8 @@ def test_a_detector_finds_exactly_the_planted_places(sizes):
     boxes = torch.cat([windows[:, :, 0], windows[:, :, 1]], 1)
     top = collected(maps.flatten(2), sizes, len(planted), images, boxes=boxes)
     found = top.samples[0].tolist()
-    assert found == [20, *(sample for sample in planted if sample != 20)]
+    equally_strong = [sample for sample in planted if sample != 20]
+    assert found == [20, *sorted(equally_strong, key=lambda n: lots(torch.tensor(n)).item())]
     for place, sample in enumerate(found):
         row, column = planted[sample]
         assert top.boxes[0, place].tolist() == [row, column, row + 5, column + 5]

@@ -5,13 +5,14 @@ import pytest
 
 from vis_callbacks.render.colours import CLASS_COLOURS, colours_in_order
 from vis_callbacks.render.embedding_map import map_strip, no_map, probe_curve
+from vis_callbacks.render.markers import Marks
 
 GUESSING = {"guessing": 0.1}
 
 
-def frame(scale: float = 1.0, num_samples: int = 30) -> tuple[np.ndarray, np.ndarray]:
+def frame(scale: float = 1.0, num_samples: int = 30, **marks) -> tuple[np.ndarray, Marks]:
     points = np.random.default_rng(0).normal(size=(num_samples, 2))
-    return scale * points, np.zeros(num_samples, dtype=np.int64)
+    return scale * points, Marks(**{"labels": np.zeros(num_samples, dtype=np.int64), **marks})
 
 
 def extent(picture: np.ndarray) -> int:
@@ -35,19 +36,31 @@ def test_a_strip_of_any_length_fits(count: int):
 
 
 def test_a_hundred_classes_are_listed_below_the_strip():
-    points, _ = frame(num_samples=300)
     labels = np.arange(300) % 100
     names = [f"a rather long name {i}" for i in range(100)]
-    few = map_strip([(points, labels % 2)] * 8, list(range(8)), names)
-    many = map_strip([(points, labels)] * 8, list(range(8)), names)
+    few = map_strip([frame(1.0, 300, labels=labels % 2, class_names=names)] * 8, list(range(8)))
+    many = map_strip([frame(1.0, 300, labels=labels, class_names=names)] * 8, list(range(8)))
     assert many.shape[0] > few.shape[0] + 100
 
 
 def test_points_that_are_not_finite_and_classes_that_are_not_known_do_no_harm():
-    points, labels = frame()
+    points, marks = frame(labels=np.full(30, -1))
     points[3] = np.nan
-    assert map_strip([(points, labels - 1)], [0]).std() > 5
-    assert map_strip([(np.full((5, 2), np.nan), np.zeros(5, dtype=int))], [0]).std() > 0
+    assert map_strip([(points, marks)], [0]).std() > 5
+    nowhere = (np.full((5, 2), np.nan), Marks(labels=np.zeros(5, dtype=int)))
+    assert map_strip([nowhere], [0]).std() > 0
+
+
+def test_values_have_one_scale_in_all_frames():
+    def colours(*values: float) -> set[tuple[int, int, int]]:
+        frames = [frame(values=np.full(30, value)) for value in values]
+        strip = map_strip(frames, list(range(len(values))))[20:200]
+        vivid = strip[np.ptp(strip, axis=2) > 80]
+        return set(map(tuple, vivid.tolist()))
+
+    low, high, both = colours(0.0, 0.0), colours(9.0, 9.0), colours(0.0, 9.0)
+    assert low == high  # one value alone has one colour, whatever it is
+    assert len(both) > len(low)
 
 
 def test_a_strip_without_a_frame_is_refused():

@@ -201,9 +201,13 @@ def regrouped(layout: Layout, shape: Sequence[int]) -> list[Dimension]:
     return [tuple(dim) for dim in dims]
 
 
-def along(dim: Dimension, length: int, step: Callable[[AxisField], AxisField]) -> Dimension:
+# The field, and the length of the map behind it, to the field of that map.
+Step = Callable[[AxisField, int], AxisField]
+
+
+def along(dim: Dimension, length: int, step: Step) -> Dimension:
     """Returns a dimension whose field takes the step; a merged one loses its axes."""
     placed = [factor for factor in dim if factor.source is not None]
     if len(placed) != 1 or placed[0].length != size_of(dim) or placed[0].field is None:
         return plain(length)
-    return (Factor(length, placed[0].source, step(placed[0].field)),)
+    return (Factor(length, placed[0].source, step(placed[0].field, length)),)

@@ -18,6 +18,7 @@ from vis_callbacks.analysis.field_layout import (
     Call,
     Dimension,
     Layout,
+    Step,
     after,
     aligned,
     along,
@@ -41,7 +42,6 @@ _LAID_OUT = "positions of several maps are strung together"
 _PICKED = "single positions are picked out"
 
 Rule = Callable[[Call], Layout]
-Step = Callable[[AxisField], AxisField]
 
 
 def layout_after(call: Call) -> Layout:
@@ -129,8 +129,10 @@ def _convolution(call: Call) -> Layout:
         kernel, stride = weight.shape[2 + axis], _each(given["stride"], axis)
         padding, dilation = _each(given["padding"], axis), _each(given["dilation"], axis)
         if given["transposed"]:
-            return lambda field: field.transposed(kernel, stride, padding, dilation)
-        return lambda field: field.window(kernel, stride, padding, dilation)
+            return lambda field, length: field.transposed(
+                kernel, stride, padding, dilation, length=length
+            )
+        return lambda field, length: field.window(kernel, stride, padding, dilation, length=length)
 
     result = _in_windows(call, layout, weight.dim() - 2, step)
     channels = [result.dims[0], plain(call.result_shape[1])]  # all of them are mixed
@@ -144,7 +146,7 @@ def _pooling(call: Call) -> Layout:
         kernel = _each(given["kernel_size"], axis)
         stride = _each(given["stride"] or given["kernel_size"], axis)
         padding, dilation = _each(given["padding"], axis), _each(given.get("dilation", 1), axis)
-        return lambda field: field.window(kernel, stride, padding, dilation)
+        return lambda field, length: field.window(kernel, stride, padding, dilation, length=length)
 
     return _in_windows(call, call.main(), _axes_in(call.name), step)
 
@@ -159,7 +161,7 @@ def _adaptive_pooling(call: Call) -> Layout:
     def step(axis: int) -> Step:
         size, count = sizes[axis], counts[axis]
         bins = [range(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
-        return lambda field: field.resampled(bins, size)
+        return lambda field, length: field.resampled(bins, size, length=length)
 
     return _in_windows(call, layout, num_axes, step)
 
@@ -172,7 +174,7 @@ def _interpolation(call: Call) -> Layout:
         size, count = layout.shape[axis - num_axes], call.result_shape[axis - num_axes]
         places = [_source_place(call, i, size, count) for i in range(count)]
         taps = [[place + first, place + last] for place in places]
-        return lambda field: field.resampled(taps, size)
+        return lambda field, length: field.resampled(taps, size, length=length)
 
     return _in_windows(call, layout, num_axes, step)
 
@@ -197,8 +199,9 @@ def _source_place(call: Call, i: int, size: int, count: int) -> int:
 def _pixel_shuffle(call: Call) -> Layout:
     layout, factor = call.main(), int(call.given["upscale_factor"])
 
-    def step(field: AxisField) -> AxisField:
-        return field.resampled([[i // factor] for i in range(field.period * factor)], field.period)
+    def step(field: AxisField, length: int) -> AxisField:
+        taps = [[i // factor] for i in range(field.period * factor)]
+        return field.resampled(taps, field.period, length=length)
 
     return _in_windows(call, layout, 2, lambda axis: step)
 
@@ -209,7 +212,7 @@ def _padding(call: Call) -> Layout:
     before = pads[::2][::-1]  # the last dimension comes first in them
 
     def step(axis: int) -> Step:
-        return lambda field: field.window(1, 1, int(before[axis]))
+        return lambda field, length: field.window(1, 1, int(before[axis]), length=length)
 
     return _in_windows(call, layout, len(before), step)
 
@@ -332,7 +335,7 @@ def _slice(call: Call) -> Layout:
         return layout
     start = int(given["start"] or 0)
     start += size_of(dim) if start < 0 else 0
-    sliced = along(dim, length, lambda field: field.window(1, step, -start))
+    sliced = along(dim, length, lambda field, n: field.window(1, step, -start, length=n))
     return after([layout], _replaced(layout.dims, place, sliced), _PICKED)
 
 

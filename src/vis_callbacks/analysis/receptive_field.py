@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vis_callbacks.analysis.axis_field import PIXELS, AxisField
+from vis_callbacks.analysis.axis_field import AxisField
 from vis_callbacks.analysis.field_layout import (
     Call,
     Factor,
@@ -46,12 +46,15 @@ class ReceptiveField:
             None where every position sees all of it.
         positions: The lengths that the layer's positions are made of, the last counting
             fastest, each with the axis of the input that it runs along (None: none).
+        input_size: Of the input that it was read with, by spatial axis. For inputs of other
+            sizes the border may be told a few pixels too wide.
         reason: Why axes see all of the input; "" where none does.
         notes: What else must be said.
     """
 
     axes: tuple[AxisField | None, ...]
     positions: tuple[tuple[int, int | None], ...] = ()
+    input_size: tuple[int, ...] = ()
     reason: str = ""
     notes: tuple[str, ...] = ()
 
@@ -108,19 +111,32 @@ class ReceptiveField:
         for length, (_, source) in zip(reversed(grid), reversed(self.positions), strict=True):
             axis = None if source is None else self.axes[source]
             if source is not None and axis is not None:
-                table = torch.tensor([axis.at(i) for i in range(length)], dtype=torch.int64)
+                is_known = length == len(axis.seen) and input_size[source] == self._traced(source)
+                seen = axis.seen if is_known else [axis.at(i) for i in range(length)]
+                table = torch.tensor(seen, dtype=torch.int64)
                 place = torch.arange(count) // behind % length
                 windows[:, source] = table[place].clamp(0, int(sizes[source]))
             behind *= length
         return windows
 
+    def _traced(self, axis: int) -> int | None:
+        return self.input_size[axis] if axis < len(self.input_size) else None
+
     def state(self) -> dict[str, Any]:
-        """Returns plain values for a checkpoint."""
+        """Returns plain values and tensors for a checkpoint."""
         return {
             "axes": [
-                axis and [list(axis.low), list(axis.high), axis.advance] for axis in self.axes
+                axis
+                and [
+                    list(axis.low),
+                    list(axis.high),
+                    axis.advance,
+                    torch.tensor(axis.seen, dtype=torch.int32).reshape(-1, 2),
+                ]
+                for axis in self.axes
             ],
             "positions": [list(pair) for pair in self.positions],
+            "input_size": list(self.input_size),
             "reason": self.reason,
             "notes": list(self.notes),
         }
@@ -129,12 +145,19 @@ class ReceptiveField:
     def from_state(cls, state: Mapping[str, Any]) -> ReceptiveField:
         """Returns the field that `state` was taken of."""
         return cls(
-            axes=tuple(axis and AxisField(tuple(axis[0]), tuple(axis[1]), axis[2])
-                       for axis in state["axes"]),
+            axes=tuple(axis and _axis_of(*axis) for axis in state["axes"]),
             positions=tuple((length, source) for length, source in state["positions"]),
+            input_size=tuple(state.get("input_size", ())),
             reason=state["reason"],
             notes=tuple(state["notes"]),
-        )  # fmt: skip
+        )
+
+
+def _axis_of(
+    low: Sequence[int], high: Sequence[int], advance: int, seen: Tensor | None = None
+) -> AxisField:
+    pairs = [] if seen is None else seen.tolist()
+    return AxisField(tuple(low), tuple(high), advance, tuple((a, b) for a, b in pairs))
 
 
 def receptive_fields(
@@ -170,8 +193,12 @@ class FieldTrace(TorchDispatchMode):
 
     def __init__(self, inputs: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        places = [(Factor(length, axis, PIXELS),) for axis, length in enumerate(inputs.shape[2:])]
+        places = [
+            (Factor(length, axis, AxisField.of_pixels(length)),)
+            for axis, length in enumerate(inputs.shape[2:])
+        ]
         self._num_axes = len(places)
+        self._input_size = tuple(inputs.shape[2:])
         self._layouts: dict[StorageWeakRef, dict[_View, Layout]] = {}
         self._has_escaped = False
         self._note(inputs, Layout((*(plain(length) for length in inputs.shape[:2]), *places)))
@@ -201,6 +228,7 @@ class FieldTrace(TorchDispatchMode):
             positions=tuple(
                 (f.length, f.source if f.source in fields else None) for dim in rest for f in dim
             ),
+            input_size=self._input_size,
             reason=next(iter(layout.lost.values()), "" if self._num_axes else "no spatial axes"),
             notes=tuple(sorted(layout.notes)),
         )

@@ -17,6 +17,26 @@ _LARGE_ODD = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SEED = 20_080_401
 
 
+def numeric(values: Tensor | None) -> Tensor | None:
+    """Returns a plain tensor of the values, or None where nothing can be computed with them.
+
+    Subclasses carry what is not theirs to keep; sparse, nested and quantised tensors take part
+    in few operations.
+    """
+    if values is None or values.layout != torch.strided or values.is_quantized or values.is_nested:
+        return None
+    return values.detach().as_subclass(Tensor)
+
+
+def target_values(labels: Tensor | None, num_samples: int) -> Tensor:
+    """Returns (samples,) float32 what a regression is to reach; NaN where there is no number."""
+    if labels is not None and labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if labels is None or labels.shape != (num_samples,) or not labels.is_floating_point():
+        return torch.full((num_samples,), math.nan)
+    return labels.float()
+
+
 def pooled(values: Tensor, *, class_token: bool = False) -> Tensor:
     """Returns one vector a sample, (samples, units), of an activation, in float32.
 
@@ -79,11 +99,11 @@ def fingerprints(inputs: Tensor, labels: Tensor) -> Tensor:
         rows = torch.view_as_real(rows).flatten(1)
     bits = rows.view(_INTEGER_OF_SIZE[rows.element_size()]).long()
     places = torch.arange(1, bits.shape[1] + 1, device=rows.device)
-    sums = (bits * (_mixed(places) | 1)).sum(1)
-    return _mixed(sums + _mixed(labels.to(rows.device).long()))
+    sums = (bits * (mixed(places) | 1)).sum(1)
+    return mixed(sums + mixed(labels.to(rows.device).long()))
 
 
-def _mixed(values: Tensor) -> Tensor:
+def mixed(values: Tensor) -> Tensor:
     """Returns int64 whose bits all depend on all bits given: the finalizer of splitmix64."""
     first, second, third = (number - (1 << 64) * (number >> 63) for number in _LARGE_ODD)
     values = values * first

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vis_callbacks.analysis.byte_images import ByteImages
+from vis_callbacks.analysis.samples import mixed
 
-_HEADER_WORDS = 16
+_HEADER_WORDS = 18  # an even number: records are moved eight bytes at a time
 _HEADER_BYTES = 4 * _HEADER_WORDS
 _NO_SAMPLE = 2**31 - 1  # behind all others where values are equal
 
@@ -41,6 +42,7 @@ class TopPatches:
         boxes: int32, what the position sees.
         regions: int32, what the kept pixels show.
         factors: int32, each kept pixel is the mean of so many in height and width.
+        ties: int32, how many of all patches that were read have exactly this value.
         low, steps: float32, ``low + steps * pixels`` are the input's values.
         pixels: (units, k, 1 or 3, side, side) uint8; the region lies in the upper left.
     """
@@ -53,6 +55,7 @@ class TopPatches:
     labels: Tensor
     positions: Tensor
     factors: Tensor
+    ties: Tensor
     boxes: Tensor
     regions: Tensor
     pixels: Tensor
@@ -63,8 +66,9 @@ class TopPatches:
 
 
 _FLOATS = ("values", "concentrations", "low", "steps")
-_INTEGERS = ("samples", "labels", "positions", "factors")
-_ORDERED_BY = (0, 4, 6)  # the words of values, samples and positions
+_INTEGERS = ("samples", "labels", "positions", "factors", "ties")
+_VALUE, _SAMPLE, _POSITION, _TIES = 0, 4, 6, 8  # their words
+_BOXES = len(_FLOATS) + len(_INTEGERS)
 
 
 def concentration(values: Tensor) -> Tensor:
@@ -133,10 +137,12 @@ def top_patches(
     top_k: int,
     per_sample: int = 1,
     side: int,
+    seed: int = 0,
 ) -> TopPatches:
     """Returns the patches of one batch that excite each unit most.
 
-    Of equal values the lower sample counts, then the lower position.
+    Which of equally strong samples count is drawn by lot, see `lots`; of one sample it is the
+    lower position.
 
     Args:
         values: (samples, units, positions).
@@ -149,18 +155,20 @@ def top_patches(
         top_k: Patches a unit.
         per_sample: At most so many of one sample.
         side: Of the square of pixels that is kept.
+        seed: Of the lots.
     """
     values = values.float()
     best, places = strongest_places(values, per_sample, boxes)
     best = best.masked_fill(~is_valid.view(-1, 1, 1), -math.inf)
-    per_sample = best.shape[2]
-    by_unit = _padded(best.transpose(0, 1).flatten(1), top_k)  # sample by sample
+    drawn, per_sample = lots(samples, seed).argsort(), best.shape[2]
+    by_unit = _padded(best[drawn].transpose(0, 1).flatten(1), top_k)  # sample by sample
     best, order = by_unit.sort(dim=1, descending=True, stable=True)
+    ties = (best[:, None] == best[:, :top_k, None]).sum(2)
     best, order = best[:, :top_k], order[:, :top_k]
     is_there = best > -math.inf
     order = torch.where(is_there, order, 0)
-    which = order // per_sample
-    positions = places.transpose(0, 1).flatten(1).gather(1, order)
+    which = drawn[order // per_sample]
+    positions = places[drawn].transpose(0, 1).flatten(1).gather(1, order)
     boxes_seen = _whole(images, positions) if boxes is None else boxes[positions].int()
     regions = _whole(images, positions) if keep_whole else _snapped(boxes_seen, images)
     spread = concentration(values).transpose(0, 1).gather(1, which)
@@ -174,6 +182,7 @@ def top_patches(
         labels=torch.full_like(numbers, -1) if labels is None else labels.int()[which],
         positions=positions.int(),
         factors=torch.full_like(numbers, images.factor),
+        ties=ties.int(),
         boxes=boxes_seen,
         regions=regions,
         pixels=(
@@ -182,6 +191,15 @@ def top_patches(
             else _cut(images, which, regions, side)
         ),
     )
+
+
+def lots(samples: Tensor, seed: int = 0) -> Tensor:
+    """Returns (...) int64 lots of samples, by their numbers: the lower is drawn first.
+
+    A lot depends on nothing but the number and the seed, so the same samples are drawn from
+    batches of any size, in any order and on any ranks; and no random stream is moved.
+    """
+    return mixed(mixed(samples.long()) + seed)
 
 
 def _padded(values: Tensor, least: int) -> Tensor:
@@ -227,30 +245,48 @@ def _cut(images: ByteImages, which: Tensor, regions: Tensor, side: int) -> Tenso
     return images.pixels.flatten().index_select(0, places.flatten()).view(places.shape)
 
 
-def merged(old: Tensor, new: Tensor, *, top_k: int) -> Tensor:
+def merged(old: Tensor, new: Tensor, *, top_k: int, seed: int = 0) -> Tensor:
     """Returns the best of two sets of packed patches of the same units, packed again."""
     if not len(old):
         return old
     if old.shape[3] != new.shape[3]:  # images of several sizes
         side = max(_side_of(old), _side_of(new))
         old, new = (packed(_with_side(unpacked(records), side)) for records in (old, new))
-    joined = [_header_of(records) for records in (old, new)]
-    order = _best_first(torch.cat(joined, 1))[:, :top_k]
-    num_old = old.shape[1]
+    joined, num_old = torch.cat([_header_of(old), _header_of(new)], 1), old.shape[1]
+    order = _best_first(joined, seed)[:, :top_k]
     # Never both sets in one tensor: they may be megabytes, and this is done for each batch.
     of_old = _taken(old, order.clamp_max(num_old - 1)).view(torch.int64)
     of_new = _taken(new, (order - num_old).clamp_min(0)).view(torch.int64)
     is_new = (order >= num_old)[..., None, None]
-    return torch.where(is_new, of_new, of_old).view(torch.uint8)
+    best = torch.where(is_new, of_new, of_old).view(torch.uint8)
+    ties = _ties(joined, order, num_old).unsqueeze(2).contiguous().view(torch.uint8)
+    best[:, :, 0, 4 * _TIES : 4 * _TIES + 4] = ties
+    return best
 
 
-def _best_first(header: Tensor) -> Tensor:
-    """Returns the order of each unit's patches: large values, low samples, low positions."""
-    values, samples, positions = (header[..., word] for word in _ORDERED_BY)
-    ties = samples.long() * (_NO_SAMPLE + 1) + positions
-    by_sample = ties.argsort(dim=1, stable=True)
-    by_value = values.contiguous().view(torch.float32).gather(1, by_sample)
-    return by_sample.gather(1, by_value.argsort(dim=1, descending=True, stable=True))
+def _values_of(header: Tensor) -> Tensor:
+    return header[..., _VALUE].contiguous().view(torch.float32)
+
+
+def _best_first(header: Tensor, seed: int) -> Tensor:
+    """Returns the order of each unit's patches: large values, samples by lot, low positions."""
+    order = header[..., _POSITION].argsort(dim=1, stable=True)
+    for key, is_falling in ((lots(header[..., _SAMPLE], seed), False), (_values_of(header), True)):
+        sorted_so_far = key.gather(1, order)
+        order = order.gather(1, sorted_so_far.argsort(dim=1, descending=is_falling, stable=True))
+    return order
+
+
+def _ties(header: Tensor, order: Tensor, num_old: int) -> Tensor:
+    """Returns how many patches of both sets together have the value of those chosen.
+
+    A set that has a patch of the value tells how many it has; one that has none of it among
+    its best had none that could be chosen, for all that it left out is smaller.
+    """
+    values = _values_of(header)
+    is_same = values.gather(1, order).unsqueeze(2) == values.unsqueeze(1)  # (units, k, patches)
+    counts = torch.where(is_same, header[..., _TIES].unsqueeze(1), 0)
+    return counts[:, :, :num_old].amax(2) + counts[:, :, num_old:].amax(2)
 
 
 def _taken(values: Tensor, order: Tensor) -> Tensor:
@@ -274,10 +310,10 @@ def _with_side(top: TopPatches, side: int) -> TopPatches:
 
 
 def packed(top: TopPatches) -> Tensor:
-    """Returns the patches as one tensor of bytes, (units, k, channels, 64 + side * side).
+    """Returns the patches as one tensor of bytes, (units, k, channels, 72 + side * side).
 
     A merge over batches and ranks is given one tensor, and what belongs together must not be
-    torn apart. The first 64 bytes of the first channel hold all but the pixels. The side is
+    torn apart. The first 72 bytes of the first channel hold all but the pixels. The side is
     rounded up to a multiple of 4, so that a record can be moved eight bytes at a time.
     """
     side = top.pixels.shape[-1]
@@ -285,7 +321,8 @@ def packed(top: TopPatches) -> Tensor:
     words = [getattr(top, name).float().view(torch.int32) for name in _FLOATS]
     words += [getattr(top, name).int() for name in _INTEGERS]
     header = torch.cat([torch.stack(words, -1), top.boxes.int(), top.regions.int()], -1)
-    as_header = header.contiguous().view(torch.uint8).unsqueeze(2)  # (units, k, 1, 64)
+    header = F.pad(header, (0, _HEADER_WORDS - header.shape[-1]))
+    as_header = header.contiguous().view(torch.uint8).unsqueeze(2)  # (units, k, 1, 72)
     num_channels = top.pixels.shape[2]
     padding = as_header.new_zeros(*as_header.shape[:2], num_channels - 1, _HEADER_BYTES)
     return torch.cat([torch.cat([as_header, padding], 2), top.pixels.flatten(3)], 3)
@@ -300,10 +337,20 @@ def unpacked(records: Tensor) -> TopPatches:
     return TopPatches(
         **{n: words[i].contiguous().view(torch.float32) for i, n in enumerate(_FLOATS)},
         **{n: words[numbers + i] for i, n in enumerate(_INTEGERS)},
-        boxes=header[..., 8:12],
-        regions=header[..., 12:16],
+        boxes=header[..., _BOXES : _BOXES + 4],
+        regions=header[..., _BOXES + 4 : _BOXES + 8],
         pixels=records[..., _HEADER_BYTES:].reshape(*records.shape[:3], side, side),
     )
+
+
+def drawn_by_lot(top: TopPatches, is_shown: Tensor) -> Tensor:
+    """Returns (units, k) whether a patch is shown in place of others that are as strong.
+
+    A unit that is saturated in more images than are shown answers to all of them alike; what
+    the few have in common says nothing of it.
+    """
+    same = (top.values.unsqueeze(2) == top.values.unsqueeze(1)) & is_shown.unsqueeze(1)
+    return is_shown & (top.ties > same.sum(2))
 
 
 def class_purity(labels: Tensor, is_shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -95,6 +95,7 @@ class Monitor(LightningCallback, ABC):
     rules: ClassVar[Sequence[Rule]] = ()
     tags: ClassVar[Sequence[str]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
+    stores_references: ClassVar[bool] = True  # in checkpoints; False: others are met on resuming
     stem: ClassVar[str] = ""
     default_schedule: ClassVar[Schedule] = Decaying()
     # Which snapshots draw: the first at or after each step of this one; None: all of them.
@@ -306,7 +307,9 @@ class Monitor(LightningCallback, ABC):
                 monitor=of_monitor,
                 outputs=self.outputs.state(),
                 # Not a copy: monitors share them, and a checkpoint saves what is shared once.
-                references=dict(vars(self.references)) if self.references else None,
+                references=dict(vars(self.references))
+                if self.references and self.stores_references
+                else None,
             )
         return state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vis_callbacks.render.captions import with_caption
-from vis_callbacks.render.colours import colours_in_order
+from vis_callbacks.render.colours import Scale, colours_in_order
 from vis_callbacks.render.film_strip import film_strip
 from vis_callbacks.render.images import MAX_FRAME_WIDTH, MAX_WIDTH, blank, hatched, stacked
 from vis_callbacks.render.line_plot import line_plot
-from vis_callbacks.render.markers import OVERSAMPLING, class_legend, draw_marker
+from vis_callbacks.render.markers import OVERSAMPLING, Marks, draw_all, value_scale
 from vis_callbacks.render.text import (
     FAINT_INK,
     Picture,
@@ -30,9 +31,8 @@ _MARKER = 2.6
 
 
 def map_strip(
-    frames: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+    frames: Sequence[tuple[NDArray[Any], Marks]],
     steps: Sequence[int],
-    class_names: Sequence[object] = (),
     caption: Sequence[object] = (),
 ) -> Picture:
     """Returns maps of several steps side by side, all on one scale and in one place.
@@ -40,10 +40,9 @@ def map_strip(
     So a cluster that comes apart, or drifts, is seen to.
 
     Args:
-        frames: (points (samples, 2), labels (samples,)) each, oldest first. Points that are not
-            finite are left out.
+        frames: (points (samples, 2), their marks) each, oldest first. Points that are not
+            finite are left out. The classes' names are those of the last.
         steps: One for each frame.
-        class_names: Name of each class; a class beyond them is called by its number.
         caption: Lines over the strip.
 
     Raises:
@@ -55,10 +54,13 @@ def map_strip(
     centre, half_span = np.add(low, high) / 2, float(np.subtract(high, low).max()) / 2 or 1.0
     side = (MAX_WIDTH + _GAP) // max(1, len(frames)) - _GAP
     side = max(_LEAST_SIDE, min(side, MAX_FRAME_WIDTH))
-    pictures = [_frame((points - centre) / half_span, labels, side) for points, labels in frames]
+    every = _of_all_frames([marks for _, marks in frames])
+    scale = None if every is None or every.values is None else value_scale(every.values)
+    pictures = [
+        _frame((points - centre) / half_span, marks, scale, side) for points, marks in frames
+    ]
     strip = film_strip(pictures, steps, caption)
-    classes = np.unique(np.concatenate([labels for _, labels in frames]))
-    return stacked([strip, *class_legend(classes[classes >= 0], class_names, strip.shape[1])])
+    return stacked([strip, *(every.legend(strip.shape[1]) if every is not None else [])])
 
 
 def probe_curve(
@@ -95,14 +97,25 @@ def no_map(lines: Sequence[object]) -> Picture:
     return with_caption(hatched(120, MAX_FRAME_WIDTH), lines)
 
 
-def _frame(places: NDArray[np.float64], labels: NDArray[Any], side: int) -> Picture:
+def _of_all_frames(marks: Sequence[Marks]) -> Marks | None:
+    """Returns what is known of the samples of all frames together, for their legend."""
+    if not marks:
+        return None
+    values = [each.values for each in marks if each.values is not None]
+    if len(values) == len(marks):
+        values = [each[np.isfinite(each)] for each in values]
+        return replace(marks[-1], labels=np.empty(0), values=np.concatenate(values))
+    known = np.unique(np.concatenate([each.labels for each in marks]))
+    return replace(marks[-1], labels=known[known >= 0], values=None)
+
+
+def _frame(places: NDArray[np.float64], marks: Marks, scale: Scale | None, side: int) -> Picture:
     """Returns one small map of places between -1 and 1."""
     canvas = Image.new("RGB", (side * OVERSAMPLING, side * OVERSAMPLING), "white")
     draw = ImageDraw.Draw(canvas)
     pixels = OVERSAMPLING * (side / 2 + places * (1, -1) * (side / 2 - _MARGIN))
-    is_shown = np.isfinite(places).all(axis=1)
-    for (x, y), kind in zip(pixels[is_shown].tolist(), labels[is_shown].tolist(), strict=True):
-        draw_marker(draw, x, y, kind, _MARKER * OVERSAMPLING)
+    is_shown = np.asarray(np.isfinite(places).all(axis=1))
+    draw_all(draw, pixels[is_shown], marks.at(is_shown), _MARKER * OVERSAMPLING, scale)
     frame = np.array(canvas.reduce(OVERSAMPLING))
     frame[[0, -1]] = frame[:, [0, -1]] = FAINT_INK
     return frame

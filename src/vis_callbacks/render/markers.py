@@ -1,16 +1,18 @@
-"""Markers of classes: ten shapes that differ without colour, and their legend."""
+"""Markers of samples: ten shapes for classes, colours on a scale for values; their legend."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vis_callbacks.render.colours import CLASS_COLOURS
+from vis_callbacks.render.captions import colour_bar
+from vis_callbacks.render.colours import CLASS_COLOURS, NOT_MEASURED, Scale, colour_map
 from vis_callbacks.render.images import blank, stacked
 from vis_callbacks.render.text import (
     Colour,
@@ -28,6 +30,7 @@ _WRONG: Colour = (20, 20, 20)
 _NO_CLASS: Colour = (150, 150, 150)
 
 
+_VALUE_QUANTILE = 0.02  # at each end: one outlier would leave all else in one colour
 _MAX_LEGEND_ENTRIES = 100  # as many as colours times shapes
 _MAX_NAME_WIDTH = 180
 
@@ -116,6 +119,87 @@ def draw_marker(
         shape = _SHAPES[(kind + kind // len(CLASS_COLOURS)) % NUM_SHAPES]
     corners = [(x + radius * u, y + radius * v) for u, v in shape]
     draw.polygon(corners, fill=own if colour is None else colour, outline=_EDGE, width=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What tells the samples of a map apart: classes, or values on a continuous scale.
+
+    Attributes:
+        labels: (samples,) class numbers; below 0: not known.
+        class_names: Name of each class; a class beyond them is called by its number.
+        values: (samples,) numbers, such as a regression's targets, in place of classes; NaN:
+            not known.
+        what: What the values are, for the legend.
+    """
+
+    labels: NDArray[Any]
+    class_names: Sequence[object] = ()
+    values: NDArray[Any] | None = None
+    what: str = "target"
+
+    @property
+    def are_known(self) -> bool:
+        """Whether any sample is marked at all."""
+        return bool(np.isfinite(self.values).any() if self.values is not None
+                    else (self.labels >= 0).any())  # fmt: skip
+
+    @property
+    def kinds(self) -> NDArray[np.int64]:
+        """(samples,) the kind of marker: of values all are discs."""
+        if self.values is not None:
+            return np.where(np.isfinite(self.values), 0, -1)
+        return self.labels.astype(np.int64)
+
+    def at(self, index: NDArray[Any]) -> Marks:
+        """Returns the marks of some of the samples."""
+        values = None if self.values is None else self.values[index]
+        return replace(self, labels=self.labels[index], values=values)
+
+    def colours(self, scale: Scale | None = None) -> list[Colour]:
+        """Returns each sample's colour; values on this scale, or one of their own."""
+        if self.values is None:
+            return [class_colour(kind) if kind >= 0 else NOT_MEASURED for kind in self.kinds]
+        scale = value_scale(self.values) if scale is None else scale
+        colours = colour_map(self.values, scale=scale, missing=NOT_MEASURED)
+        return [(int(red), int(green), int(blue)) for red, green, blue in colours]
+
+    def legend(self, width: int) -> list[Picture]:
+        """Returns the classes that occur, or a colour bar; nothing where nothing is known."""
+        if self.values is None:
+            return class_legend(self.labels, self.class_names, width)
+        if not self.are_known:
+            return []
+        num_unknown = int(np.count_nonzero(~np.isfinite(self.values)))
+        unknown = f"; grey: not known ({num_unknown:,})" if num_unknown else ""
+        return [colour_bar(value_scale(self.values), f"{self.what}{unknown}")]
+
+
+def draw_all(
+    draw: ImageDraw.ImageDraw,
+    places: NDArray[Any],
+    marks: Marks,
+    radius: float,
+    scale: Scale | None = None,
+) -> None:
+    """Draws a marker for each sample at its place (samples, 2); see `draw_marker`."""
+    # A class not known has a grey of its own, which its marker knows.
+    colours = [None] * len(places) if marks.values is None else marks.colours(scale)
+    for (x, y), kind, colour in zip(places.tolist(), marks.kinds.tolist(), colours, strict=True):
+        draw_marker(draw, x, y, kind, radius, colour)
+
+
+def value_scale(values: NDArray[Any]) -> Scale:
+    """Returns the scale from nearly the least to nearly the largest of the finite values."""
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return Scale(low=0.0, high=0.0)
+    least, most = float(finite.min()), float(finite.max())
+    low, high = np.quantile(finite, (_VALUE_QUANTILE, 1 - _VALUE_QUANTILE)).tolist()
+    if low == high:
+        low, high = least, most
+    return Scale(low=low, high=high, is_clipped=least < low or most > high)
 
 
 def draw_ring(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from vis_callbacks.render.captions import with_caption
 from vis_callbacks.render.images import MAX_FRAME_WIDTH, stacked
-from vis_callbacks.render.markers import OVERSAMPLING, class_legend, draw_marker, draw_ring
+from vis_callbacks.render.markers import OVERSAMPLING, Marks, draw_all, draw_ring
 from vis_callbacks.render.text import FAINT_INK, Picture
 
 _MARGIN = 12  # pixels between the outermost points and the frame
@@ -22,13 +22,14 @@ def scatter(
     points: NDArray[Any],
     labels: NDArray[Any] | None = None,
     class_names: Sequence[object] = (),
+    values: NDArray[Any] | None = None,
     wrong: NDArray[np.bool_] | None = None,
     trails: NDArray[Any] | None = None,
     caption: Sequence[object] = (),
     *,
     width: int = MAX_FRAME_WIDTH,
 ) -> Picture:
-    """Returns a map of points, each with the colour and the marker of its class.
+    """Returns a map of points, each with the marker of its class or the colour of its value.
 
     Both axes have one scale: distances are what such a map is read by. It has no ticks, since
     the coordinates of an embedding mean nothing. The legend names the classes that occur.
@@ -37,6 +38,7 @@ def scatter(
         points: (samples, 2). What is not finite is left out and counted.
         labels: (samples,) class numbers; below 0, or None, for "not known".
         class_names: Name of each class; a class beyond them is called by its number.
+        values: (samples,) numbers in place of classes, on a continuous scale; NaN: not known.
         wrong: (samples,) True where the model errs: a thin ring behind the marker.
         trails: (samples, 2) where the same samples lay on the last map: a faint line to there.
         caption: Lines over the picture.
@@ -50,16 +52,22 @@ def scatter(
         raise ValueError(f"points have the shape {points.shape}; give (samples, 2)")
     num_samples = len(points)
     kinds = np.full(num_samples, -1) if labels is None else np.asarray(labels).astype(np.int64)
+    marks = Marks(labels=kinds, class_names=class_names, values=values)
     is_wrong = np.zeros(num_samples, bool) if wrong is None else np.asarray(wrong, dtype=bool)
-    for name, array in (("labels", kinds), ("wrong", is_wrong), ("trails", trails)):
+    for name, array in (
+        ("labels", kinds),
+        ("values", values),
+        ("wrong", is_wrong),
+        ("trails", trails),
+    ):
         if array is not None and len(array) != num_samples:
             raise ValueError(f"{name} has {len(array)} entries for {num_samples} points")
     is_shown = np.isfinite(points).all(axis=1)
     before = None if trails is None else np.asarray(trails, dtype=np.float64)[is_shown]
-    plot = _plot(points[is_shown], kinds[is_shown], is_wrong[is_shown], before, width)
-    legend = class_legend(kinds[is_shown], class_names, width)
+    marks = marks.at(is_shown)
+    plot = _plot(points[is_shown], marks, is_wrong[is_shown], before, width)
     lines = [*caption, *_notes(is_shown, is_wrong if wrong is not None else None, trails)]
-    return with_caption(stacked([plot, *legend]), lines)
+    return with_caption(stacked([plot, *marks.legend(width)]), lines)
 
 
 def _notes(
@@ -79,7 +87,7 @@ def _notes(
 
 def _plot(
     points: NDArray[np.float64],
-    kinds: NDArray[np.int64],
+    marks: Marks,
     is_wrong: NDArray[np.bool_],
     before: NDArray[np.float64] | None,
     width: int,
@@ -98,8 +106,7 @@ def _plot(
     radius = OVERSAMPLING * float(np.clip(4.5 - 0.5 * np.log2(max(num_shown, 1) / 125), 2.2, 4.5))
     for x, y in places[:num_shown][is_wrong].tolist():
         draw_ring(draw, x, y, radius)
-    for (x, y), kind in zip(places[:num_shown].tolist(), kinds.tolist(), strict=True):
-        draw_marker(draw, x, y, kind, radius)
+    draw_all(draw, places[:num_shown], marks, radius)
     plot = np.array(canvas.reduce(OVERSAMPLING))
     plot[[0, -1]] = plot[:, [0, -1]] = FAINT_INK
     return plot

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vis_callbacks.render.captions import with_caption
-from vis_callbacks.render.colours import NOT_MEASURED, WHITE
+from vis_callbacks.render.colours import WHITE
 from vis_callbacks.render.images import blank, side_by_side, stacked
-from vis_callbacks.render.markers import class_colour, class_legend, marked, shares_its_colour
-from vis_callbacks.render.text import FAINT_INK, Picture, line_height, text_width, write
+from vis_callbacks.render.markers import Marks, marked, shares_its_colour
+from vis_callbacks.render.text import FAINT_INK, Colour, Picture, line_height, text_width, write
 
 MAX_THUMBNAILS = 256
 _SIDE = 24
@@ -30,6 +30,7 @@ def thumbnail_map(
     labels: NDArray[Any] | None = None,
     caption: Sequence[object] = (),
     class_names: Sequence[object] = (),
+    values: NDArray[Any] | None = None,
 ) -> Picture:
     """Returns thumbnails twice: in their places on the map, and snapped to a grid.
 
@@ -44,6 +45,7 @@ def thumbnail_map(
             that share a colour bear their marker in a corner.
         caption: Lines over the picture.
         class_names: Name of each class, for the legend below.
+        values: (samples,) numbers in place of classes, on a continuous scale; NaN: not known.
 
     Raises:
         ValueError: Nothing to show, or not as many images as points.
@@ -57,7 +59,9 @@ def thumbnail_map(
     shown = known[np.arange(min(len(known), MAX_THUMBNAILS)) * len(known)
                   // min(len(known), MAX_THUMBNAILS)]  # fmt: skip
     kinds = np.full(len(points), -1) if labels is None else np.asarray(labels)
-    tiles = [_tile(images[place], int(kinds[place])) for place in shown]
+    marks = Marks(labels=kinds, class_names=class_names, values=values).at(shown)
+    edges = zip(marks.kinds.tolist(), marks.colours(), strict=True)
+    tiles = [_tile(images[place], *edge) for place, edge in zip(shown, edges, strict=True)]
     places = _in_unit_square(np.asarray(points, dtype=np.float64)[shown])
     body = side_by_side(
         [
@@ -66,13 +70,13 @@ def thumbnail_map(
         ],
         2 * _EDGE + 4,
     )
-    legend = class_legend(kinds[shown], class_names, body.shape[1])
-    note = f"{len(shown):,} of {len(points):,} samples" + (
-        "; edges in the colours of the classes (legend below)" if labels is not None else ""
-    )
+    note = f"{len(shown):,} of {len(points):,} samples"
+    if marks.are_known:
+        edge = "classes" if values is None else f"{marks.what}s"
+        note += f"; edges in the colours of the {edge} (legend below)"
     if num_missing := int(np.count_nonzero(~is_known)):
         note += f"; left out: {num_missing:,} whose place is not finite"
-    return with_caption(stacked([body, *legend]), [*caption, note])
+    return with_caption(stacked([body, *marks.legend(body.shape[1])]), [*caption, note])
 
 
 def grid_cells(places: NDArray[np.float64], num_columns: int) -> NDArray[np.intp]:
@@ -98,9 +102,8 @@ def _in_unit_square(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.stack([places[:, 0], 1 - places[:, 1]], axis=1))
 
 
-def _tile(image: Picture, kind: int) -> Picture:
-    """Returns one thumbnail with an edge of its class's colour."""
-    colour = class_colour(kind) if kind >= 0 else NOT_MEASURED
+def _tile(image: Picture, kind: int, colour: Colour) -> Picture:
+    """Returns one thumbnail with an edge of the colour of its class or value."""
     tile = blank(_CELL, _CELL, colour)
     height, width = image.shape[:2]
     factor = _SIDE / max(height, width)

@@ -6,12 +6,14 @@ from torch import Tensor
 
 from vis_callbacks.callbacks.embedding.collected_samples import (
     Samples,
+    classes_or_values,
     samples_of,
     values_of_references,
 )
 from vis_callbacks.engine.probe import LayerInfo, Probe
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.guard import NothingToShow
 
 ORDER = [4, 0, 5, 2, 1, 3]  # in which batches and ranks happened to bring the samples
 
@@ -106,6 +108,29 @@ def test_rows_of_numbers_are_no_pictures(height, is_picture):
     assert together(features={"fc": rows([0, 1]) | known}).has_pictures is is_picture
 
 
+# -- classes and values
+
+
+def test_floating_labels_are_values_to_reach():
+    labels, targets = classes_or_values(torch.full((3,), -1), torch.tensor([0.5, 2, 1]), 1)
+    assert labels.tolist() == [-1, -1, -1]
+    assert targets.tolist() == [0.5, 2, 1]
+
+
+def test_floating_labels_of_0_and_1_alone_are_two_classes():
+    labels, targets = classes_or_values(torch.full((3,), -1), torch.tensor([0.0, 1, torch.nan]), 1)
+    assert labels.tolist() == [0, 1, -1]
+    assert targets is None
+
+
+@pytest.mark.parametrize(("num_outputs", "are_values"), [(1, True), (64, False)])
+def test_many_whole_numbers_for_a_single_output_are_values(num_outputs, are_values):
+    ages = torch.arange(90)
+    labels, targets = classes_or_values(ages, torch.full((90,), torch.nan), num_outputs)
+    assert torch.equal(labels, torch.full((90,), -1) if are_values else ages)
+    assert (targets is not None) is are_values
+
+
 # -- reference samples in place of an evaluation
 
 
@@ -153,5 +178,5 @@ def test_a_probe_of_every_nonlinearity_asks_for_no_gate_and_no_other_module():
 
 
 def test_without_references_it_says_what_to_give():
-    with pytest.raises(ValueError, match="Give the Trainer validation data"):
+    with pytest.raises(NothingToShow, match="Give the Trainer validation data"):
         values_of_references(Snapshot(step=0), [probe()], [])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from vis_callbacks.analysis.samples import from_bytes
 from vis_callbacks.callbacks.embedding import sample_collector
 from vis_callbacks.callbacks.embedding.collected_samples import samples_of
 from vis_callbacks.engine.references import References
+from vis_callbacks.guard import NothingToShow
 from vis_callbacks.report import Embedding, Image, Report
 
 N = 48
@@ -322,10 +324,113 @@ def test_thumbnails_become_rarer_and_the_last_planned_step_has_them():
 
 @torch.no_grad()
 def test_what_is_misclassified_is_marked():
-    report = watched().look(batches(images()))
+    report = watched(outputs="classes").look(batches(images()))
     (item,) = [i for i in report.of(Image) if i.tag == "embedding/map/head"]
     predicted = watched().model(images()).argmax(1)
     assert item.arrays["wrong"].tolist() == (predicted != torch.arange(N) % 3).tolist()
+
+
+class Right(Net):
+    """Tells the classes by their colours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.weight.data = torch.eye(3, 10)
+        self.head.bias.data.zero_()
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.pad(x.mean((2, 3)), (0, 7)) + 0 * super().features(x)
+
+
+@torch.no_grad()
+def test_nothing_is_called_misclassified_before_outputs_and_labels_agree():
+    def drawn(seen: Evaluated) -> tuple[bool, bool]:
+        report = seen.look(batches(images(60)))
+        the_map, the_probes = (
+            next(i for i in report.of(Image) if i.tag.startswith(f"embedding/{name}"))
+            for name in ("map", "probes")
+        )
+        return the_map.draw.keywords["has_predictions"], bool(
+            np.isfinite(the_probes.arrays["network"])
+        )
+
+    assert drawn(watched(Net(64))) == (False, False)  # of 64 numbers one is always the largest
+    assert drawn(watched(Right())) == (True, True)
+    assert drawn(watched(Right(), outputs="values")) == (False, False)
+
+
+@torch.no_grad()
+def test_the_map_of_a_regression_is_coloured_by_its_targets():
+    targets = torch.linspace(150.0, 300.0, N)
+    seen = watched(Net(1))
+    for step in (10, 20):
+        report = seen.look(batches(images(), labels=targets), step=step)
+    shown = {item.tag: item for item in report.of(Image)}
+    assert list(shown) == [f"embedding/{name}/head" for name in ("map", "strip", "thumbnails")]
+    strip = shown.pop("embedding/strip/head").arrays
+    for values in (strip["targets_0"], *(item.arrays["targets"] for item in shown.values())):
+        np.testing.assert_allclose(values, targets)
+    assert not shown["embedding/map/head"].draw.keywords["has_predictions"]
+    assert {tag.split("/")[0] for tag in scalars(report)} == {
+        "trustworthiness", "effective_rank", "displacement"
+    }  # fmt: skip
+    vivid = pictures(report)["embedding/map/head"]
+    assert len(np.unique(vivid[np.ptp(vivid, axis=2) > 80], axis=0)) > N / 2  # a colour each
+
+
+@torch.no_grad()
+def test_the_targets_of_a_followed_map_survive_a_restart():
+    first, second = watched(Net(1)), watched(Net(1))
+    first.look(batches(images(), labels=torch.rand(N)), step=10)
+    second.monitor.restore(first.monitor.state())
+    report = second.look(batches(images(), labels=torch.rand(N)), step=20)
+    (strip,) = [item for item in report.of(Image) if item.tag == "embedding/strip/head"]
+    assert {"targets_0", "targets_1"} <= set(strip.arrays)
+
+
+class Experts(Net):
+    """Sends each sample to one of three experts, to the last of them none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10)) for _ in range(3)
+        )
+
+    def features(self, x: Tensor) -> Tensor:
+        h = super().features(x)
+        for i, expert in enumerate(self.experts):
+            rows = (torch.arange(len(h)) % 2 == i).nonzero()[:, 0]
+            h = h.index_add(0, rows, expert(h[rows]))
+        return torch.relu(h)
+
+
+@torch.no_grad()
+def test_experts_that_see_some_of_the_samples_are_no_candidates():
+    seen = watched(Experts())
+    for step in (10, 20):
+        report = seen.look(batches(images()), step=step)
+        assert {"embedding/map/head", "embedding/probes"} <= set(pictures(report))
+        assert not any("expert" in name for name in collected(seen).probed)
+        assert len(collected(seen).probed) == 4  # as without experts, and the sum's
+    assert not seen.monitor.guard.counts
+
+
+class Packed(nn.Module):
+    """Has a row a word everywhere: nothing of it can be told apart by sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.head(x.flatten(0, 2)[:-1]))
+
+
+@torch.no_grad()
+def test_a_model_whose_rows_are_no_samples_has_nothing_to_show_and_is_told_so():
+    with pytest.raises(NothingToShow, match="with one row a sample was seen"):
+        watched(Packed()).look(batches(images()))
 
 
 @torch.no_grad()
@@ -409,7 +514,7 @@ def test_one_class_is_said_and_nothing_is_made_of_it():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("labels", [torch.full((N,), -100), torch.rand(N)])
+@pytest.mark.parametrize("labels", [torch.full((N,), -100), torch.rand(N, 3)])
 def test_labels_that_name_no_class_are_none(labels):
     report = watched().look(batches(images(), labels=labels))
     assert "no classes are known" in words(report, "embedding/map/head")
@@ -471,6 +576,19 @@ def test_without_an_evaluation_the_references_are_looked_at():
 
 
 # -- state and options
+
+
+@torch.no_grad()
+def test_whole_inputs_are_no_part_of_a_checkpoint():
+    seen = watched(num_samples=500)
+    seen.monitor.references = References(inputs=images(), labels=None, source="a test")
+    seen.look(batches(images()), step=10)
+    seen.monitor.references = References(inputs=images(), labels=None, source="a test")
+    state = seen.monitor.state_dict()
+    assert state["references"] is None
+    written = io.BytesIO()
+    torch.save(state, written)
+    assert len(written.getvalue()) < images().nbytes / 2
 
 
 @torch.no_grad()

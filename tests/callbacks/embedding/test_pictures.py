@@ -61,16 +61,17 @@ def test_thumbnails_name_the_classes(drawn):
     ranges = np.tile([0.0, 1.0], (N, 1))
     draw_thumbnails(POINTS, LABELS, pixels, ranges, NUMBERS, facts=facts(), mean=None, std=None)
     ((given, _),) = drawn
-    assert given[-1] == ["a", "b", "c"]
+    assert given[-2:] == (["a", "b", "c"], None)
 
 
-def probes(network: float) -> None:
+def probes(network: float, num_classes: int = 2) -> None:
     draw_probes(
         np.array([[0.2, 0.3], [0.4, 0.712]]),
         network=np.array(network),
         layers=["a", "b"],
         steps=[5, 1_495],
         num_samples=N,
+        num_classes=num_classes,
         epoch=7,
         chance=0.084,
     )
@@ -82,6 +83,11 @@ def test_probes_are_compared_with_guessing_and_with_the_network_itself(drawn):
     assert list(curves) == ["step 5", "step 1,495"]
     assert levels == {"network itself": 0.76, "guessing": 0.084}
     assert caption[-1] == "the network itself, on the same samples now: 76.0 %"
+
+
+def test_few_samples_a_class_are_said_to_be_few(drawn):
+    probes(0.76, num_classes=4)
+    assert drawn[0][0][3][-1].startswith("5.0 samples a class: a probe fitted to so few")
 
 
 def test_nothing_is_said_of_a_network_whose_predictions_are_not_known(drawn):

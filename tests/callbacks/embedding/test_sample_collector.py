@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from vis_callbacks.callbacks.embedding import sample_collector
 from vis_callbacks.callbacks.embedding.sample_collector import (
     FACTS,
+    MISFIT,
     SampleCollector,
     evenly_spaced,
     own_name,
@@ -72,8 +74,9 @@ def test_the_facts_come_with_the_layer_that_is_met_first_and_with_no_other():
         seen.probes(activation(given, "relu"), given),
         seen.features(activation(given, "last"), given),
     ]
-    assert set(met[0]) == {"rows", "index", *FACTS}
-    assert set(met[1]) == {"rows", "index"}
+    of_layer = {"rows", "index", "num_units", "standing"}
+    assert set(met[0]) == {*of_layer, *FACTS}
+    assert set(met[1]) == of_layer
     assert met[0]["fact_index"].tolist() == [0, 1, 2, 3]
     assert met[0]["label"].tolist() == [0, 1, 2, 0]
 
@@ -148,16 +151,47 @@ def test_the_number_that_tells_two_readings_apart_is_no_part_of_a_name():
 # -- what cannot be
 
 
-def test_rows_that_are_not_those_of_the_samples_are_refused():
-    given = batch(count=4)
-    with pytest.raises(ValueError, match=r'layer "last" has an activation of shape \(8, 5\)'):
-        collector().features(activation(batch(count=8)), given)
+@pytest.mark.parametrize("num_rows", [0, 3, 8])
+def test_a_layer_whose_rows_are_no_samples_is_a_misfit_and_stays_one(num_rows):
+    seen, given, following = collector(), batch(count=4), batch(4, count=4)
+    read = seen.features(activation(batch(count=num_rows)), given)
+    assert (int(read["standing"]), len(read["rows"]), len(read["index"])) == (MISFIT, 0, 0)
+    assert int(seen.features(activation(following), following)["standing"]) == MISFIT
 
 
-def test_a_batch_without_inputs_says_what_to_write():
-    given = Batch(inputs=None, labels=None, num_samples=4)
-    with pytest.raises(ValueError, match="input_fn=lambda batch"):
-        collector().features(activation(given), given)
+def test_what_is_kept_is_chosen_among_layers_with_a_row_a_sample():
+    seen, given, following = collector(max_probed=2), batch(), batch(4)
+    for layer, of in (("a", given), ("expert", batch(count=2)), ("b", given), ("c", given)):
+        seen.probes(activation(of, layer), given)
+    met = {name: seen.probes(activation(following, name), following) for name in "abc"}
+    assert [name for name in "abc" if "rows" in met[name]] == ["a", "c"]
+
+
+def test_samples_without_inputs_are_known_again_by_their_place():
+    prints = []
+    for _ in range(2):
+        given = Batch(inputs=None, labels=torch.arange(4) % 2, num_samples=4)
+        prints.append(collector().features(activation(given), given)["fingerprint"])
+    assert torch.equal(*prints)
+    assert len(prints[0].unique()) == 4
+
+
+class Tagged(Tensor):
+    """A tensor that carries something along, as MONAI's MetaTensor does."""
+
+
+def test_what_is_kept_of_a_tensor_subclass_is_a_plain_tensor():
+    given = batch()
+    tagged = Batch(
+        inputs=given.inputs.as_subclass(Tagged),
+        labels=given.labels.as_subclass(Tagged),
+        num_samples=4,
+    )
+    of = activation(given)
+    values = replace(of, values=of.values.as_subclass(Tagged))
+    read = collector().features(values, tagged)
+    assert len(read) == 4 + len(FACTS)
+    assert {type(value) for value in read.values()} == {Tensor}
 
 
 def test_it_is_pickled_in_the_midst_of_an_evaluation():

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vis_callbacks import TopPatchesMonitor
-from vis_callbacks.analysis.top_patches import TopPatches, unpacked
+from vis_callbacks.analysis.top_patches import TopPatches, lots, unpacked
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.guard import NothingToShow
 from vis_callbacks.report import Image, Report, Scalar, transfer
 
 
@@ -97,7 +98,8 @@ def expected(activation: Tensor, units: list[int], top_k: int) -> list[list[tupl
     best = activation.flatten(2).amax(2) if activation.dim() > 2 else activation
     rows = []
     for unit in units:
-        order = sorted(range(len(best)), key=lambda n: (-best[n, unit].item(), n))[:top_k]
+        drawn = lots(torch.arange(len(best))).tolist()
+        order = sorted(range(len(best)), key=lambda n: (-best[n, unit].item(), drawn[n]))[:top_k]
         rows.append([(best[n, unit].item(), n) for n in order])
     return rows
 
@@ -202,6 +204,82 @@ def test_purity_is_the_mean_share_of_the_most_common_class():
     assert scalars(observed.look(images, labels))["class_purity/Same/relu"] == pytest.approx(0.5)
 
 
+class Saturated(nn.Module):
+    """One unit at its upper end for every image, and one that tells the images apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(torch.cat([x[:, :1].relu() + 9, 3 * x[:, 1:2]], 1))
+
+
+def test_a_saturated_unit_is_not_said_to_be_of_the_class_of_the_first_images():
+    images = images_of(60)
+    observed = Observed(Saturated(), TopPatchesMonitor(["Saturated/relu6"], units=[0, 1]))
+    for _ in range(2):
+        report = observed.look(images, torch.arange(60) // 20)
+        assert scalars(report)["class_purity/Saturated/relu6"] < 1  # of the other unit alone
+        (top,) = tops(report).values()
+        assert top.ties[0].tolist() == [60] * 9
+        assert sorted(top.samples[0].tolist()) != list(range(9))
+        assert len(set(top.labels[0].tolist())) > 1
+
+
+def test_without_arguments_it_shows_the_last_two_layers_whose_units_have_places():
+    observed, images = Observed(Net(), TopPatchesMonitor()), images_of()
+    named = Observed(observed_model := Net(), TopPatchesMonitor(["relu", "Net/gelu"]))
+    observed_model.load_state_dict(observed.engine.model.state_dict())
+    for step in (0, 1):
+        found, expected = (
+            tops(observed.look(images, step=step)),
+            tops(named.look(images, step=step)),
+        )
+        assert list(found) == ["top_patches/relu", "top_patches/Net/gelu"]
+        for tag, top in found.items():  # the first batch is not missed
+            assert torch.equal(top.samples, expected[tag].samples)
+            torch.testing.assert_close(top.values, expected[tag].values)
+
+
+@pytest.mark.parametrize(
+    ("units", "layers"), [([5], ["relu"]), (["relu:2"], ["relu"]), ([0], ["relu", "Net/gelu"])]
+)
+def test_of_named_units_it_shows_the_last_layers_that_have_them(units, layers):
+    found = tops(Observed(Net(), TopPatchesMonitor(units=units)).look(images_of()))
+    assert list(found) == [f"top_patches/{layer}" for layer in layers]
+
+
+def test_a_model_without_a_nonlinearity_has_nothing_to_show_and_is_told_so():
+    observed = Observed(nn.Conv2d(3, 4, 3), TopPatchesMonitor())
+    with pytest.raises(NothingToShow, match=r"no nonlinearity was seen.*Name the layers"):
+        observed.look(images_of())
+
+
+class Experts(nn.Module):
+    """Sends each image to one of two experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in "ab")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(torch.cat([self.experts[i](x[i::2]) for i in (0, 1)]))
+
+
+def test_a_layer_whose_rows_are_no_images_is_said_once_and_costs_no_other_layer(caplog):
+    monitor = TopPatchesMonitor(["experts.0.1", "Experts/relu"])
+    observed = Observed(Experts(), monitor)
+    with caplog.at_level("INFO", logger="vis_callbacks"):
+        for step in (0, 1):
+            report = observed.look(images_of(), step=step)
+    assert list(tops(report)) == ["top_patches/Experts/relu"]
+    said = [record.message for record in caplog.records]
+    assert [line for line in said if "the rows of experts.0.1 are no samples" in line] == said[:1]
+    assert not monitor.guard.counts
+    with pytest.raises(NothingToShow, match="are no samples"):
+        Observed(Experts(), TopPatchesMonitor(["experts.0.1"])).look(images_of())
+    assert list(tops(Observed(Experts(), TopPatchesMonitor()).look(images_of()))) == [
+        "top_patches/Experts/relu"
+    ]
+
+
 def test_without_labels_there_is_no_purity():
     observed = Observed(Net(), TopPatchesMonitor(["relu"]))
     assert list(scalars(observed.look(images_of()))) == ["concentration/relu"]
@@ -271,7 +349,7 @@ def test_what_was_shown_before_is_known_after_a_restart():
     (item,) = Observed(Net(), second).look(images, step=9).of(Image)
     assert item.draw.keywords["page"].step_before == 7
     assert item.arrays["before"].shape == (6, 9)
-    assert item.arrays["records"].shape[-1] == 64 + 4 * 4  # cut at once: the field is known
+    assert item.arrays["records"].shape[-1] == 72 + 4 * 4  # cut at once: the field is known
 
 
 def test_no_sample_is_kept_from_one_evaluation_to_the_next():

@@ -53,6 +53,18 @@ def said(monkeypatch) -> list[object]:
     return calls
 
 
+def test_images_that_excite_a_unit_equally_are_said_to_be_drawn(said):
+    values = torch.full((60, 1, 1), 6.0)
+    values[7] = 8.0
+    draw(**arrays_of(values), page=PAGE)
+    assert said[0][0].notes[:2] == ["1 of 1: dog", "2 drawn of 59 equally strong"]
+
+
+def test_volumes_are_said_to_be_shown_by_their_middle_slice(said):
+    draw(**arrays_of(VALUES), page=replace(PAGE, is_volume=True))
+    assert "of each volume the middle slice is shown" in said[2]
+
+
 VALUES = torch.tensor([[[3.0], [0.0]], [[2.0], [0.0]], [[0.0], [0.0]], [[1.0], [0.0]]])
 
 

@@ -14,6 +14,7 @@ from vis_callbacks.analysis.top_patches import unpacked
 from vis_callbacks.callbacks.top_patches import reader as patch_reader
 from vis_callbacks.callbacks.top_patches.reader import PatchReader, UnitChoice, boxes_of
 from vis_callbacks.engine.probe import Activation, Batch
+from vis_callbacks.guard import NothingToShow
 
 ROW = ReceptiveField(axes=(AxisField((0,), (4,), 2),), positions=((5, 0),))
 
@@ -57,9 +58,67 @@ def test_samples_that_excite_a_unit_are_counted():
     assert found["ignored"].item() == 1
 
 
-def test_rows_that_are_not_images_are_refused():
-    with pytest.raises(ValueError, match='layer "it" has 6 rows for 3 samples'):
-        read(reader(), torch.rand(6, 2, 3), torch.rand(3, 3, 5, 5))
+@pytest.mark.parametrize("num_rows", [0, 6])
+def test_a_layer_whose_rows_are_no_images_is_left_out_from_then_on(num_rows):
+    seen = reader()
+    assert read(seen, torch.rand(num_rows, 2, 3), torch.rand(3, 3, 5, 5)) == {}
+    assert read(seen, torch.rand(3, 2, 3), torch.rand(3, 3, 5, 5)) == {}
+    assert seen.shown(["it"]) == []
+
+
+def test_a_second_pass_over_a_batch_shows_no_image_twice():
+    seen, images = reader(), torch.rand(3, 3, 5, 5)
+    batch = Batch(inputs=images, labels=None, num_samples=3)
+    assert seen.read(activation_of("it", torch.rand(3, 2, 3)), batch)
+    assert seen.read(activation_of("it", torch.rand(3, 2, 3)), batch) == {}
+
+
+@pytest.mark.parametrize("inputs", [None, torch.zeros(3, 7, dtype=torch.int64)])
+def test_what_cannot_be_shown_is_said(inputs):
+    batch = Batch(inputs=inputs, labels=None, num_samples=3)
+    with pytest.raises(NothingToShow, match=r"no inputs to cut patches from|tokens or indices"):
+        reader().read(activation_of("it", torch.rand(3, 2, 3)), batch)
+
+
+class Tagged(Tensor):
+    """A tensor that carries something along, as MONAI's MetaTensor does."""
+
+
+def test_what_is_kept_of_a_tensor_subclass_is_a_plain_tensor():
+    kept: list[Tensor] = []
+    seen = reader(meet=lambda inputs, has_labels: kept.append(inputs))
+    values, images = (torch.rand(3, *shape).as_subclass(Tagged) for shape in ((2, 3), (3, 5, 5)))
+    batch = Batch(inputs=images, labels=torch.arange(3).as_subclass(Tagged), num_samples=3)
+    found = seen.read(activation_of("it", values), batch)
+    assert {type(value) for value in (*found.values(), *kept)} == {Tensor}
+
+
+def met_layers(seen: PatchReader, places: dict[str, int], first: int = 0) -> dict[str, dict]:
+    """Lets layers with so many places pass by over one batch."""
+    batch = Batch(inputs=torch.rand(3, 3, 5, 5), labels=None, num_samples=3, first_index=first)
+    return {
+        name: seen.read(activation_of(name, torch.rand(3, 2, count)), batch)
+        for name, count in places.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("places", "chosen"),
+    [
+        ({"a": 4, "b": 4, "c": 4, "flat": 1}, ["b", "c"]),
+        ({"flat": 1, "a": 4, "wide": 1}, ["a"]),
+        ({"one": 1, "two": 1}, ["two"]),
+        ({}, []),
+    ],
+)
+def test_the_last_two_layers_with_places_are_chosen_or_else_the_last(places, chosen):
+    seen = reader(chooses_layers=True)
+    first = met_layers(seen, places)
+    assert seen.shown(list(places)) == chosen
+    for name, found in first.items():  # what was let go of holds no memory
+        assert not found or (found["top"].numel() > 0) is (name in chosen)
+    second = met_layers(seen, places, first=3)
+    assert [name for name, found in second.items() if found] == chosen
 
 
 def test_the_strongest_are_looked_for_among_as_many_units_as_fit(monkeypatch):

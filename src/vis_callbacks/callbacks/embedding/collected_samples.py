@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
-from vis_callbacks.callbacks.embedding.sample_collector import FACTS, evenly_spaced
+from vis_callbacks.callbacks.embedding.sample_collector import CHOSEN, FACTS, MET, evenly_spaced
 from vis_callbacks.engine.layers import matches
 from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.engine.ranks import merge_two
+from vis_callbacks.guard import NothingToShow
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Probe, Values
     from vis_callbacks.engine.snapshot import Snapshot
 
+_MANY_CLASSES = 20
 _CHUNK = 16  # reference samples a pass: whole activations of several layers lie side by side
 _KINDS = frozenset(nonlinearity.kind for nonlinearity in NONLINEARITIES)
 
@@ -39,6 +41,9 @@ class Samples:
         probed: By layer (probed samples, dimensions), in the order of the forward pass.
         probed_labels: (probed samples,); fewer than samples where of a run's first batch not
             all layers could be kept.
+        targets: (samples,) float32, what a regression is to reach; None where there are classes.
+        num_outputs: Of the layer that gave the predictions.
+        num_units: By mapped layer, before random sums were taken.
     """
 
     fingerprints: Tensor
@@ -49,6 +54,9 @@ class Samples:
     features: Mapping[str, Tensor]
     probed: Mapping[str, Tensor]
     probed_labels: Tensor
+    targets: Tensor | None = None
+    num_outputs: int = 0
+    num_units: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_pictures(self) -> bool:
@@ -76,23 +84,55 @@ def samples_of(values: Mapping[str, Values], *, maps_last: bool, max_probed: int
     index = facts.pop("fact_index")
     common = _common([index, *(n["index"] for n in mapped.values())])
     common_probed = _common([common, *(n["index"] for n in probed.values())])
+    num_outputs = max(_num_units(predicted).values(), default=0)
+    labels, targets = classes_or_values(facts.pop("label"), facts.pop("target", None), num_outputs)
     kept = {name: _picked(fact, index, common) for name, fact in facts.items()}
     predictions = [_picked(n["rows"], n["index"], common) for n in predicted.values()]
     return Samples(
         fingerprints=kept["fingerprint"],
-        labels=kept["label"],
+        labels=_picked(labels, index, common),
+        targets=None if targets is None else _picked(targets, index, common),
         predictions=predictions[0] if predictions else None,
+        num_outputs=num_outputs,
         pixels=kept.get("pixels"),
         ranges=kept.get("range"),
         features={k: _picked(n["rows"], n["index"], common) for k, n in mapped.items()},
+        num_units=_num_units(mapped),
         probed={k: _picked(n["rows"], n["index"], common_probed) for k, n in probed.items()},
-        probed_labels=_picked(facts["label"], index, common_probed),
+        probed_labels=_picked(labels, index, common_probed),
     )
 
 
+def classes_or_values(
+    labels: Tensor, targets: Tensor | None, num_outputs: int
+) -> tuple[Tensor, Tensor | None]:
+    """Returns labels as classes (-1: none) and as values to reach; these or None.
+
+    Floating labels that are 0 and 1 alone name two classes, as `BCEWithLogitsLoss` wants them.
+    Whole numbers are values where a single output is to meet many different ones, such as ages.
+    """
+    no_class = torch.full_like(labels, -1)
+    if targets is not None and bool(targets.isfinite().any()):
+        known = targets[targets.isfinite()]
+        if bool(((known == 0) | (known == 1)).all()):
+            return torch.where(targets.isfinite(), targets, -1).long(), None
+        return no_class, targets
+    if num_outputs == 1 and len(set(labels.tolist())) > _MANY_CLASSES:
+        return no_class, torch.where(labels >= 0, labels.float(), torch.nan)
+    return labels, None
+
+
+def _num_units(read: Mapping[str, Named]) -> dict[str, int]:
+    return {name: int(named["num_units"]) for name, named in read.items() if "num_units" in named}
+
+
 def _chosen(read: Mapping[str, Named], count: int | None) -> dict[str, Named]:
-    """Returns the layers that are kept, of all that were met: those that the collector keeps."""
-    names = list(read) if count is None else evenly_spaced(list(read), count)
+    """Returns the layers that the collector keeps; in a run's first batch, those that it will."""
+    standing = {name: int(named.get("standing", MET)) for name, named in read.items()}
+    names = [name for name, found in standing.items() if found == CHOSEN]
+    if not names:
+        names = [name for name, found in standing.items() if found == MET]
+        names = names if count is None else evenly_spaced(names, count)
     return {name: read[name] for name in names if "rows" in read[name]}
 
 
@@ -119,11 +159,11 @@ def values_of_references(
     By isolated passes in evaluation mode, a few samples at a time.
 
     Raises:
-        ValueError: There are no reference samples.
+        NothingToShow: There are no reference samples.
     """
     references, read_layers = snapshot.references, snapshot.read_layers
     if references is None or read_layers is None:
-        raise ValueError(
+        raise NothingToShow(
             "there is neither an evaluation nor a reference sample to look at. Give the Trainer "
             "validation data."
         )

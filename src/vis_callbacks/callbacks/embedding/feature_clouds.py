@@ -22,7 +22,8 @@ class Facts:
     """What is known of the samples, on the host.
 
     Attributes:
-        predictions: (samples,); -1: not known.
+        predictions: (samples,); -1: not known, or the outputs are no scores of classes.
+        targets: (samples,), of a regression; None where there are classes.
         is_finite: By layer (samples,), whether all features of a sample are finite.
     """
 
@@ -30,6 +31,7 @@ class Facts:
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
     is_finite: Mapping[str, NDArray[np.bool_]]
+    targets: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, samples: Samples) -> Facts:
@@ -44,10 +46,15 @@ class Facts:
             fingerprints=fingerprints,
             labels=labels,
             predictions=predicted,
+            targets=None if samples.targets is None else samples.targets.cpu().numpy(),
             is_finite={
                 layer: mask > 0 for layer, mask in zip(samples.features, masks, strict=True)
             },
         )
+
+    def targets_at(self, places: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Returns the targets of these samples; None where there are classes."""
+        return None if self.targets is None else self.targets[places]
 
     @property
     def is_wrong(self) -> NDArray[np.bool_]:

@@ -60,6 +60,7 @@ class Frame:
     step: int
     points: Tensor  # (samples, 2)
     labels: NDArray[np.int64]  # (samples,)
+    targets: NDArray[np.float32] | None = None  # (samples,), of a regression
 
 
 @dataclass
@@ -118,6 +119,7 @@ class FollowedMap:
         made: MapStep,
         fingerprints: NDArray[np.int64],
         labels: NDArray[np.int64],
+        targets: NDArray[np.float32] | None = None,
     ) -> None:
         """Makes this map the last one, and a frame of the strip."""
         if made.before is None:
@@ -125,7 +127,7 @@ class FollowedMap:
         self.points, self.fingerprints = made.points, fingerprints
         self.frames = with_frame(
             self.frames,
-            Frame(step, made.points, labels),
+            Frame(step, made.points, labels, targets),
             _MAX_FRAMES,
             key=lambda kept: (kept.step, None),
         )
@@ -136,7 +138,15 @@ class FollowedMap:
             "points": None if self.points is None else self.points.cpu(),
             "fingerprints": torch.from_numpy(self.fingerprints),
             "frames": [
-                [frame.step, frame.points.cpu(), torch.from_numpy(frame.labels)]
+                [
+                    frame.step,
+                    frame.points.cpu(),
+                    *(
+                        torch.from_numpy(known)
+                        for known in (frame.labels, frame.targets)
+                        if known is not None
+                    ),
+                ]
                 for frame in self.frames
             ],
         }
@@ -148,7 +158,8 @@ class FollowedMap:
             points=state["points"],
             fingerprints=state["fingerprints"].numpy(),
             frames=[
-                Frame(int(step), points, labels.numpy()) for step, points, labels in state["frames"]
+                Frame(int(step), points, *(known.numpy() for known in marks))
+                for step, points, *marks in state["frames"]
             ],
         )
 

@@ -24,6 +24,7 @@ from vis_callbacks.callbacks.embedding.pictures import (
 )
 from vis_callbacks.callbacks.embedding.sample_collector import MAX_FEATURES
 from vis_callbacks.engine.schedule import LogSpaced, RunFacts
+from vis_callbacks.render.text import number
 from vis_callbacks.report import Embedding, Image, Item, Scalar, Values, tag
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ class EmbeddingMaps:
         made = followed.follow(cloud.features, cloud.distances, fingerprints, self._layout)
         if look.is_training:
             self._followed[cloud.layer] = followed
-            followed.keep(step, made, fingerprints, look.facts.labels[cloud.places])
+            labels, targets = look.facts.labels[cloud.places], look.facts.targets_at(cloud.places)
+            followed.keep(step, made, fingerprints, labels, targets)
         trust = trustworthiness(cloud.distances, made.points)
         moved = made.displacement
         yield Scalar(tag=tag("trustworthiness", cloud.layer), value=trust)
@@ -133,6 +135,8 @@ class EmbeddingMaps:
         labels = look.facts.labels[cloud.places]
         has_predictions = bool((look.facts.predictions[cloud.places] >= 0).any())
         shared: dict[str, Values] = {"points": made.points, "labels": labels, "numbers": numbers}
+        if (targets := look.facts.targets_at(cloud.places)) is not None:
+            shared["targets"] = targets
         before: dict[str, Values] = {} if made.before is None else {"before": made.before}
         yield Image(
             tag=tag("embedding/map", cloud.layer),
@@ -144,6 +148,11 @@ class EmbeddingMaps:
                 f"points_{i}": frame.points for i, frame in enumerate(followed.frames)
             }
             frames |= {f"labels_{i}": frame.labels for i, frame in enumerate(followed.frames)}
+            frames |= {
+                f"targets_{i}": frame.targets
+                for i, frame in enumerate(followed.frames)
+                if frame.targets is not None
+            }
             steps = [frame.step for frame in followed.frames]
             yield Image(
                 tag=tag("embedding/strip", cloud.layer),
@@ -194,12 +203,11 @@ class EmbeddingMaps:
             fitting = fitting_perplexity(wanted, max(shape.num_samples, 1))
             if fitting < wanted and shape.obstacle is None:
                 yield f"perplexity {fitting:.3g} instead of {wanted:g}: few samples"
-        if cloud.features.shape[1] == MAX_FEATURES:
-            units = {info.name: info.num_units for info in look.snapshot.trace}
-            if units.get(cloud.layer, 0) > MAX_FEATURES:
-                yield f"{MAX_FEATURES:,} random sums of its {units[cloud.layer]:,} features"
+        num_units = look.samples.num_units.get(cloud.layer, 0)
+        if num_units > cloud.features.shape[1]:
+            yield f"{MAX_FEATURES:,} random sums of its {num_units:,} features"
         classes = np.unique(look.facts.labels)
-        if len(classes) == 1:
+        if len(classes) == 1 and look.facts.targets is None:
             yield "no classes are known" if classes[0] < 0 else "all samples are of one class"
 
 
@@ -224,6 +232,8 @@ def _projected(look: Look, cloud: Cloud, pixels: Mapping[str, Tensor]) -> Embedd
     rows = []
     for place in cloud.places:
         text = name_of(int(look.facts.labels[place]))
+        if look.facts.targets is not None:
+            text = number(float(look.facts.targets[place]))
         if look.facts.is_wrong[place]:
             text += f", predicted {name_of(int(look.facts.predictions[place]))}"
         rows.append(text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Rule
@@ -39,6 +40,7 @@ from vis_callbacks.callbacks.options import check_choice, check_flag, check_name
 from vis_callbacks.engine.layers import named_modules
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
+from vis_callbacks.guard import NothingToShow
 from vis_callbacks.report import Report, Scalar, tag
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ class EmbeddingMonitor(Monitor):
 
     stem: ClassVar[str] = "embedding"
     needs: ClassVar[frozenset[str]] = frozenset({"references"})
+    # Without validation these are hundreds of whole inputs: 301 MB at 224 pixels.
+    stores_references: ClassVar[bool] = False
     default_schedule: ClassVar[Schedule] = EveryNEpochs(1)
     picture_schedule: ClassVar[Schedule | None] = None
     rules: ClassVar[Sequence[Rule]] = (RepresentationCollapse(),)
@@ -164,6 +168,8 @@ class EmbeddingMonitor(Monitor):
         samples = self._samples(snapshot)
         if samples is None:
             return Report(step=snapshot.step)
+        if not self._are_classes(samples):
+            samples = replace(samples, predictions=None)  # nothing may be called wrong
         facts = Facts.of(samples)
         clouds = clouds_of(samples, facts)
         of_pixels = self._agreement_of_pixels(samples, facts)
@@ -236,21 +242,37 @@ class EmbeddingMonitor(Monitor):
         if samples is None or not len(samples.labels):
             return None
         if not samples.features:
-            raise ValueError(
-                "no linear layer and no nonlinearity was seen in the forward pass. Name the layer "
+            asked = "linear layer and no nonlinearity" if self.layers is None else "named layer"
+            raise NothingToShow(
+                f"no {asked} with one row a sample was seen in the forward pass. Name the layer "
                 'to map: EmbeddingMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) '
                 "lists them"
             )
         if self.layers is None:
             (name, features), *_ = samples.features.items()
-            names = {own_name(name, self._module_names): features}
-            return replace(samples, features=names)
+            own = own_name(name, self._module_names)
+            return replace(
+                samples,
+                features={own: features},
+                num_units={own: samples.num_units.get(name, 0)},
+            )
         if len(samples.features) > _MAX_MAPS:
             raise ValueError(
                 f"layers={self.layers!r} names {len(samples.features)} layers, and each takes a "
                 f"t-SNE of its own. Name at most {_MAX_MAPS}."
             )
         return samples
+
+    def _are_classes(self, samples: Samples) -> bool:
+        """Whether the outputs are scores of classes, as far as these samples tell."""
+        predictions, labels = samples.predictions, samples.labels
+        if predictions is None or samples.targets is not None:
+            return self.outputs.are_classes
+        is_known = predictions >= 0
+        # What the highest output is, is all that is kept of the outputs, and all that counts.
+        num_outputs = max(samples.num_outputs, 2)  # a single one is the score of class 1
+        scores = F.one_hot(predictions[is_known], num_outputs).float()
+        return self.outputs.learn(scores, labels[is_known])
 
     def _agreement_of_pixels(self, samples: Samples, facts: Facts) -> Tensor | None:
         """Returns how far the nearest in pixels are of one class, once for the same samples."""

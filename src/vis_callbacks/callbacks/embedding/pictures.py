@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from vis_callbacks.analysis.embedding import CloudShape
 from vis_callbacks.render.embedding_map import map_strip, no_map, probe_curve
 from vis_callbacks.render.images import Shown, to_uint8
+from vis_callbacks.render.markers import Marks
 from vis_callbacks.render.scatter import scatter
 from vis_callbacks.render.text import Picture
 from vis_callbacks.render.thumbnails import thumbnail_map
 
 _ROUNDING = 0.01
 _MUCH = 0.1  # of the samples
+_FEW_A_CLASS = 10
 _NAMES = {"tsne": "t-SNE", "pca": "principal components"}
 
 
@@ -62,15 +64,17 @@ def draw_map(
     wrong: NDArray[Any],
     numbers: NDArray[Any],
     before: NDArray[Any] | None = None,
+    targets: NDArray[Any] | None = None,
     *,
     facts: MapFacts,
     has_predictions: bool,
 ) -> Picture:
-    """Draws the map by class, with the way that each sample has come."""
+    """Draws the map by class or target, with the way that each sample has come."""
     return scatter(
         points,
         labels if (labels >= 0).any() else None,
         facts.class_names,
+        targets,
         wrong=wrong if has_predictions else None,
         trails=before,
         caption=[facts.title, *_figures(numbers, facts), *facts.notes],
@@ -83,6 +87,7 @@ def draw_thumbnails(
     pixels: NDArray[Any],
     ranges: NDArray[Any],
     numbers: NDArray[Any],
+    targets: NDArray[Any] | None = None,
     *,
     facts: MapFacts,
     mean: Sequence[float] | None,
@@ -92,19 +97,29 @@ def draw_thumbnails(
     shown = visible(pixels, ranges, mean, std)
     caption = [facts.title, "; ".join(_figures(numbers, facts)), *facts.notes, shown.note]
     known = labels if (labels >= 0).any() else None
-    return thumbnail_map(points, shown.images, known, caption, facts.class_names)
+    return thumbnail_map(points, shown.images, known, caption, facts.class_names, targets)
 
 
 def draw_strip(
     numbers: NDArray[Any], *, steps: Sequence[int], facts: MapFacts, **arrays: NDArray[Any]
 ) -> Picture:
-    """Draws the maps of several steps; the arrays are ``points_0``, ``labels_0``, ..."""
-    frames = [(arrays[f"points_{i}"], arrays[f"labels_{i}"]) for i in range(len(steps))]
+    """Draws the maps of several steps; ``points_0``, ``labels_0``, maybe ``targets_0``, ..."""
+    frames = [
+        (
+            arrays[f"points_{i}"],
+            Marks(
+                labels=arrays[f"labels_{i}"],
+                class_names=facts.class_names,
+                values=arrays.get(f"targets_{i}"),
+            ),
+        )
+        for i in range(len(steps))
+    ]
     caption = [
         f"{facts.title}, and the maps before it: one scale, each aligned to the one before",
         "; ".join(_figures(numbers, facts)),
     ]
-    return map_strip(frames, steps, facts.class_names, caption)
+    return map_strip(frames, steps, caption)
 
 
 def draw_probes(
@@ -113,6 +128,7 @@ def draw_probes(
     layers: Sequence[str],
     steps: Sequence[int],
     num_samples: int,
+    num_classes: int,
     epoch: int,
     chance: float,
     network: NDArray[Any],
@@ -122,11 +138,16 @@ def draw_probes(
     best = int(np.nanargmax(accuracies[-1])) if np.isfinite(accuracies[-1]).any() else 0
     caption = [
         f"linear probes by depth, {num_samples:,} samples; epoch {epoch}, step {steps[-1]:,}",
-        f"ridge, leave-one-out; best at layer {best + 1}: {100 * accuracies[-1, best]:.1f} %, "
-        f"guessing {100 * chance:.1f} %",
+        f"logistic regression, cross-validated; best at layer {best + 1}: "
+        f"{100 * accuracies[-1, best]:.1f} %, guessing {100 * chance:.1f} %",
     ]
     if np.isfinite(network):
         caption.append(f"the network itself, on the same samples now: {100 * network:.1f} %")
+    if num_samples < _FEW_A_CLASS * num_classes:
+        caption.append(
+            f"{num_samples / num_classes:.1f} samples a class: a probe fitted to so few falls "
+            "short of what the layers hold"
+        )
     levels = {"network itself": float(network), "guessing": chance}
     return probe_curve(curves, layers, levels, caption)
 

@@ -41,7 +41,7 @@ class ProbeCurves:
         fitted = self._fit(samples)
         if fitted is None:
             return
-        accuracies, chance, num_samples = fitted
+        accuracies, chance, num_samples, num_classes = fitted
         layers = list(samples.probed)
         for place, layer in enumerate(layers):
             if self._writes_all or place == len(layers) - 1:
@@ -56,6 +56,7 @@ class ProbeCurves:
                     layers=[_described(layer, units.get(layer)) for layer in layers],
                     steps=[step for step, _ in curves],
                     num_samples=num_samples,
+                    num_classes=num_classes,
                     epoch=snapshot.epoch,
                     chance=chance,
                 ),
@@ -77,8 +78,8 @@ class ProbeCurves:
         self._layers = [str(layer) for layer in state["layers"]]
         self._curves = [(int(step), row) for step, row in state["curves"]]
 
-    def _fit(self, samples: Samples) -> tuple[Tensor, float, int] | None:
-        """Returns accuracy by layer, that of guessing, and the samples; None: nothing to fit."""
+    def _fit(self, samples: Samples) -> tuple[Tensor, float, int, int] | None:
+        """Returns accuracy by layer, that of guessing, samples and classes; None: no fit."""
         labels = samples.probed_labels
         if not samples.probed or len(labels) < _MIN_SAMPLES:
             return None
@@ -96,7 +97,7 @@ class ProbeCurves:
                 for features in samples.probed.values()
             ]
         )
-        return accuracies, float(counts.max() / len(dense)), len(dense)
+        return accuracies, float(counts.max() / len(dense)), len(dense), len(classes)
 
     def _with(
         self, snapshot: Snapshot, layers: list[str], accuracies: Tensor

@@ -14,11 +14,13 @@ from torch import Tensor
 from vis_callbacks.analysis.samples import (
     fingerprints,
     has_class_token,
+    numeric,
     pooled,
     predicted_classes,
     projected,
     resized,
     shrunk_inputs,
+    target_values,
     to_bytes,
 )
 from vis_callbacks.engine.references import class_labels
@@ -28,8 +30,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["features", "predictions", "probes"]
 
-FACTS = ("fact_index", "fingerprint", "label", "pixels", "range")
-MERGE: Mapping[str, Literal["concat"]] = dict.fromkeys(("rows", "index", *FACTS), "concat")
+FACTS = ("fact_index", "fingerprint", "label", "target", "pixels", "range")
+MERGE: Mapping[str, Literal["concat", "max"]] = {
+    **dict.fromkeys(("rows", "index", *FACTS), "concat"),
+    "num_units": "max",
+    "standing": "max",
+}
+# A layer that was met, one that is kept of all those, and one that has no row a sample.
+MET, CHOSEN, MISFIT = range(3)
 
 MAX_FEATURES = 2_048  # of a layer that is mapped: 4 MB for 500 samples
 MAX_PROBE_FEATURES = 512
@@ -45,6 +53,9 @@ class SampleCollector:
     sampler deals samples out to them: so the rows of layers, batches and ranks find together.
     What belongs to a sample and to no layer (label, fingerprint, pixels) comes with the layer
     that an evaluation meets first.
+
+    Only layers with one row a sample come into question. What else there is (the tokens that an
+    expert is sent, packed sequences, boxes, tables of positions) is marked as a misfit.
 
     Which linear layer is the last, and which nonlinearities are evenly spaced, is known once
     the first batch of a run has passed. Until then the rows of few layers are kept: of the
@@ -68,6 +79,7 @@ class SampleCollector:
             self._max_kept["features"] = 1
         self._batch: weakref.ref[Batch] | None = None
         self._in_batch: list[tuple[Kind, str]] = []
+        self._misfits: set[tuple[Kind, str]] = set()
         self._kept: set[tuple[Kind, str]] | None = None
         self._carrier: tuple[Kind, str] | None = None
         self._num_bytes = 0
@@ -99,13 +111,21 @@ class SampleCollector:
         index = self._index_of(batch, activation.values.device)
         if index is None:
             return {}
-        values: dict[str, Tensor] = {}
-        if self._kept is None or key in self._kept:
-            count = len(index) if self._may_keep(key, activation, len(index)) else 0
-            rows = _rows(kind, activation, batch, count)
-            values |= {"rows": rows, "index": index[:count]}
+        if len(activation.values) != batch.num_samples:
+            self._misfits.add(key)
+        is_kept = self._kept is None or key in self._kept
+        standing = MISFIT if key in self._misfits else int(self._kept is not None and is_kept)
+        values = {"standing": index.new_full((), standing)}
+        if is_kept:
+            may_keep = standing != MISFIT and self._may_keep(key, activation, len(index))
+            count = len(index) if may_keep else 0
+            values |= {
+                "rows": _rows(kind, activation, batch, count),
+                "index": index[:count],
+                "num_units": index.new_full((), activation.values.shape[1]),
+            }
         if key == self._carrier:
-            values |= {"fact_index": index, **self._facts(batch, len(index))}
+            values |= {"fact_index": index, **self._facts(batch, index)}
         return values
 
     def _turn_to(self, batch: Batch) -> None:
@@ -115,7 +135,8 @@ class SampleCollector:
         if self._in_batch and self._kept is None:
             names: dict[Kind, list[str]] = {}
             for kind, name in self._in_batch:
-                names.setdefault(kind, []).append(name)
+                if (kind, name) not in self._misfits:
+                    names.setdefault(kind, []).append(name)
             self._kept = {
                 (kind, name)
                 for kind, of_kind in names.items()
@@ -141,18 +162,22 @@ class SampleCollector:
         self._num_bytes += 4 * num_rows * min(activation.values.shape[1], MAX_PROBE_FEATURES)
         return self._num_bytes <= _FIRST_BATCH_BYTES
 
-    def _facts(self, batch: Batch, count: int) -> dict[str, Tensor]:
-        """Returns what belongs to the samples themselves."""
-        inputs = batch.inputs
-        if inputs is None:
-            raise ValueError("the batch has no inputs. Write input_fn=lambda batch: ...")
-        labels, _ = class_labels(batch.labels, batch.num_samples)
-        inputs = inputs[:count]
-        known = torch.full((count,), _NO_CLASS, device=inputs.device)
+    def _facts(self, batch: Batch, index: Tensor) -> dict[str, Tensor]:
+        """Returns what belongs to the samples of these numbers themselves."""
+        count, inputs = len(index), numeric(batch.inputs)
+        labels, _ = class_labels(numeric(batch.labels), batch.num_samples)
+        known = torch.full((count,), _NO_CLASS, device=index.device)
         if labels is not None:
-            known = labels[:count].to(inputs.device).clamp_min(_NO_CLASS)
-        facts = {"fingerprint": fingerprints(inputs, known), "label": known}
-        pixels = shrunk_inputs(inputs)
+            known = labels[:count].to(index.device).clamp_min(_NO_CLASS)
+        # Without inputs that can be read a sample is known again by its place alone.
+        identity = index[:, None] if inputs is None else inputs[:count].to(index.device)
+        targets = target_values(numeric(batch.labels), batch.num_samples)[:count]
+        facts = {
+            "fingerprint": fingerprints(identity, known),
+            "label": known,
+            "target": targets.to(index.device),
+        }
+        pixels = None if inputs is None else shrunk_inputs(inputs[:count])
         if pixels is not None:
             self._pixel_size = self._pixel_size or (pixels.shape[2], pixels.shape[3])
             kept, ranges = to_bytes(resized(pixels, *self._pixel_size))
@@ -180,13 +205,7 @@ def own_name(name: str, names: Sequence[str]) -> str:
 
 def _rows(kind: Kind, activation: Activation, batch: Batch, count: int) -> Tensor:
     """Returns the rows of the first ``count`` samples of a batch."""
-    values = activation.values
-    if len(values) != batch.num_samples:
-        raise ValueError(
-            f'layer "{activation.layer}" has an activation of shape {activation.shape} for '
-            f"{batch.num_samples} samples: its rows are not theirs. Name another layer."
-        )
-    values = values[:count]
+    values = activation.values[:count].as_subclass(Tensor)
     if kind == "predictions":
         return predicted_classes(values)
     input_axes = 0 if batch.inputs is None else batch.inputs.dim()

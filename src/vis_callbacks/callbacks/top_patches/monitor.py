@@ -17,6 +17,7 @@ from vis_callbacks.analysis.receptive_field import ReceptiveField, receptive_fie
 from vis_callbacks.analysis.top_patches import (
     TopPatches,
     class_purity,
+    drawn_by_lot,
     packed,
     selective_order,
     unpacked,
@@ -33,12 +34,12 @@ from vis_callbacks.callbacks.top_patches.reader import (
     check_units,
 )
 from vis_callbacks.engine.schedule import EveryNEpochs
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Attempt, NothingToShow
 from vis_callbacks.report import Image, Item, Report, Scalar, tag
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
-    from vis_callbacks.engine.probe import LayerInfo, Probe
+    from vis_callbacks.engine.probe import LayerInfo, Probe, Values
     from vis_callbacks.engine.schedule import Schedule
     from vis_callbacks.engine.snapshot import Snapshot
 
@@ -73,7 +74,8 @@ class TopPatchesMonitor(Monitor):
 
     Args:
         layers: Globs over the names of layers (`vis_callbacks.summary` lists them), 20 layers
-            at most. Modules that are no nonlinearity are read as well.
+            at most. Modules that are no nonlinearity are read as well. None takes the last two
+            nonlinearities whose units have places, or else the last one.
         units: Which units. ``"random"`` draws some, the same ones at each snapshot.
             ``"strongest"`` takes those with the largest activation, ``"selective"`` of each
             class in turn the one whose patches are of it most often; both look among all units
@@ -85,7 +87,7 @@ class TopPatchesMonitor(Monitor):
             images. More suppresses what overlaps a stronger one by more than 30 % of their
             union.
         show_images: Show whole images with the receptive field as a box.
-        seed: Of the random choice.
+        seed: Of the random choice of units, and of images that excite a unit equally.
         **options: Those of every `Monitor`.
 
     Raises:
@@ -108,7 +110,7 @@ class TopPatchesMonitor(Monitor):
 
     def __init__(
         self,
-        layers: Sequence[str],
+        layers: Sequence[str] | None = None,
         units: Chosen | Sequence[int | str] = "random",
         top_k: int = 9,
         max_units: int = 8,
@@ -134,32 +136,29 @@ class TopPatchesMonitor(Monitor):
         self.seed = seed
         super().__init__(**options)
         self._choice = UnitChoice(units, max_units, seed)
+        self._reader: PatchReader | None = None
         self._fields: dict[str, ReceptiveField] = {}
         self._last: dict[str, _Seen] = {}
         self._sample: Tensor | None = None
-        self._has_labels = False
+        self._has_labels = self._is_volume = False
 
     def probes(self) -> Sequence[Probe]:
         """Asks for the strongest patches of an evaluation."""
-        reader = PatchReader(
+        self._reader = PatchReader(
             self._choice,
             top_k=self.top_k,
             per_image=self.patches_per_image,
             keep_whole=self.show_images,
             fields=self._fields,
             meet=self._meet,
+            chooses_layers=self.layers is None,
         )
-        return (reader.probe(self.layers),)
+        return (self._reader.probe(self.layers),)
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Says what the patches have in common, and shows them."""
         read = snapshot.values.get(PROBE, {})
-        if len(read) > _MAX_LAYERS:
-            raise ValueError(
-                f"layers={list(self.layers)} matches {len(read)} layers; patches are shown of "
-                f"{_MAX_LAYERS} at most. Name fewer."
-            )
-        names = [info.name for info in snapshot.trace if info.name in read]
+        names = self._names(snapshot, read)
         just_traced = self._trace_fields(snapshot, names)
         items: list[Item] = []
         for name in names:
@@ -190,9 +189,39 @@ class TopPatchesMonitor(Monitor):
             for name, (step, samples) in state.get("last", {}).items()
         }
 
+    def _names(self, snapshot: Snapshot, read: Values) -> list[str]:
+        """Returns the layers that are shown, in the order of the forward pass.
+
+        Raises:
+            ValueError: Too many are named.
+            NothingToShow: There is none, though samples have passed by.
+        """
+        met = [info.name for info in snapshot.trace if info.name in read]
+        if self.layers is not None and len(met) > _MAX_LAYERS:
+            raise ValueError(
+                f"layers={list(self.layers)} matches {len(met)} layers; patches are shown of "
+                f"{_MAX_LAYERS} at most. Name fewer."
+            )
+        reader = self._reader
+        misfits = [name for name in met if reader is not None and name in reader.misfits]
+        why = NothingToShow(
+            f"the rows of {', '.join(misfits)} are no samples, so what excites a unit cannot be "
+            "told apart by image. Leave such layers out of layers."
+            if misfits
+            else "no nonlinearity was seen in the forward pass. Name the layers: "
+            'TopPatchesMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) lists them.'
+        )
+        names = met if reader is None else reader.shown(met)
+        names = [name for name in names if "top" in read[name]]
+        if misfits and names and self.layers is not None:
+            self.guard.note("observe", why)  # said once; the other layers are shown
+        if not names and snapshot.num_samples.get(PROBE, 0) and (misfits or self.layers is None):
+            raise why
+        return names
+
     def _meet(self, inputs: Tensor, has_labels: bool) -> None:
         """Keeps one sample until the end of the evaluation: receptive fields are traced by it."""
-        self._has_labels = has_labels
+        self._has_labels, self._is_volume = has_labels, inputs.dim() > 4
         if self._sample is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._sample = inputs[:1].detach().clone()
@@ -218,10 +247,11 @@ class TopPatchesMonitor(Monitor):
         info, before = snapshot.layer(name), self._last.get(name)
         self._last[name] = _Seen(snapshot.step, top.samples.clone())
         is_shown = top.values > (0 if info.kind in _WITH_FLAT_ZERO else -torch.inf)
-        classes, count, share = class_purity(top.labels, is_shown)
+        is_counted = is_shown & ~drawn_by_lot(top, is_shown)
+        classes, count, share = class_purity(top.labels, is_counted)
         rows = self._rows(top, classes, count)
         if self._has_labels:
-            is_full = is_shown[rows].all(1)  # one patch is always of one class
+            is_full = is_counted[rows].all(1)  # one patch is always of one class
             pure = torch.where(is_full, share[rows], torch.nan).nanmean()
             yield Scalar(tag=tag("class_purity", name), value=pure)
         if math.prod(info.shape[1:]) > info.num_units:
@@ -255,6 +285,7 @@ class TopPatchesMonitor(Monitor):
             has_flat_zero=info.kind in _WITH_FLAT_ZERO,
             is_whole=self.show_images,
             has_labels=self._has_labels,
+            is_volume=self._is_volume,
             step_before=None if before is None else before.step,
             class_names=tuple(self.options.class_names or ()),
             mean=self.options.mean,

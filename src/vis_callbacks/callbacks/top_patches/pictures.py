@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.analysis.receptive_field import ReceptiveField
-from vis_callbacks.analysis.top_patches import TopPatches, class_purity, num_kept, unpacked
+from vis_callbacks.analysis.top_patches import (
+    TopPatches,
+    class_purity,
+    drawn_by_lot,
+    num_kept,
+    unpacked,
+)
 from vis_callbacks.callbacks.top_patches.reader import UnitChoice
 from vis_callbacks.render.colours import CLASS_COLOURS, NOT_MEASURED
 from vis_callbacks.render.images import to_uint8
@@ -33,6 +39,7 @@ class PatchPage:
         has_flat_zero: Whether a unit can be silent.
         is_whole: Whether whole images are shown, with a box.
         has_labels: Whether samples have classes.
+        is_volume: Whether samples have a depth, of which the middle slice is shown.
         step_before: Of the snapshot before; None: this is the first.
         class_names: By class.
         mean, std: What the inputs were normalised with.
@@ -52,6 +59,7 @@ class PatchPage:
     class_names: tuple[str, ...]
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    is_volume: bool = False
 
     def class_name(self, label: int) -> str:
         """Returns the name of a class, or its number; "" for none."""
@@ -169,7 +177,9 @@ def _notes(
     page: PatchPage,
 ) -> list[list[str]]:
     """Returns by unit what is said of it: its class, how often it fires, what has changed."""
-    classes, counts, _ = class_purity(top.labels, is_shown)
+    is_drawn = drawn_by_lot(top, is_shown)
+    classes, counts, _ = class_purity(top.labels, is_shown & ~is_drawn)
+    num_counted = (is_shown & ~is_drawn).sum(1).tolist()
     kept = None
     if before is not None and page.step_before is not None:
         kept = num_kept(top.samples, torch.from_numpy(before), is_shown).tolist()
@@ -180,7 +190,10 @@ def _notes(
             continue
         if classes[unit] >= 0:
             name = page.class_name(int(classes[unit]))
-            notes[-1].append(f"{int(counts[unit])} of {num_patches}: {name}")
+            notes[-1].append(f"{int(counts[unit])} of {num_counted[unit]}: {name}")
+        if (num_drawn := int(is_drawn[unit].sum())) > 0:
+            ties = int(top.ties[unit][is_drawn[unit]][0])
+            notes[-1].append(f"{num_drawn} drawn of {ties:,} equally strong")
         if page.has_flat_zero:
             share = _percent(int(fired[unit]), page.num_samples)
             notes[-1].append(f"fires for {share} of images")
@@ -214,6 +227,7 @@ def _caption(
         _of_field(page),
         "; ".join(part for part in (_of_units(page), border, dead) if part),
         ignored if num_ignored else "",
+        "of each volume the middle slice is shown" if page.is_volume else "",
         note,
     ]
 

@@ -14,14 +14,17 @@ from torch import Tensor
 
 from vis_callbacks.analysis.byte_images import ByteImages, as_bytes, as_pictures, factor_and_side
 from vis_callbacks.analysis.receptive_field import ReceptiveField
+from vis_callbacks.analysis.samples import numeric
 from vis_callbacks.analysis.top_patches import (
     finite_samples,
     merged,
     packed,
     top_patches,
 )
+from vis_callbacks.callbacks.top_patches.last_layers import LastLayers
 from vis_callbacks.engine.references import class_labels
-from vis_callbacks.engine.scores import Unit
+from vis_callbacks.engine.scores import Unit, describe
+from vis_callbacks.guard import NothingToShow
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Activation, Batch, Probe
@@ -68,9 +71,19 @@ class UnitChoice:
         drawn: list[int] = torch.randperm(num_units, generator=generator)[:count].tolist()
         return sorted(drawn)
 
-    def _named(self, layer: str, num_units: int) -> list[int]:
+    def fits(self, layer: str, num_units: int) -> bool:
+        """Whether the layer has the units that are named, one at least."""
+        if isinstance(self.units, str):
+            return True
+        named = self._of_layer(layer)
+        return bool(named) and all(unit.index < num_units for unit in named)
+
+    def _of_layer(self, layer: str) -> list[Unit]:
         parsed = [Unit.parse(u) if isinstance(u, str) else Unit(layer, u) for u in self.units]
-        wanted = [unit for unit in parsed if unit.layer == layer]
+        return [unit for unit in parsed if unit.layer == layer]
+
+    def _named(self, layer: str, num_units: int) -> list[int]:
+        wanted = self._of_layer(layer)
         for unit in wanted:
             unit.check({layer: num_units})
         return list(dict.fromkeys(unit.index for unit in wanted))
@@ -96,6 +109,7 @@ class PatchReader:
         keep_whole: Keep the whole images.
         fields: By layer; one that is not there yet sees the whole image.
         meet: Called with the inputs of each batch, and whether they have labels.
+        chooses_layers: Show the last two layers whose units have places, or else the last.
     """
 
     def __init__(
@@ -107,6 +121,7 @@ class PatchReader:
         keep_whole: bool,
         fields: Mapping[str, ReceptiveField],
         meet: Callable[[Tensor, bool], object],
+        chooses_layers: bool = False,
     ) -> None:
         self._choice = choice
         self._top_k = top_k
@@ -114,13 +129,19 @@ class PatchReader:
         self._keep_whole = keep_whole
         self._fields = fields
         self._meet = meet
+        self._layers = LastLayers() if chooses_layers else None
+        self._in_batch: set[str] = set()
+        self.misfits: set[str] = set()
         self._indices: dict[tuple[str, int, torch.device], Tensor] = {}
         self._boxes: dict[tuple[object, ...], _Boxes | None] = {}
         # Several layers read the same batch; what is kept of it goes when it goes.
         self._batch: weakref.ref[Batch] | None = None
         self._images: dict[int, ByteImages] = {}
 
-    def probe(self, layers: Sequence[str]) -> Probe:
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self) | {"_batch": None, "_images": {}}  # a weak reference goes into no pickle
+
+    def probe(self, layers: Sequence[str] | None) -> Probe:
         """Returns what to read, of these layers."""
         from vis_callbacks.engine.probe import Probe
 
@@ -128,7 +149,7 @@ class PatchReader:
             name=PROBE,
             reduce=self.read,
             merge={
-                "top": partial(merged, top_k=self._top_k),
+                "top": partial(merged, top_k=self._top_k, seed=self._choice.seed),
                 "fired": "sum",
                 "ignored": "sum",
             },
@@ -137,13 +158,43 @@ class PatchReader:
         )
 
     def read(self, activation: Activation, batch: Batch) -> dict[str, Tensor]:
-        """Returns packed patches, how many samples excite each unit, and how many are ignored."""
-        inputs, values = batch.inputs, activation.values
-        if inputs is None or len(values) != len(inputs):
-            raise ValueError(
-                f'layer "{activation.layer}" has {len(values)} rows for {batch.num_samples} '
-                "samples: its activations cannot be told apart by image. Leave it out of layers."
-            )
+        """Returns packed patches, how many samples excite each unit, and how many are ignored.
+
+        Of layers whose rows are no samples, and of those that are not chosen, nothing.
+        """
+        layer, values = activation.layer, activation.values.as_subclass(Tensor)
+        self._turn_to(batch)
+        if len(values) != batch.num_samples:
+            self.misfits.add(layer)
+        if layer in self._in_batch or layer in self.misfits:
+            return {}  # of two passes over a batch the first counts
+        self._in_batch.add(layer)
+        if self._layers is None:
+            return self._patches(activation, values, batch)
+        has_places = values.shape[2] > 1
+        fits = self._choice.fits(layer, values.shape[1])
+        if not fits or not self._layers.may_want(layer, has_places=has_places):
+            return {}
+        found = self._patches(activation, values, batch)
+        self._layers.keep(layer, found, has_places=has_places)
+        return found
+
+    def shown(self, met: Sequence[str]) -> list[str]:
+        """Returns the layers, of those met, of which patches are shown."""
+        chosen = met if self._layers is None else self._layers.chosen
+        return [name for name in met if name in chosen and name not in self.misfits]
+
+    def _turn_to(self, batch: Batch) -> None:
+        """Begins a batch, if this is another one."""
+        if self._batch is None or self._batch() is not batch:
+            if self._layers is not None and self._in_batch:
+                self._layers.settle()
+            self._in_batch.clear()
+            self._images.clear()
+            self._batch = weakref.ref(batch, lambda _: self._images.clear())
+
+    def _patches(self, activation: Activation, values: Tensor, batch: Batch) -> dict[str, Tensor]:
+        inputs = _visible(batch.inputs)
         pictures = as_pictures(inputs[:0])
         size = (pictures.shape[2], pictures.shape[3])
         boxes = self._boxes_of(activation, size, inputs.dim())
@@ -153,9 +204,9 @@ class PatchReader:
         if not len(index):  # units of other layers are named
             return _nothing(values.device)
         factor, side = factor_and_side(extent, self._limit(len(index), whole=whole))
-        images, shown = self._bytes_of(batch, inputs, factor), values[:, index].float()
+        images, shown = self._bytes_of(inputs, factor), values[:, index].float()
         is_valid = finite_samples(shown, images)
-        labels, _ = class_labels(batch.labels, len(inputs))
+        labels, _ = class_labels(numeric(batch.labels), len(inputs))
         self._meet(inputs, labels is not None)
         top = top_patches(
             shown,
@@ -168,6 +219,7 @@ class PatchReader:
             top_k=self._top_k,
             per_sample=self._per_image if boxes is not None else 1,
             side=side,
+            seed=self._choice.seed,
         )
         return {
             "top": packed(top),
@@ -189,10 +241,7 @@ class PatchReader:
             self._indices[key] = torch.tensor(chosen, dtype=torch.int64, device=values.device)
         return self._indices[key]
 
-    def _bytes_of(self, batch: Batch, inputs: Tensor, factor: int) -> ByteImages:
-        if self._batch is None or self._batch() is not batch:
-            self._images.clear()
-            self._batch = weakref.ref(batch, lambda _: self._images.clear())
+    def _bytes_of(self, inputs: Tensor, factor: int) -> ByteImages:
         if factor not in self._images:
             self._images[factor] = as_bytes(inputs, factor)
         return self._images[factor]
@@ -214,6 +263,25 @@ class PatchReader:
                 else None
             )
         return self._boxes[key]
+
+
+def _visible(inputs: Tensor | None) -> Tensor:
+    """Returns inputs of which something can be shown.
+
+    Raises:
+        NothingToShow: There are none, or they are tokens or indices.
+    """
+    shown = numeric(inputs)
+    if shown is None:
+        raise NothingToShow(
+            "the batches have no inputs to cut patches from. Write input_fn=lambda batch: ... that "
+            "returns the images."
+        )
+    if shown.dim() < 3 and not shown.is_floating_point():
+        raise NothingToShow(
+            f"the inputs are {describe(shown)}, tokens or indices, of which no part can be shown."
+        )
+    return shown
 
 
 def _nothing(device: torch.device) -> dict[str, Tensor]:
