@@ -24,13 +24,8 @@ from benchmarks.nets import cnn
 from benchmarks.observed import print_costs
 from benchmarks.steps import one_thread
 from vis_callbacks import ActivationMaximizationMonitor
-from vis_callbacks.analysis.activation_maximization import (
-    PRESETS,
-    Frame,
-    choose_start,
-    maximize,
-    score_spread,
-)
+from vis_callbacks.analysis.activation_maximization import Frame, maximize, score_spread
+from vis_callbacks.analysis.maximization_presets import PRESETS
 
 VARIANTS = {
     "defaults: 12 classes, 32 steps": ActivationMaximizationMonitor,
@@ -146,9 +141,8 @@ class Problem:
         self, preset: str, num_steps: int, seed: int, last: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns z and the scores in the network's own units."""
-        given = PRESETS[preset], self.frame
-        start = choose_start(self.score, self.best, last, *given)
-        result = maximize(self.score, start.z, *given, num_steps=num_steps, seed=seed)
+        given = self.score, self.best, last, PRESETS[preset], self.frame
+        result = maximize(*given, num_steps=num_steps, seed=seed)
         return result.z, result.scores * self.spread
 
 

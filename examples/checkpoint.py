@@ -82,7 +82,7 @@ def occlusion(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarra
         for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True))
     ]
     half = plan.window_size / 2
-    centres = [top + half for top in plan.tops], [left + half for left in plan.lefts]
+    centres = tuple([start + half for start in starts] for starts in plan.offsets)
     caption = [f"a grey square of {plan.window_size} px hides each place in turn"]
     return occlusion_views(views, centres, plan.window_size, caption, class_names=CLASS_NAMES)
 

@@ -125,7 +125,7 @@ class Guard:
 
     def _note(self, stage: str, error: Exception) -> None:
         if isinstance(error, NothingToShow):
-            self._remark(error)
+            self.remark(_words_of(error), before=" has nothing to show: ")
             return
         kind, words, where = type(error).__name__, _words_of(error), _place_of(error)
         cause = f"{stage}: {kind}: {words}"
@@ -153,12 +153,11 @@ class Guard:
                 level=logging.INFO,  # of its cause there is a line already
             )
 
-    def _remark(self, why: NothingToShow) -> None:
-        """Says once why there is nothing to show."""
-        words = _words_of(why)
-        if (key := ("nothing to show", words)) not in self._causes:
+    def remark(self, words: str, before: str = ": ") -> None:
+        """Says something once for all monitors that is good to know, and no failure."""
+        if (key := ("remark", words)) not in self._causes:
             self._causes[key] = words
-            say(f"{self.owner} has nothing to show: {words}", level=logging.INFO)
+            say(f"{self.owner}{before}{words}", level=logging.INFO)
 
     def begin_run(self) -> None:
         """Lets a resting owner try again: another run may not have what it failed for."""

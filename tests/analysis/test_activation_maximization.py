@@ -5,15 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from vis_callbacks.analysis.activation_maximization import (
-    PRESETS,
     Frame,
-    Preset,
-    choose_start,
+    Maximized,
+    Score,
+    ascent,
     maximize,
     score_spread,
 )
+from vis_callbacks.analysis.maximization_presets import PRESETS, Preset
 
 SHAPE = (2, 6, 7)
 NUM_VALUES = 2 * 6 * 7
@@ -53,47 +55,83 @@ class SmallNet(nn.Module):
         return self.layers(inputs).diagonal()
 
 
-@pytest.mark.parametrize("penalty", [0.01, 0.3, 7.0])
+def ascended(score: Score, start: Tensor, preset: Preset, num_steps: int, frame=UNIT) -> Tensor:
+    """Returns z after the last step."""
+    *_, (z, _) = ascent(score, start, preset, frame, num_steps=num_steps)
+    return z
+
+
+def made(score: Score, preset: Preset, *, num_rows: int = 3, **options) -> Maximized:
+    known = {"real": zeros(num_rows), "last": None, "num_steps": 20}
+    return maximize(score, preset=preset, frame=UNIT, **known | options)
+
+
+@pytest.mark.parametrize("penalty", [0.1, 0.3, 7.0])
 def test_a_linear_score_leads_to_w_over_two_lambda(penalty):
     weight = weights()
-    preset = Preset(l2=penalty * NUM_VALUES)  # the mean of z^2: lambda times the sum
-    result = maximize(linear_score(weight), zeros(), preset, UNIT, num_steps=30)
+    # Adam's steps have a size of their own: a tenth of the way, on average.
+    way = (weight / (2 * penalty)).abs().mean().item()
+    preset = Preset(l2=penalty * NUM_VALUES, step_size=0.1 * way)  # the mean of z^2: lambda sum
+    z = ascended(linear_score(weight), zeros(), preset, 300)
     expected = weight / (2 * penalty)
-    error = (result.z - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+    error = (z - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
     assert error.max() < 1e-3
 
 
 def test_the_optimum_is_the_same_in_units_of_the_inputs():
     weight, penalty = weights(), 0.3
     frame = Frame(centre=torch.full((1, 2, 1, 1), 5.0).double(), scale=torch.tensor(0.2).double())
-    preset = Preset(l2=penalty * NUM_VALUES * 0.2**2)
-    result = maximize(linear_score(weight), zeros(), preset, frame, num_steps=30)
-    deviation = frame.inputs(result.z) - 5.0
+    preset = Preset(l2=penalty * NUM_VALUES * 0.2**2, step_size=0.5)
+    z = ascended(linear_score(weight), zeros(), preset, 300, frame)
+    deviation = frame.inputs(z) - 5.0
     torch.testing.assert_close(deviation, weight / (2 * penalty), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("net", ["linear", "small"])
-@pytest.mark.parametrize("l2", [0.01, 0.1, 1.0, 10.0])
-def test_the_objective_never_falls_under_simonyan(net, l2):
-    score = linear_score(weights()) if net == "linear" else SmallNet().score
-    preset = replace(PRESETS["simonyan"], l2=l2)
-    objectives = maximize(score, zeros(), preset, UNIT, num_steps=60).objectives
-    span = objectives.amax(0) - objectives.amin(0)
-    assert (span > 0).all()
-    assert (objectives.diff(dim=0).amin(0) >= -1e-3 * span).all()
-    assert (objectives.diff(dim=0) >= 0).all()  # exactly, since a step that lowers it is refused
+def scores_on_the_way(preset: Preset, num_steps: int) -> Tensor:
+    """Returns (looks, rows) after the start."""
+    _, *looks = ascent(SmallNet().score, zeros(), preset, UNIT, num_steps=num_steps, seed=3)
+    return torch.stack([scores for _, scores in looks])
 
 
-def test_a_fixed_step_would_lower_the_objective():
-    fixed = replace(PRESETS["simonyan"], l2=1.0, decay=1e-12, step_size=1.0)
-    objectives = maximize(SmallNet().score, zeros(), fixed, UNIT, num_steps=60).objectives
-    assert (objectives.diff(dim=0) < 0).any()
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_returned_is_the_best_on_the_way(name):
+    preset = replace(PRESETS[name], step_size=2.0, l2=3.0)  # too long a step: scores fall, too
+    scores = scores_on_the_way(preset.fitting(6), 40)
+    result = made(SmallNet().score, preset, num_steps=40, seed=3)
+    assert (scores[-1] < scores.amax(0)).any()
+    torch.testing.assert_close(result.scores, scores.amax(0))
+
+
+def test_shifted_steps_are_looked_at_without_a_shift():
+    looks = scores_on_the_way(Preset(l2=0.1, jitter=2), 40)
+    assert 10 <= len(looks) < 20  # of 40 steps each fourth, and few whose drawn shift is 0
+    assert len(scores_on_the_way(Preset(l2=0.1), 40)) == 40
+
+
+def test_where_the_real_input_scores_higher_the_ascent_begins_there_as_well():
+    # Two bumps: the mean input lies in the range of the lower one.
+    def score(inputs: Tensor) -> Tensor:
+        mean = inputs.flatten(1).mean(1)
+        return torch.exp(-(mean - 1).square()) + 5 * torch.exp(-(mean - 6).square())
+
+    result = made(score, Preset(l2=1e-4), real=zeros() + 5.0, num_steps=60)
+    assert result.is_real.all()
+    assert (result.scores > 4.9).all()
+    near = made(score, Preset(l2=1e-4), real=zeros() + 0.9, num_steps=60)
+    assert not near.is_real.any()
+    assert (near.scores < 1.1).all()
+
+
+def test_what_the_regularisers_forbid_may_score_lower_than_the_real_input():
+    result = made(linear_score(weights()), Preset(l2=1e4), real=5 * weights())
+    assert (result.scores < linear_score(weights())(5 * weights())).all()
+    assert not result.is_silent.any()
 
 
 def test_the_reported_score_is_that_of_the_input():
     net = SmallNet()
     for name, preset in PRESETS.items():
-        result = maximize(net.score, zeros(), preset, UNIT, num_steps=9)
+        result = made(net.score, preset, num_steps=9)
         torch.testing.assert_close(result.scores, net.score(UNIT.inputs(result.z)), msg=name)
         assert not result.scores.requires_grad
         assert not result.z.requires_grad
@@ -103,11 +141,8 @@ def test_the_reported_score_is_that_of_the_input():
 def test_each_preset_raises_the_score(name):
     net = SmallNet()
     spread = score_spread(net.layers(torch.randn(50, *SHAPE, dtype=torch.float64))).detach()
-    start = 0.1 * torch.randn(3, *SHAPE, dtype=torch.float64)
-    result = maximize(
-        lambda inputs: net.score(inputs) / spread, start, PRESETS[name], UNIT, num_steps=40
-    )
-    assert (result.scores * spread > net.score(start)).all()
+    result = made(lambda inputs: net.score(inputs) / spread, PRESETS[name], num_steps=40)
+    assert (result.scores * spread > net.score(zeros())).all()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -117,27 +152,40 @@ def test_rows_do_not_mix(name):
 
     preset = PRESETS[name]
     weight = weights()
-    together = maximize(score, zeros(), preset, UNIT, num_steps=10)
+    together = made(score, preset, num_steps=10)
     for row in range(3):
         weight = weights()[row : row + 1]
-        alone = maximize(score, zeros(1), preset, UNIT, num_steps=10)
+        alone = made(score, preset, num_rows=1, num_steps=10)
         torch.testing.assert_close(together.z[row], alone.z[0])
 
 
 def test_a_seed_gives_the_same_again_and_another_seed_does_not():
-    net, preset = SmallNet(), PRESETS["smooth"]
-    first, again, other = (
-        maximize(net.score, zeros(), preset, UNIT, num_steps=10, seed=seed).z for seed in (5, 5, 6)
-    )
+    net, preset = SmallNet(), Preset(l2=1.0, jitter=2)
+    first, again, other = (ascended_with(seed, net.score, preset) for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def ascended_with(seed: int, score: Score, preset: Preset) -> Tensor:
+    *_, (z, _) = ascent(score, zeros(), preset, UNIT, num_steps=10, seed=seed)
+    return z
 
 
 def test_jitter_uses_no_global_random_number():
     net = SmallNet()
     before = torch.get_rng_state()
-    maximize(net.score, zeros(), PRESETS["smooth"], UNIT, num_steps=3)
+    ascended_with(0, net.score, Preset(l2=1.0, jitter=2))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_hooks_on_optimizers_do_not_see_its_steps():
+    met = []
+    handle = register_optimizer_step_pre_hook(lambda *_: met.append(1))
+    try:
+        made(SmallNet().score, PRESETS["smooth"])
+    finally:
+        handle.remove()
+    assert met == []
 
 
 def test_jitter_shifts_the_input_and_its_gradient_back():
@@ -148,16 +196,20 @@ def test_jitter_shifts_the_input_and_its_gradient_back():
         seen.append(inputs.detach())
         return -(inputs - 5.0).square().flatten(1).sum(1)  # steepest where it is far from 5
 
-    start = torch.zeros(shape, dtype=torch.float64)
+    start = torch.full(shape, 5.0, dtype=torch.float64)
     start[..., 4, 4] = -50.0
+    preset = Preset(jitter=3, step_size=9.0)
     frame = Frame(centre=start.new_zeros(1, 1, 1, 1), scale=start.new_ones(()))
-    z = maximize(score, start, Preset(jitter=3, step_size=9.0), frame, num_steps=1, seed=1).z
-    assert not torch.equal(seen[0], start)  # it was shifted
+    *_, (z, _) = ascent(score, start, preset, frame, num_steps=4, seed=1)
+    assert torch.equal(seen[0], start)
+    places = [int((image - 5.0).abs().argmax()) for image in seen]
+    assert len(set(places)) > 1  # it was shifted
     assert (z - start).flatten().argmax().item() == 4 * 9 + 4
+    assert ((z - start).abs() > 1).sum() == 1
 
 
 def one_step(preset: Preset, weight: Tensor) -> Tensor:
-    return maximize(linear_score(weight), zeros(len(weight)), preset, UNIT, num_steps=1).z
+    return ascended(linear_score(weight), weight, preset, 1)
 
 
 def test_pixels_of_small_norm_are_set_to_zero():
@@ -181,11 +233,31 @@ def test_decay_takes_a_share_off():
 
 def test_a_penalty_on_differences_makes_a_smoother_image():
     results = [
-        maximize(SmallNet().score, zeros(), Preset(l2=1.0, total_variation=tv), UNIT, num_steps=60)
+        ascended(SmallNet().score, zeros(), Preset(l2=1.0, total_variation=tv), 60)
         for tv in (0.0, 0.3)
     ]
-    rough, smooth = (r.z.diff(dim=-1).abs().sum() / r.z.square().sum().sqrt() for r in results)
+    rough, smooth = (z.diff(dim=-1).abs().sum() / z.square().sum().sqrt() for z in results)
     assert smooth < rough
+
+
+def test_what_is_counted_in_pixels_shrinks_with_a_small_input():
+    preset = Preset(jitter=2, blur_sigma=0.5, total_variation=1.0, l2=1.0)
+    assert preset.fitting(32) == preset.fitting(224) == preset
+    small = preset.fitting(8)
+    assert (small.jitter, small.blur_sigma, small.total_variation, small.l2) == (0, 0.125, 0.25, 1)
+
+
+@pytest.mark.parametrize("size", [(30,), (6, 7), (4, 5, 6)])
+@pytest.mark.parametrize("name", PRESETS)
+def test_signals_images_and_volumes_are_maximized(name, size):
+    weight = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    frame = Frame.of(torch.randn(20, 3, *size))
+    result = maximize(
+        linear_score(weight), torch.zeros_like(weight), None, PRESETS[name], frame, num_steps=20
+    )
+    assert result.z.shape == weight.shape
+    cosine = torch.cosine_similarity(result.z.flatten(1), weight.flatten(1))
+    assert (cosine > 0.3).all()
 
 
 def test_the_mean_image_has_no_penalty():
@@ -220,100 +292,76 @@ def hinge(bias: list[float]):
 
 
 def test_a_row_without_a_gradient_at_the_mean_begins_at_its_real_input():
-    score = hinge([-1.0, 1.0, 50.0])
-    real = zeros() + 2.0
-    start = choose_start(score, real, None, Preset(l2=1.0), UNIT)
-    assert start.is_real.tolist() == [False, True, False]
-    assert start.is_silent.tolist() == [False, False, True]
-    assert start.z.flatten(1)[:, 0].tolist() == [0.0, 2.0, 0.0]
+    result = made(hinge([-1.0, 1.0, 50.0]), Preset(l2=0.01), real=zeros() + 2.0, num_steps=40)
+    assert result.is_real.tolist() == [False, True, False]
+    assert result.is_silent.tolist() == [False, False, True]
+    assert (result.scores[:2] > 1.0).all()
 
 
 def test_a_silent_row_stays_at_the_mean_image():
-    score = hinge([-1.0, 1.0, 50.0])
     for name, preset in PRESETS.items():
-        start = choose_start(score, zeros() + 2.0, None, preset, UNIT)
-        result = maximize(score, start.z, preset, UNIT, num_steps=5)
+        result = made(hinge([-1.0, 1.0, 50.0]), preset, real=zeros() + 2.0)
+        assert result.is_silent.tolist() == [False, False, True]
         assert (result.z[2] == 0).all(), name
         assert result.z.isfinite().all()
 
 
+def beginnings(score: Score, last: Tensor, preset: Preset) -> Tensor:
+    """Returns where each row begins."""
+    seen: list[Tensor] = []
+
+    def recorded(inputs: Tensor) -> Tensor:
+        seen.append(inputs.detach())
+        return score(inputs)
+
+    maximize(recorded, zeros() - 9.0, last, preset, UNIT, num_steps=1)
+    return seen[3]  # after a look at the mean input, the last result and the real input
+
+
 def test_a_row_goes_on_from_the_last_result_only_where_it_is_better():
-    score = hinge([-1.0, -1.0, 1.0])
     last = zeros()
     last[0] += 1.0  # better than the mean image
     last[1] -= 0.5  # worse
     last[2] += 3.0  # the mean image has no gradient there
-    start = choose_start(score, zeros() + 2.0, last, Preset(l2=0.1), UNIT)
-    assert start.is_warm.tolist() == [True, False, True]
-    assert start.z.flatten(1)[:, 0].tolist() == [1.0, 0.0, 3.0]
-    assert not start.is_real.any()
+    found = beginnings(hinge([-1.0, -1.0, 1.0]), last, Preset(l2=0.1))
+    assert found.flatten(1)[:, 0].tolist() == [1.0, 0.0, 3.0]
+
+
+def test_what_goes_on_never_ends_with_a_lower_score_than_it_had():
+    score = linear_score(weights())
+    for name, preset in PRESETS.items():
+        result = made(score, replace(preset, l2=50.0), last=weights(), num_steps=8)
+        assert (result.scores >= score(weights())).all(), name
 
 
 def test_a_last_result_that_lies_too_far_out_is_gone_on_with():
-    weight = weights()
-    preset, last = Preset(l2=NUM_VALUES), 50 * weight  # the optimum is half the weight
-    start = choose_start(linear_score(weight), zeros(), last, preset, UNIT)
-    assert start.is_warm.tolist() == [True, True, True]
-    result = maximize(linear_score(weight), start.z, preset, UNIT, num_steps=30)
-    assert (result.objectives[0] < 0).all()
-    assert (result.objectives.diff(dim=0) >= 0).all()
-    torch.testing.assert_close(result.z, weight / 2, rtol=1e-3, atol=1e-3)
+    last = 50 * weights()  # the optimum is half the weight
+    found = beginnings(linear_score(weights()), last, Preset(l2=NUM_VALUES))
+    assert torch.equal(found, last)
 
 
 def test_a_last_result_whose_differences_cost_more_than_it_scores_is_not_gone_on_with():
     score, last = linear_score(weights()), weights()
-    chosen = [
-        choose_start(score, zeros(), last, Preset(l2=1.0, total_variation=tv), UNIT).is_warm
-        for tv in (0.0, 1e4)
-    ]
-    assert [is_warm.tolist() for is_warm in chosen] == [[True] * 3, [False] * 3]
-
-
-@pytest.mark.parametrize("penalty", [0.1, 10.0])
-def test_a_step_of_its_own_length_suits_an_optimum_near_and_far(penalty):
-    weight = weights()
-    l2 = penalty * NUM_VALUES  # the decay stands for all that forbids to search for the step
-    own, fixed = (
-        maximize(
-            linear_score(weight),
-            zeros(),
-            Preset(l2=l2, decay=1e-9, step_size=step_size),
-            UNIT,
-            num_steps=12,
-        ).z
-        for step_size in (0, 0.1)
+    kept, dropped = (
+        beginnings(score, last, Preset(l2=1.0, total_variation=tv)) for tv in (0.0, 1e5)
     )
-    expected = weight / (2 * penalty)
-    own_error, fixed_error = ((z - expected).norm() / expected.norm() for z in (own, fixed))
-    assert own_error < 0.05
-    assert own_error < 0.3 * fixed_error
-
-
-@pytest.mark.parametrize("name", ["simonyan", "smooth"])
-def test_a_first_step_moves_a_faint_image_by_no_more_than_itself(name):
-    preset = replace(PRESETS[name], total_variation=0.0, blur_every=0)
-    faint = 0.2 * weights() / weights().square().flatten(1).mean(1).sqrt().view(-1, 1, 1, 1)
-    loud = linear_score(100 * weights())
-    for start, expected in ((faint, 0.2), (5 * faint, 0.5), (zeros(), 0.5), (0.1 * faint, 0.1)):
-        moved = maximize(loud, start, preset, UNIT, num_steps=1).z - start
-        sizes = moved.square().flatten(1).mean(1).sqrt()
-        torch.testing.assert_close(sizes, torch.full_like(sizes, expected), rtol=1e-6, atol=0)
+    assert torch.equal(kept, last)
+    assert not dropped.any()
 
 
 def test_a_score_that_is_not_finite_is_silent_and_stops_no_other_row():
     def score(inputs: Tensor) -> Tensor:
         return inputs.flatten(1).sum(1) * torch.tensor([1.0, float("nan"), 1.0])
 
-    start = choose_start(score, zeros() + 1.0, None, Preset(l2=1.0), UNIT)
-    assert start.is_silent.tolist() == [False, True, False]
-    result = maximize(score, start.z, Preset(l2=1.0), UNIT, num_steps=5)
+    result = made(score, Preset(l2=1.0), real=zeros() + 1.0)
+    assert result.is_silent.tolist() == [False, True, False]
     assert result.z.isfinite().all()
     assert (result.z[[0, 2]] != 0).all()
 
 
 def test_a_score_without_a_gradient_says_what_to_write():
     with pytest.raises(ValueError, match=r"the score has no gradient.*forward_fn="):
-        maximize(lambda i: i.detach().sum((1, 2, 3)), zeros(), Preset(l2=1.0), UNIT, num_steps=1)
+        made(lambda i: i.detach().sum((1, 2, 3)), Preset(l2=1.0))
 
 
 @pytest.mark.parametrize(
@@ -321,6 +369,7 @@ def test_a_score_without_a_gradient_says_what_to_write():
     [
         ({"l2": -1}, "l2=-1 is negative"),
         ({"l2": "much"}, "l2='much' is no number"),
+        ({"step_size": 0}, "step_size=0 moves nothing"),
         ({"decay": 1.0}, "decay=1.0 leaves nothing"),
         ({"norm_percentile": 100}, "norm_percentile=100 leaves nothing"),
     ],

@@ -30,8 +30,8 @@ def test_it_is_exact_on_a_linear_model(baseline, window_size, stride):
     maps = occlude(of_linear(weight), x, plan, baseline, batch_size=7)
     hidden = baseline_images(x, baseline, window_size).expand_as(x)
     effect = (weight * (hidden - x)).sum(1)  # of hiding each pixel
-    for row, top in enumerate(plan.tops):
-        for column, left in enumerate(plan.lefts):
+    for row, top in enumerate(plan.offsets[0]):
+        for column, left in enumerate(plan.offsets[1]):
             inside = effect[:, top : top + window_size, left : left + window_size].sum((1, 2))
             expected = maps.whole[:, 0] + inside
             # Sums of 108 products of numbers of about 1, in float64.
@@ -45,7 +45,7 @@ def test_every_pixel_is_hidden_by_some_position():
         for window in (1, 2, 3, 5):
             for stride in range(1, window + 1):
                 plan = plan_occlusion((side, side), 1, window_size=window, stride=stride)
-                hidden = {pixel for top in plan.tops for pixel in range(top, top + window)}
+                hidden = {pixel for top in plan.offsets[0] for pixel in range(top, top + window)}
                 assert hidden == set(range(side))
 
 
@@ -53,7 +53,7 @@ def test_every_pixel_is_hidden_by_some_position():
 def test_the_defaults_need_about_as_many_passes_for_any_size_of_image(side):
     plan = plan_occlusion((side, side), 1)
     assert plan.window_size == -(-side // 4)
-    assert 12 <= len(plan.tops) <= 14
+    assert 12 <= len(plan.offsets[0]) <= 14
 
 
 def test_the_plan_counts_the_passes_that_are_made():
@@ -119,12 +119,54 @@ def test_each_image_is_asked_about_with_its_own_question():
         torch.testing.assert_close(together[index], values[0], atol=1e-12, rtol=0.0)
 
 
-def test_images_without_channels_are_hidden_alike():
-    x = images()[:, 0]
-    plan = plan_occlusion((9, 12), 3, window_size=3)
-    flat = occlude(lambda i, _: i.sum((1, 2))[:, None], x, plan, 0.0)
-    deep = occlude(lambda i, _: i.sum((1, 2, 3))[:, None], x[:, None], plan, 0.0)
-    assert torch.equal(flat.values, deep.values)
+@pytest.mark.parametrize("size", [(40,), (1, 40), (9, 12), (5, 6, 7)])
+def test_windows_squares_and_cubes_are_exact_on_a_linear_model(size):
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(2, 3, 2, *size, generator=generator, dtype=torch.float64)
+    plan = plan_occlusion(size, 3, window_size=3, stride=2)
+    maps = occlude(lambda i, owners: (i * weight[owners]).flatten(1).sum(1)[:, None], x, plan, 0.0)
+    assert maps.values.shape == (3, *plan.num_along, 1)
+    for index in maps.is_measured[0].nonzero().tolist():
+        hidden = x.clone()
+        place = [
+            slice(starts[i], starts[i] + side)
+            for starts, i, side in zip(plan.offsets, index, plan.window, strict=True)
+        ]
+        hidden[(..., *place)] = 0.0
+        expected = (hidden * weight).flatten(1).sum(1)
+        found = maps.values[(slice(None), *index, 0)]
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=0.0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("size", [(120,), (32, 32), (12, 13, 14)])
+def test_coarse_to_fine_finds_falls_and_rises_along_any_number_of_axes(size, sign):
+    place = tuple(slice(4, 7) for _ in size)
+
+    def measure(inputs: Tensor, owners: Tensor) -> Tensor:
+        return sign * inputs[(slice(None), 0, *place)].flatten(1).sum(1)[:, None]
+
+    x = torch.ones(1, 1, *size)
+    plan, fine = (
+        plan_occlusion(size, 1, window_size=3, stride=1, coarse_to_fine=fine)
+        for fine in (False, True)
+    )
+    whole, refined = occlude(measure, x, plan, 0.0), occlude(measure, x, fine, 0.0)
+    assert refined.is_measured.sum() == fine.num_measured < 0.6 * plan.num_positions
+    for maps in (whole, refined):
+        changes = (maps.values[0, ..., 0] - maps.whole[0]).abs()
+        assert torch.unravel_index(changes.argmax(), changes.shape) == tuple(
+            [torch.tensor(4)] * len(size)
+        )
+
+
+def test_a_colour_has_a_number_for_each_channel():
+    x = images()
+    hidden = baseline_images(x, (0.5, -2.0), 3)
+    assert hidden.shape == (1, 2, 9, 12)
+    assert hidden[0, :, 4, 4].tolist() == [0.5, -2.0]
+    with pytest.raises(ValueError, match="has 3 numbers, but the inputs have 2 channels"):
+        baseline_images(x, (0.5, 0.1, 0.2), 3)
 
 
 def blob(inputs: Tensor, owners: Tensor) -> Tensor:
@@ -177,7 +219,7 @@ def test_no_blur_is_no_change():
 
 
 def test_an_unknown_baseline_says_which_there_are():
-    with pytest.raises(ValueError, match='Use "mean", "blur" or a number'):
+    with pytest.raises(ValueError, match='Use "mean", "blur", a number'):
         baseline_images(images(), "grey", 3)
 
 

@@ -23,13 +23,13 @@ def test_the_square_moves_by_the_stride_and_ends_at_the_border(
     length, window_size, stride, expected
 ):
     found = plan((length, 40), window_size=window_size, stride=stride)
-    assert found.tops == expected
+    assert found.offsets[0] == expected
 
 
 def test_rows_and_columns_of_an_oblong_image_are_each_their_own():
     found = plan_occlusion((32, 64), 1)
     assert (found.window_size, found.stride) == (8, 2)  # by the shorter side
-    assert (len(found.tops), len(found.lefts)) == (13, 29)
+    assert (len(found.offsets[0]), len(found.offsets[1])) == (13, 29)
     assert found.num_positions == 13 * 29
 
 

@@ -125,6 +125,27 @@ def test_relu6_passes_nothing_above_six():
     assert passed(F.relu6, "deconvnet", x, above)[1].tolist() == [1.0, 1.0, 1.0]
 
 
+BOUNDED = {
+    "module": nn.Hardtanh(0, 2.5),
+    "in-place module": lambda x: nn.Hardtanh(0, 2.5, inplace=True)(x * 1),
+    "by keyword": lambda x: F.hardtanh(x, max_val=2.5, min_val=0.0),
+    "in place": in_place(lambda x: F.hardtanh_(x, 0.0, 2.5)),
+}
+
+
+@pytest.mark.parametrize("form", BOUNDED.values(), ids=BOUNDED)
+def test_a_hardtanh_from_0_on_is_a_relu_up_to_its_own_end(form):
+    x, above = torch.tensor([-1.0, 2.0, 3.0, 7.0]), torch.tensor([1.0, 1.0, 1.0, -1.0])
+    assert passed(form, "guided", x, above)[1].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert passed(form, "gradient", x, above)[1].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert passed(form, "deconvnet", x, above)[1].tolist() == [1.0, 1.0, 1.0, 0.0]
+
+
+def test_a_hardtanh_without_numbers_ends_at_one():
+    x, above = torch.tensor([0.5, 2.0]), torch.ones(2)
+    assert passed(lambda x: F.hardtanh(x, min_val=0.0), "guided", x, above)[1].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("other", [F.leaky_relu, F.gelu, torch.tanh, lambda x: x.clamp(min=-1)])
 def test_no_other_nonlinearity_is_touched(other):
     x = torch.randn(20, generator=seeded())
@@ -149,6 +170,31 @@ def test_gradient_checkpointing_changes_neither_the_rule_nor_the_count(form):
     assert expected.abs().max() > 0
     assert torch.equal(again[1], expected)
     assert again[2] == 2
+
+
+def test_nonlinearities_without_a_rule_are_counted_by_their_kind():
+    x = torch.randn(4, generator=seeded()).requires_grad_()
+    with relu_rule("guided") as used:
+        y = F.hardswish(F.relu(F.hardswish(x))) * torch.sigmoid(x)
+        torch.autograd.grad(y.sum(), x)
+    assert used.num_relus == 1
+    assert used.left_out == {"hardswish": 2, "sigmoid": 1}
+
+
+def test_what_lies_behind_the_unit_that_is_explained_is_not_counted():
+    x = torch.randn(4, generator=seeded()).requires_grad_()
+    with relu_rule("guided") as used:
+        unit = F.relu(torch.tanh(x))
+        F.relu(F.gelu(unit))
+        torch.autograd.grad(unit.sum(), x)
+    assert (used.num_relus, used.left_out) == (1, {"tanh": 1})
+
+
+def test_a_recurrent_layer_is_a_nonlinearity_without_a_rule():
+    x = torch.randn(2, 3, 4, generator=seeded()).requires_grad_()
+    with relu_rule("guided") as used:
+        torch.autograd.grad(nn.LSTM(4, 5)(x)[0].sum(), x)
+    assert used.left_out == {"lstm": 1}
 
 
 def test_a_relu_that_no_gradient_goes_through_is_not_counted():

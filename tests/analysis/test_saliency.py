@@ -13,6 +13,8 @@ from vis_callbacks.analysis.saliency import (
     Gradient,
     IntegratedGradients,
     Method,
+    MethodUnsuitedError,
+    NoGradientError,
     SmoothGrad,
     attribute,
     grad_cam,
@@ -250,8 +252,20 @@ def test_inputs_that_are_no_floating_point_numbers_are_refused():
 
 def test_a_score_that_does_not_depend_on_the_input_is_refused():
     model = SmallCNN()
-    with pytest.raises(ValueError, match="does not depend on the inputs by anything"):
+    with pytest.raises(NoGradientError, match="does not depend on the inputs by anything"):
         attribute("gradient", lambda x: model(x.detach())[:, 0].detach(), images())
+
+
+def test_a_backbone_without_gradients_under_a_head_with_some_is_told_in_these_words():
+    model = SmallCNN()
+
+    def score(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = model.features(x)
+        return model.head(features.mean((2, 3)))[:, 0]
+
+    with pytest.raises(NoGradientError, match=r"a part of it runs under torch\.no_grad"):
+        attribute("gradient", score, images())
 
 
 def test_a_score_that_is_not_one_number_a_sample_is_refused():
@@ -274,11 +288,104 @@ def test_grad_cam_needs_images():
         upsampled(torch.ones(3, 4, 4), (9,))
 
 
-@pytest.mark.parametrize("num_tokens", [16, 17])
-def test_tokens_are_laid_out_as_the_square_they_were_cut_from(num_tokens):
+@pytest.mark.parametrize(("num_tokens", "size"), [(16, (4, 4)), (17, (4, 4)), (16, (3, 5))])
+def test_tokens_are_laid_out_as_the_patches_they_were_cut_in(num_tokens, size):
     tokens = torch.arange(float(num_tokens)).expand(2, -1)
-    square = upsampled(tokens, (4, 4))[0, 0]
-    assert square.flatten().tolist() == list(range(num_tokens - 16, num_tokens))
+    found = upsampled(tokens, size)[0, 0]
+    num_patches = size[0] * size[1]
+    assert found.flatten().tolist() == list(range(num_tokens - num_patches, num_tokens))
+
+
+def test_a_number_of_tokens_that_no_patches_give_is_refused():
+    with pytest.raises(MethodUnsuitedError, match=r"positions \(15,\) cannot be laid over"):
+        upsampled(torch.ones(2, 15), (32, 32))
+
+
+# -- networks that overwrite
+
+
+class Overwriting(nn.Module):
+    """Writes over its input, and, where dropout gives back its input, over a ReLU's result."""
+
+    def __init__(self, overwrites: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.drop, self.head = nn.Dropout(), nn.Linear(6, 4)
+        self.overwrites = overwrites
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.sub_(0.1) if self.overwrites else x - 0.1
+        hidden = torch.tanh(self.first(x))
+        out = self.drop(F.relu(self.second(hidden)))
+        if self.overwrites:
+            out += hidden
+            out *= out.sigmoid()
+        else:
+            out = (out + hidden) * (out + hidden).sigmoid()
+        return self.head(out.mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["gradient", "guided_backprop", "deconvnet", "smoothgrad"])
+def test_a_network_that_overwrites_has_the_same_gradient_as_one_that_does_not(method):
+    expected = attribute(method, scored(Overwriting(False)), images())
+    given = images()
+    found = attribute(method, scored(Overwriting(True)), given)
+    torch.testing.assert_close(found.values, expected.values, **CLOSE)
+    assert (found.num_relus, found.left_out) == (expected.num_relus, expected.left_out)
+    assert torch.equal(given, images())
+    assert expected.values.abs().max() > 0
+
+
+def test_another_error_of_the_network_is_its_own():
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        attribute("gradient", broken, images())
+
+
+# -- what is said of the way
+
+
+def test_nonlinearities_that_the_rule_left_alone_are_counted_for_one_pass():
+    net = Overwriting(False)
+    found = attribute(Method(SmoothGrad(4), rule="guided"), scored(net), images(), max_rows=3)
+    assert (found.num_relus, found.left_out) == (1, {"tanh": 1, "sigmoid": 1})
+    assert attribute("gradient", scored(net), images()).left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions", "expected"),
+    [
+        ((3, 3, 8, 8), (2, 4), (3, 1, 8, 8)),
+        ((3, 8, 8), (2, 4), (3, 8, 8)),  # images without an axis of channels
+        ((3, 2, 9), (4,), (3, 1, 9)),
+        ((3, 9), (4,), (3, 9)),
+    ],
+)
+def test_grad_cam_lies_over_inputs_of_any_axes(shape, positions, expected):
+    features = torch.rand(3, 5, *positions)
+    found = attribute(
+        "grad_cam",
+        lambda x: x.flatten(1).sum(1),
+        torch.rand(shape),
+        layer_gradient=lambda x: (features, torch.ones_like(features)),
+    )
+    assert found.values.shape == expected
+    assert (found.values > 0).all()
+
+
+def test_the_share_of_positions_that_the_score_does_not_depend_on_is_told():
+    features = torch.rand(3, 5, 4, 4, dtype=torch.float64)
+    gradient = torch.zeros_like(features)
+    gradient[0, 2, :, 0] = -1.0
+    gradient[1, :, 0, 0] = 1.0
+    found = attribute(
+        "grad_cam", scored(SmallCNN()), images(), layer_gradient=lambda x: (features, gradient)
+    )
+    assert found.without_gradient.tolist() == [12 / 16, 15 / 16, 1.0]
 
 
 # -- captum, where it is right and where it is not

@@ -32,9 +32,21 @@ def test_options_reach_every_one_of_them():
     assert len(monitors) == 4
 
 
+def test_each_of_them_is_given_the_kinds_of_alerts_that_are_its_own():
+    monitors = default_monitors(enabled_alerts=["representation_collapse", "saturation"])
+    kinds = [[rule.kind for rule in monitor.active_rules] for monitor in monitors]
+    assert kinds == [["saturation"], [], ["representation_collapse"], []]
+
+
+def test_no_kinds_of_alerts_are_none_for_each_of_them():
+    assert not any(monitor.active_rules for monitor in default_monitors(enabled_alerts=[]))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
+        ({"enabled_alerts": ["odd_filter"]}, ValueError, r"'odd_filter'.*Nearest: odd_filters"),
+        ({"enabled_alerts": "saturation"}, TypeError, r'Use \["saturation"\]'),
         ({"every_n_epochs": 0}, ValueError, "every_n_epochs=0"),
         ({"class_name": ["cat"]}, TypeError, "class_names"),
     ],

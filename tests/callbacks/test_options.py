@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from tests.tiny import NUM_STEPS, TinyModule, smallest, tiny_loader, tiny_module, tiny_trainer
 from torch import nn
 
-from vis_callbacks import ActivationMonitor
+from vis_callbacks import ActivationMonitor, SaliencyMonitor
 from vis_callbacks.callbacks.options import CheckedOptions, MonitorOptions, check_options
 
 ANYTHING = st.one_of(
@@ -169,30 +169,42 @@ def test_a_glob_without_a_layer_is_reported_once_with_the_nearest_names(tmp_path
     assert len(monitor.history) == NUM_STEPS  # the other name is read all the same
 
 
-class BatchOfADict(TinyModule):
+class Sealed:
+    """A batch whose parts nobody finds who does not know it."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Any) -> None:
+        self.parts = parts
+
+
+class SealedBatches(TinyModule):
     def training_step(self, batch, batch_idx):
-        return super().training_step(batch["stuff"], batch_idx)
+        return super().training_step(batch.parts, batch_idx)
 
 
-class DictLoader:
+class SealedLoader:
     def __iter__(self):
-        return ({"stuff": batch} for batch in tiny_loader())
+        return map(Sealed, tiny_loader())
 
     def __len__(self):
         return 2
 
 
-@pytest.mark.contained
-def test_a_batch_that_is_not_understood_is_reported_once_with_what_to_write(tmp_path, contained):
-    fit(tmp_path, smallest(ActivationMonitor), BatchOfADict(), DictLoader())
-    (report,) = contained.reports
-    assert "no input tensor was found in the batch, which looks like dict(stuff: list(" in report
-    assert "Write input_fn=lambda batch: ..." in report
+def test_a_batch_that_is_not_understood_is_remarked_once_with_what_to_write(tmp_path, caplog):
+    caplog.set_level("INFO", "vis_callbacks")
+    monitors = [smallest(ActivationMonitor), smallest(SaliencyMonitor)]
+    trainer = tiny_trainer(tmp_path, monitors)
+    trainer.fit(SealedBatches(), SealedLoader())
+    assert len(monitors[0].history) == NUM_STEPS
+    words = "no input tensor was found in the batch, which looks like Sealed"
+    (remark,) = [message for message in caplog.messages if words in message]
+    assert "Write input_fn=lambda batch: ..." in remark
 
 
 def test_an_input_fn_makes_any_batch_understood(tmp_path):
-    monitor = smallest(ActivationMonitor, input_fn=lambda batch: batch["stuff"][0])
-    fit(tmp_path, monitor, BatchOfADict(), DictLoader())
+    monitor = smallest(ActivationMonitor, input_fn=lambda batch: batch.parts[0])
+    fit(tmp_path, monitor, SealedBatches(), SealedLoader())
     assert len(monitor.history) == NUM_STEPS
 
 
@@ -216,12 +228,11 @@ class Linear(TinyModule):
         return self.only(x.flatten(1))
 
 
-@pytest.mark.contained
-def test_a_model_without_nonlinearities_is_reported_once_with_what_to_write(tmp_path, contained):
+def test_a_model_without_nonlinearities_is_remarked_once_with_what_to_write(tmp_path, caplog):
+    caplog.set_level("INFO", "vis_callbacks")
     fit(tmp_path, smallest(ActivationMonitor), Linear())
-    (report,) = contained.reports
-    assert "no nonlinearity was seen" in report
-    assert "ActivationMonitor(layers=[" in report
+    (remark,) = [message for message in caplog.messages if "no nonlinearity was seen" in message]
+    assert "ActivationMonitor(layers=[" in remark
 
 
 def test_a_linear_model_is_read_by_name(tmp_path):

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from tests.identity import assert_identical, fingerprint
+from torch import nn
 
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.callbacks.reactions import AlertRaisedError, act, begun, tell, words_of
@@ -61,6 +66,16 @@ def test_the_users_function_is_called_with_each_alert_on_every_rank():
     alerts = [alert(), alert(kind="other")]
     tell(alerts, got.append, FakeRun(is_global_zero=False), Guard("m"))
     assert got == alerts
+
+
+def test_the_users_function_may_draw_random_numbers_and_write_into_the_alert():
+    def careless(found: Alert) -> None:
+        found.evidence["share"] = torch.rand(()) + np.random.random() + random.random()
+
+    found, before = alert(evidence={"share": 0.5}), fingerprint(nn.Identity())
+    tell([found], careless, FakeRun(), Guard("m"))
+    assert found.evidence == {"share": 0.5}
+    assert_identical(before, fingerprint(nn.Identity()))
 
 
 @pytest.mark.contained

@@ -21,7 +21,6 @@ from vis_callbacks.engine.isolation import (
     eager_stance,
     forked_rng,
     isolated,
-    kept_attributes,
     kept_grads,
     kept_modes,
     kept_requires_grad,
@@ -32,6 +31,7 @@ from vis_callbacks.engine.isolation import (
     uncached_autocast,
     unwrapped,
 )
+from vis_callbacks.engine.state_watch import StateWatch
 
 
 class Net(nn.Module):
@@ -120,13 +120,17 @@ def disturb_autocast(net):
     torch.set_autocast_cache_enabled(False)
 
 
+def kept_state(net):
+    return StateWatch().keeping(net, "a test")
+
+
 MANAGERS = {
     "modes": (kept_modes, disturb_modes),
     "rng": (lambda net: forked_rng(), disturb_rng),
     "buffers": (swapped_buffers, disturb_buffers),
     "requires_grad": (kept_requires_grad, disturb_requires_grad),
     "grads": (kept_grads, disturb_grads),
-    "attributes": (kept_attributes, disturb_attributes),
+    "attributes": (kept_state, disturb_attributes),
     "hooks": (silenced_hooks, disturb_hooks),
     "autocast cache": (lambda net: uncached_autocast(), disturb_autocast),
 }
@@ -246,7 +250,6 @@ def test_hooks_that_cannot_be_sorted_stay_where_they_are(net, monkeypatch):
         "eager_stance",
         "uncached_autocast",
         "forked_rng",
-        "kept_attributes",
         "kept_modes",
         "swapped_buffers",
         "kept_requires_grad",
@@ -326,7 +329,7 @@ def test_what_was_collected_in_dictionaries_and_sets_is_put_back():
     module = nn.Identity()
     module.outputs, module.kinds = {"a": 1, "b": 2}, {"x"}
     outputs, kinds = module.outputs, module.kinds
-    with kept_attributes(module):
+    with kept_state(module):
         module.outputs.pop("a")
         module.outputs["c"] = 3
         module.kinds.add("y")
@@ -483,16 +486,24 @@ def test_a_log_method_set_on_the_module_itself_comes_back():
     assert "log_dict" not in vars(module)
 
 
-def test_the_random_stream_of_a_second_device_is_kept(monkeypatch):
-    states = {"cuda:1": 7}
+def test_the_random_streams_of_all_devices_in_use_are_kept(monkeypatch):
+    states = {"cuda:0": 6, "cuda:1": 7}
     fake = SimpleNamespace(
         get_rng_state=lambda device: states[str(device)],
         set_rng_state=lambda state, device: states.update({str(device): state}),
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        device_count=lambda: 2,
     )
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
-    with forked_rng([torch.device("cpu"), torch.device("cuda:1")]):
-        states["cuda:1"] = 8
-    assert states == {"cuda:1": 7}
+    with forked_rng():
+        states |= {"cuda:0": 5, "cuda:1": 8}
+    assert states == {"cuda:0": 6, "cuda:1": 7}
+    fake.is_initialized = lambda: False
+    with forked_rng():  # it must not begin to use a device
+        states |= {"cuda:1": 9}
+    assert states["cuda:1"] == 9
 
 
 @pytest.mark.gpu
@@ -500,7 +511,7 @@ def test_the_random_stream_of_a_second_device_is_kept(monkeypatch):
 def test_the_random_stream_of_a_gpu_is_kept():
     device = torch.device("cuda", 0)
     before = torch.cuda.get_rng_state(device)
-    with forked_rng([device]):
+    with forked_rng():
         torch.rand(3, device=device)
     assert torch.equal(torch.cuda.get_rng_state(device), before)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
 
 from vis_callbacks.engine.outputs import Outputs
 
@@ -45,6 +48,163 @@ def test_a_network_that_always_says_the_largest_class_shows_nothing():
 def test_labels_beyond_the_outputs_are_no_classes():
     labels = torch.arange(100) % 10
     assert not Outputs().learn(scores_of(labels, 10)[:, :5], labels)
+
+
+def test_few_of_very_many_classes_are_not_met_by_luck():
+    labels = torch.tensor([3, 907, 12, 55, 348, 2, 71, 660])
+    outputs = Outputs()
+    learned = [outputs.learn(met(labels, 1000, 2), labels) for _ in range(3)]
+    assert learned == [False, False, True]
+
+
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_a_single_class_that_is_met_is_luck(num_classes):
+    labels, outputs = torch.arange(8), Outputs()
+    for _ in range(5):
+        assert not outputs.learn(met(labels, num_classes, 1), labels)
+
+
+def met(labels: torch.Tensor, num_classes: int, num_met: int) -> torch.Tensor:
+    """Returns scores that are right for the first samples, and else the same other class."""
+    shown = torch.full_like(labels, num_classes - 1)
+    shown[:num_met] = labels[:num_met]
+    return torch.nn.functional.one_hot(shown, num_classes).float()
+
+
+def test_samples_that_are_not_finite_are_no_evidence():
+    labels, outputs = torch.arange(100) % 10, Outputs()
+    scores = scores_of(labels, 10)
+    scores[::7] = torch.nan
+    assert outputs.learn(scores, labels)
+
+
+def test_a_probability_that_was_not_finite_once_stays_one():
+    outputs = Outputs()
+    outputs.learn(torch.tensor([[torch.nan], [0.5]]), None)
+    given = torch.tensor([[0.9], [0.2]])
+    torch.testing.assert_close(outputs.probabilities(given)[:, 1:], given)
+
+
+def test_scores_at_several_positions_are_judged_by_their_mean():
+    labels = torch.arange(100) % 10
+    scores = scores_of(labels, 10)[:, :, None, None].expand(-1, -1, 3, 3)
+    assert Outputs().learn(scores, labels)
+
+
+def test_half_precision_is_understood():
+    labels = torch.arange(100) % 10
+    assert Outputs().learn(scores_of(labels, 10).bfloat16(), labels)
+
+
+# -- labels in every form, of models that have learned
+
+
+def trained(
+    make_target: Callable[[torch.Tensor], torch.Tensor],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    num_outputs: int,
+    last: nn.Module | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns outputs and targets of a network that was trained on three clusters of points."""
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.arange(120) % 3
+    points = torch.randn(120, 4, generator=generator) + 4 * torch.eye(4)[kind]
+    target = make_target(kind)
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, num_outputs), last or nn.Identity()]
+    model = nn.Sequential(*layers)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(model(points), target).backward()
+        optimizer.step()
+    return model(points).detach(), target
+
+
+def is_second(kind: torch.Tensor) -> torch.Tensor:
+    return (kind == 1).float()[:, None]
+
+
+def bits(kind: torch.Tensor) -> torch.Tensor:
+    """Several may be true of a sample."""
+    return torch.stack([kind == 0, kind < 2, kind > 0], 1).float()
+
+
+def ages(kind: torch.Tensor) -> torch.Tensor:
+    return 10 * kind[:, None] + 1
+
+
+bce = nn.functional.binary_cross_entropy_with_logits
+CLASSIFIERS = {
+    "cross-entropy": (lambda kind: kind, nn.functional.cross_entropy, 3, None),
+    "one-hot": (lambda kind: torch.eye(3)[kind], nn.functional.cross_entropy, 3, None),
+    "one logit, floating bits": (is_second, bce, 1, None),
+    "one probability": (is_second, nn.functional.binary_cross_entropy, 1, nn.Sigmoid()),
+    "one logit, whole bits": (
+        lambda kind: (kind == 1).long(),
+        lambda scores, labels: bce(scores[:, 0], labels.float()),
+        1,
+        None,
+    ),
+    "log-probabilities": (lambda k: k, nn.functional.nll_loss, 3, nn.LogSoftmax(1)),
+    "a head with room": (lambda kind: kind, nn.functional.cross_entropy, 10, None),
+}
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
+def test_the_outputs_of_a_classifier_are_classes(case):
+    assert Outputs().learn(*trained(*case))
+
+
+OTHERS = {
+    "a value of whole numbers": (
+        ages,
+        lambda value, age: nn.functional.mse_loss(value, age.float()),
+        1,
+        None,
+    ),
+    "several bits": (bits, bce, 3, None),
+    "mixed up labels": (
+        lambda kind: 0.9 * torch.eye(3)[kind] + 0.1 * torch.eye(3)[kind.flip(0)],
+        nn.functional.cross_entropy,
+        3,
+        None,
+    ),
+    "values": (lambda kind: kind[:, None] * 1.5, nn.functional.mse_loss, 1, None),
+    "distances of what belongs together": (
+        lambda kind: kind,
+        lambda places, kind: (
+            torch.cdist(places, places).sub(4.0 * (kind[:, None] != kind)).square().mean()
+        ),
+        16,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS.values(), ids=OTHERS.keys())
+def test_the_outputs_of_another_model_are_none(case):
+    outputs, (scores, target) = Outputs(), trained(*case)
+    for _ in range(5):
+        assert not outputs.learn(scores, target)
+
+
+def test_the_pixels_of_a_segmentation_are_no_samples():
+    masks = torch.arange(100)[:, None, None].expand(-1, 4, 4) % 10
+    scores = torch.nn.functional.one_hot(masks, 10).movedim(-1, 1).float()
+    outputs = Outputs()
+    for _ in range(5):
+        assert not outputs.learn(scores, masks)
+
+
+def test_a_single_output_whose_labels_were_ages_stays_a_value():
+    outputs, bits = Outputs(), torch.arange(100) % 2
+    assert not outputs.learn(torch.full((3, 1), 31.0), torch.tensor([31, 0, 7]))
+    for _ in range(5):
+        assert not outputs.learn(bits[:, None] * 2.0 - 1, bits)
+    later = Outputs()
+    later.restore(outputs.state())
+    assert not later.learn(bits[:, None] * 2.0 - 1, bits)
 
 
 def test_a_look_at_chance_begins_the_row_anew():

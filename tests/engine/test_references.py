@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import UserDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,8 +10,8 @@ import pytest
 import torch
 from tests.identity import digest
 
+from vis_callbacks.engine.batch_reader import BatchReader
 from vis_callbacks.engine.references import (
-    class_labels,
     default_input_fn,
     default_label_fn,
     take_references,
@@ -86,12 +85,8 @@ ODD: dict[str, tuple[Any, str]] = {
     "empty": ((), r"tuple\(\)"),
     "a number": (torch.tensor(1.0), r"Tensor\(\) float32"),
     "strings": (["a", "b"], r"list\(str, str\)"),
-    "two wide tensors": (
-        {"left": X, "right": X},
-        r"dict\(left: Tensor\(6, 4\) float32, right: Tensor\(6, 4\) float32\)",
-    ),
     "deep": (
-        {"a": {"b": {"c": X}}},
+        {"a": {"b": {"c": {"d": X}}}},
         r"dict\(a: dict\(b: dict\(\.\.\.\)\)\)",
     ),
     "many": (dict.fromkeys("abcdefghij", 1), r"h: int, \.\.\.\)"),
@@ -202,29 +197,51 @@ def test_a_subclass_of_tensor_becomes_a_plain_one():
     assert type(taken.inputs) is torch.Tensor
 
 
-# -- labels that are no classes
+# -- what was taken
 
 
-UNUSABLE = {
-    "float": (torch.rand(6), "float32 numbers and name no classes"),
-    "half": (torch.rand(6).half(), "float16 numbers"),
-    "multi-hot": (torch.ones(6, 3, dtype=torch.int64), r"have shape \(6, 3\)"),
-    "one number": (torch.tensor(3), r"have shape \(\)"),
-    "another length": (torch.zeros(5, dtype=torch.int64), r"not one class for each of 6"),
-    "none": (None, "the batch has no labels"),
-}
+def test_a_choice_among_parts_that_fit_is_told_with_the_option_that_changes_it():
+    taken = take_references((X, X, X), 2, source="")
+    assert taken.choice == (
+        "the inputs are batch[0], though batch[1] would fit as well; "
+        "input_fn=lambda batch: batch[1] takes another"
+    )
+    assert take_references((X, Y), 2, source="").choice == ""
 
 
-@pytest.mark.parametrize(("labels", "why"), UNUSABLE.values(), ids=UNUSABLE.keys())
-def test_labels_that_name_no_classes_are_dropped_and_it_is_said(labels, why):
-    found, note = class_labels(labels, 6)
-    assert found is None
-    assert re.search(why, note)
+def test_what_the_user_chose_is_no_choice_of_ours():
+    taken = take_references(
+        (X, X, X), 2, source="", input_fn=lambda batch: batch[1], label_fn=lambda batch: Y
+    )
+    assert (taken.choice, taken.note) == ("", "")
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64, torch.bool])
-def test_whole_numbers_of_any_type_are_classes(dtype):
-    found, note = class_labels(torch.tensor([[1], [0]]).to(dtype), 2)
-    assert found.tolist() == [1, 0]
-    assert found.dtype == torch.int64
-    assert note == ""
+def test_a_list_of_images_of_one_size_is_stacked_and_it_is_said():
+    images = torch.rand(6, 3, 8, 8)
+    taken = take_references((list(images), Y), 6, source="")
+    assert torch.equal(taken.inputs, images[[0, 2, 4, 1, 5, 3]])
+    assert taken.note == "a list of images was stacked"
+
+
+@pytest.mark.parametrize("labels", [Y, torch.eye(3)[Y], torch.eye(3, dtype=torch.int64)[Y]])
+def test_rows_with_a_single_one_are_classes(labels):
+    taken = take_references((X, labels), 6, source="")
+    assert sorted(taken.labels.tolist()) == sorted(Y.tolist())
+
+
+def test_a_mask_that_is_no_plain_tensor_is_refused():
+    with pytest.raises(TypeError, match=r"mask_fn returned Tensor.*for a batch of 6"):
+        take_references(X, 2, source="", mask_fn=lambda batch: X.to_sparse())
+
+
+def test_labels_of_another_kind_are_told():
+    with pytest.raises(TypeError, match=r"label_fn returned list\(str, str\).*Return a tensor"):
+        take_references(X, 2, source="", label_fn=lambda batch: ["cat", "dog"])
+
+
+def test_samples_are_found_where_a_reader_has_found_them_before():
+    index = torch.arange(40, 46)
+    reader = BatchReader()
+    reader.labels((X, Y, index))
+    taken = take_references((X, index, Y), 2, source="", reader=reader)
+    assert set(taken.labels.tolist()) <= set(index.tolist())

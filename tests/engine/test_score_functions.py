@@ -4,12 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision import models
 
+from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.isolation import isolated
+from vis_callbacks.engine.outputs import Outputs
 from vis_callbacks.engine.score_functions import (
     class_layer_gradient,
     class_score,
-    last_layer_with_maps,
+    layers_with_maps,
     run_with_layers,
     unit_layer_gradient,
     unit_score,
@@ -142,6 +145,13 @@ def test_a_class_score_takes_whole_copies_of_the_samples(forward):
     torch.testing.assert_close(score(images().repeat(3, 1, 1, 1)), once.repeat(3))
 
 
+def test_a_class_score_can_be_read_from_other_scores(forward):
+    targets = torch.tensor([0, 1])
+    score = class_score(lambda x: forward(x)[:, :1] - 5, targets, read=Outputs().class_scores)
+    sign = torch.tensor([-1.0, 1.0])
+    torch.testing.assert_close(score(images()), sign * (forward(images())[:, 0] - 5))
+
+
 @pytest.mark.parametrize(
     ("unit", "positions", "expected"),
     [
@@ -169,23 +179,74 @@ def test_a_unit_beyond_the_layer_is_refused(forward):
         unit_score(forward, Unit("relu", 4))(images())
 
 
-# -- where Grad-CAM looks
+# -- layers with maps, and layers that cannot be read
 
 
-def test_the_last_layer_with_maps_is_no_gate_and_no_vector(forward):
-    assert last_layer_with_maps(forward, images()) == "Net/relu"
+def test_layers_with_maps_are_no_gates_and_no_vectors(forward):
+    assert layers_with_maps(forward, images()) == ["relu", "Net/relu"]
 
 
-@pytest.mark.parametrize(
-    ("before", "found"),
-    [("relu", "relu"), ("first", None), ("second", "relu"), ("head", "Net/relu")],
-)
-def test_only_what_lies_before_a_unit_is_taken(forward, before, found):
-    if found is None:
-        with pytest.raises(ValueError, match=r"no nonlinearity has a map.*cam_layer="):
-            last_layer_with_maps(forward, images(), before=before)
-    else:
-        assert last_layer_with_maps(forward, images(), before=before) == found
+class Experts(nn.Module):
+    """Sends each sample to one of two experts; the second one gets what is asked for."""
+
+    def __init__(self, num_to_second: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(2))
+        self.num_to_second = num_to_second
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.experts[0](x[self.num_to_second :])
+        return torch.cat([self.experts[1](x[: self.num_to_second]), first])
+
+
+@pytest.mark.parametrize("num_rows", [0, 3])
+def test_a_layer_whose_rows_are_no_samples_is_refused(num_rows):
+    words = rf'layer "experts.1.1" gives {num_rows} rows for 8 samples'
+    with isolated(Experts(num_rows)) as forward, pytest.raises(MethodUnsuitedError, match=words):
+        unit_score(forward, Unit("experts.1.1", 0))(torch.randn(8, 4))
+
+
+def test_an_empty_layer_has_no_maps():
+    class EmptyMaps(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([F.relu(x[:0]), F.relu(x)])
+
+    with isolated(EmptyMaps()) as forward:
+        assert layers_with_maps(forward, images()) == ["EmptyMaps/relu-1"]
+
+
+class Swapped(nn.Module):
+    """A linear layer over channels that come second, as many as there are columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 6, 1), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.conv(x).movedim(1, 3)).movedim(3, 1)
+
+
+def test_a_module_whose_units_may_be_two_axes_is_refused():
+    with isolated(nn.Sequential(Swapped()).double()) as forward:
+        with pytest.raises(MethodUnsuitedError, match=r'layer "0" gives \(2, 6, 6, 6\), and what'):
+            run_with_layers(forward, images(), ["0"])
+        _, layers = run_with_layers(forward, images()[..., :5], ["0"])
+    assert layers["0"].values.shape == (2, 6, 6, 5)
+
+
+@pytest.mark.parametrize("unit", ["features.1.0:5", "features.1.0.mlp.1:5", "features.0:5"])
+def test_a_block_with_channels_last_is_asked_for_a_channel(unit):
+    torch.manual_seed(0)
+    swin = models.SwinTransformer([4, 4], 12, [2], [2], [4, 4], num_classes=3)
+    asked = Unit.parse(unit)
+    with isolated(swin) as forward:
+        _, layers = run_with_layers(forward, torch.randn(2, 3, 32, 32), [asked.layer])
+        kept = dict(swin.named_modules())[asked.layer]
+        outputs: list[Tensor] = []
+        kept.register_forward_hook(lambda m, a, output: outputs.append(output))
+        forward(torch.randn(2, 3, 32, 32))
+    values = layers[asked.layer].values
+    assert values.shape == (2, outputs[0].shape[-1], 8, 8)
 
 
 def test_nothing_stays_attached(forward):

@@ -53,7 +53,7 @@ def test_what_is_not_finite_is_magenta():
 def target(**changes) -> MaximizedInput:
     colour = np.full((16, 16, 3), (10, 200, 30), dtype=np.uint8)
     real = np.full((16, 16, 3), (200, 10, 30), dtype=np.uint8)
-    known = {"name": "dog", "picture": colour, "real": real, "lines": ("score 3",)}
+    known = {"name": "dog", "picture": colour, "real": (real,), "lines": ("score 3",)}
     return MaximizedInput(**known | changes)
 
 
@@ -80,7 +80,16 @@ def test_long_words_are_wrapped_to_the_tile():
 
 def test_large_inputs_are_made_small():
     real = np.zeros((448, 448, 3), dtype=np.uint8)
-    assert maximized_inputs([target(picture=real, real=real)]).shape[1] <= 400
+    assert maximized_inputs([target(picture=real, real=(real,))]).shape[1] <= 400
+
+
+def test_tiles_are_of_one_width_whether_or_not_another_real_image_is_shown():
+    real = target().real[0]
+    one, two = target(), target(real=(real, real))
+    assert (
+        maximized_inputs([one, two], columns=1).shape
+        == maximized_inputs([two, two], columns=1).shape
+    )
 
 
 def test_no_target_is_an_error():

@@ -3,13 +3,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vis_callbacks.render.colours import CLASS_COLOURS, NOT_FINITE, NOT_MEASURED, colour_map
+from vis_callbacks.render.colours import (
+    CLASS_COLOURS,
+    NOT_FINITE,
+    NOT_MEASURED,
+    colour_map,
+    scale_of,
+)
 from vis_callbacks.render.occlusion_maps import (
+    FALL,
+    RISE,
     SHARE,
     OcclusionView,
+    Places,
     occlusion_over_time,
     occlusion_views,
-    place_that_matters,
+    places_that_matter,
 )
 
 GREEN = (10, 200, 30)
@@ -103,7 +112,7 @@ def test_what_is_not_finite_is_magenta_and_counted():
     broken = view(probability=np.array([[np.nan, 0.5, 0.5], [0.5, 0.5, 0.5]]), activity=None)
     picture = occlusion_views([broken], CENTRES, 8)
     assert NOT_FINITE in colours_in(picture)
-    whole = occlusion_views([view(activity=None)], CENTRES, 8)
+    whole = occlusion_views([view(probability=np.full((2, 3), 0.5), activity=None)], CENTRES, 8)
     assert picture.shape[0] > whole.shape[0]  # one more line in the caption
 
 
@@ -132,27 +141,67 @@ def test_the_legend_names_the_most_common_of_very_many_classes():
 
 
 @pytest.mark.parametrize(
-    ("lowest", "whole", "place"),
+    ("value", "whole", "fall", "rise"),
     [
-        (0.1, 0.9, (0, 2)),
-        (0.84, 0.9, (0, 2)),
-        (0.86, 0.9, None),
-        (0.86, None, None),
-        (0.86, 0.95, (0, 2)),
-        (0.5, 0.52, None),  # it rises where the square hides something, and falls nowhere
-        (0.1, np.nan, (0, 2)),
-        (np.nan, 0.9, None),
+        (0.1, 0.9, (0, 2), None),
+        (0.84, 0.9, (0, 2), None),
+        (0.86, 0.9, None, None),
+        (0.86, None, None, None),
+        (0.86, 0.95, (0, 2), None),
+        (0.98, 0.9, None, (0, 2)),
+        (0.5, 0.52, None, (0, 0)),  # it rises where the square hides something, and falls nowhere
+        (0.2, 0.5, (0, 2), (0, 0)),
+        (0.1, np.nan, (0, 2), None),
+        (np.nan, 0.9, None, None),
     ],
 )
-def test_a_place_matters_where_the_probability_falls(lowest, whole, place):
-    probability = np.array([[0.9, 0.9, lowest], [0.9, 0.9, 0.9]])
-    assert place_that_matters(probability, whole) == place
+def test_places_matter_where_the_probability_falls_or_rises(value, whole, fall, rise):
+    probability = np.array([[0.9, 0.9, value], [0.9, 0.9, 0.9]])
+    assert places_that_matter(probability, whole) == Places(fall, rise)
+    assert places_that_matter(np.full((2, 3), np.nan), whole) == Places(None, None)
+
+
+def test_what_a_change_must_reach_can_be_given():
+    values = np.array([[10.0, 12.0, 7.0]])
+    assert places_that_matter(values, 10.0, least=2.5) == Places((0, 2), None)
+    assert places_that_matter(values, 10.0, least=1.5) == Places((0, 2), (0, 1))
 
 
 def test_no_outline_is_drawn_where_no_position_matters():
-    flat = view(probability=np.full((2, 3), 0.9), whole=0.9, activity=None)
+    flat = view(places=Places(None, None), activity=None)
     picture = occlusion_views([flat], CENTRES, 8)
     assert count(picture, GREEN) == 64 * 96
+
+
+def test_a_fall_and_a_rise_have_outlines_of_their_own_and_a_legend():
+    none, one, two = (
+        occlusion_views([view(places=Places(*places), activity=None)], CENTRES, 8)
+        for places in ((None, None), (None, (1, 0)), ((0, 2), (1, 0)))
+    )
+    assert count(none, RISE.colour) == 0
+    assert count(one, RISE.colour) == count(two, RISE.colour) > 4 * 31
+    rows, columns = (one == RISE.colour).all(-1).nonzero()
+    assert columns[rows < rows.min() + 32].max() == 31  # in the lower left
+    assert count(two, FALL.colour) > count(one, FALL.colour)
+    assert one.shape[0] > none.shape[0]  # a line says what the outline means
+
+
+def test_a_single_output_has_no_map_of_classes():
+    with_classes, without = (
+        occlusion_views([view(classes=classes, activity=None)], CENTRES, 8)
+        for classes in (view().classes, None)
+    )
+    assert colours_in(without).isdisjoint(CLASS_COLOURS)
+    assert without.shape[1] < with_classes.shape[1]
+
+
+def test_changes_of_a_value_have_a_scale_around_zero():
+    scale = scale_of(np.array([-2.0, 3.0]), signed=True)
+    values = np.array([[-2.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
+    flat = view(probability=values, activity=None, places=Places(None, None))
+    picture = occlusion_views([flat], CENTRES, 8, scale=scale, titles=("change", "highest output"))
+    for value in (-2.0, 3.0):
+        assert count(picture, colour_map(np.array(value), scale=scale)) >= 32 * 32
 
 
 def test_the_caption_says_what_silent_means():

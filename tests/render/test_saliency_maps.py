@@ -45,6 +45,13 @@ def test_the_picture_does_not_depend_on_the_size_of_the_gradients(factor):
     assert np.array_equal(saliency_grid([row(MAP)]), saliency_grid([row(factor * MAP)]))
 
 
+def test_one_row_of_values_is_tall_enough_to_be_seen():
+    image = np.arange(0, 250, 5, dtype=np.uint8)[None, :, None].repeat(3, 2)
+    flat = row(np.arange(50.0)[None], image=image)
+    picture = saliency_grid([SaliencyRow(image=image, maps=flat.maps, title="input")])
+    assert (picture == 245).all(2)[:, :100].any(1).sum() >= 32
+
+
 def test_the_brightest_place_stands_out():
     assert not has_colour(saliency_grid([row(np.ones((32, 32)))])[20:], YELLOW)
     point = np.full((32, 32), 0.1)

@@ -53,7 +53,7 @@ def largest_values(maps: Tensor) -> Tensor:
 def steepest_falls(falls: Tensor, plan: OcclusionPlan) -> Tensor:
     """Returns the centre of the square, (images, 2), where the probability falls most."""
     best = falls.flatten(1).argmax(1)
-    tops, lefts = (torch.tensor(offsets) for offsets in (plan.tops, plan.lefts))
+    tops, lefts = (torch.tensor(offsets) for offsets in (plan.offsets[0], plan.offsets[1]))
     corners = torch.stack([tops[best // len(lefts)], lefts[best % len(lefts)]], dim=1)
     return corners + plan.window_size / 2
 
@@ -81,7 +81,7 @@ def test_the_probability_falls_most_where_the_detail_is_hidden(
 
 def test_a_map_of_noise_points_there_seldom(unseen):
     plan = plan_occlusion((SIDE, SIDE), NUM_UNSEEN)
-    noise = torch.rand(NUM_UNSEEN, len(plan.tops), len(plan.lefts))
+    noise = torch.rand(NUM_UNSEEN, len(plan.offsets[0]), len(plan.offsets[1]))
     assert share_inside(steepest_falls(noise, plan), unseen.corners) < 0.25
 
 

@@ -1,14 +1,19 @@
-"""Where an occluding square stands, and how many forward passes that takes."""
+"""Where an occluding square stands, and how many forward passes that takes.
+
+The square is a window of a signal and a cube in a volume: it has a side along each axis.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 # With a stride of a quarter of the window, a window of a quarter of the side gives 12 or 13
 # positions a side, whatever the size of a square image is.
 _WINDOWS_A_SIDE = 4
+_WINDOWS_A_SIGNAL = 16  # a signal has one axis, so a finer look costs no more: 61 positions
 _STRIDES_A_WINDOW = 4
 # Coarse to fine: each third row and column first, then a quarter of all positions.
 COARSE_STEP = 3
@@ -20,16 +25,17 @@ class OcclusionPlan:
     """Where the square stands, how often the network runs, and what had to be given up for it.
 
     Attributes:
-        image_size: (height, width) in pixels.
+        image_size: (height, width) in pixels, or the lengths of any number of axes.
         num_images: How many images are looked at.
         window_size: Side of the square in pixels.
         stride: Pixels from one position to the next; the last step of a row may be shorter, so
             that the square reaches the border.
-        coarse_to_fine: Whether only the positions that promise most are measured finely.
+        coarse_to_fine: Whether only the positions where most is likely to change are measured
+            finely.
         notes: What differs from what was asked for, in words.
     """
 
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]
     num_images: int
     window_size: int
     stride: int
@@ -37,19 +43,27 @@ class OcclusionPlan:
     notes: tuple[str, ...] = ()
 
     @property
-    def tops(self) -> tuple[int, ...]:
-        """The square's upper edge, row of positions by row."""
-        return _offsets(self.image_size[0], self.window_size, self.stride)
+    def window(self) -> tuple[int, ...]:
+        """The square's side along each axis: all of an axis that is shorter."""
+        return tuple(min(self.window_size, length) for length in self.image_size)
 
     @property
-    def lefts(self) -> tuple[int, ...]:
-        """The square's left edge, column of positions by column."""
-        return _offsets(self.image_size[1], self.window_size, self.stride)
+    def offsets(self) -> tuple[tuple[int, ...], ...]:
+        """Where the square begins along each axis."""
+        return tuple(
+            _offsets(length, window, self.stride)
+            for length, window in zip(self.image_size, self.window, strict=True)
+        )
+
+    @property
+    def num_along(self) -> tuple[int, ...]:
+        """Positions of the square along each axis."""
+        return tuple(len(offsets) for offsets in self.offsets)
 
     @property
     def num_positions(self) -> int:
         """Positions of the square on one image."""
-        return len(self.tops) * len(self.lefts)
+        return math.prod(self.num_along)
 
     @property
     def num_refined(self) -> int:
@@ -60,14 +74,10 @@ class OcclusionPlan:
         return min(unmeasured, math.ceil(_REFINED_SHARE * self.num_positions))
 
     @property
-    def coarse_places(self) -> tuple[tuple[int, int], ...]:
-        """(row, column) of the positions that are measured first; without refinement, all."""
+    def coarse_places(self) -> tuple[tuple[int, ...], ...]:
+        """Index along each axis of the positions measured first; without refinement, all."""
         step = COARSE_STEP if self.coarse_to_fine else 1
-        return tuple(
-            (row, column)
-            for row in every(len(self.tops), step)
-            for column in every(len(self.lefts), step)
-        )
+        return tuple(product(*(every(number, step) for number in self.num_along)))
 
     @property
     def num_measured(self) -> int:
@@ -81,7 +91,7 @@ class OcclusionPlan:
 
 
 def plan_occlusion(
-    image_size: tuple[int, int],
+    image_size: tuple[int, ...],
     num_images: int,
     *,
     window_size: int | None = None,
@@ -95,25 +105,28 @@ def plan_occlusion(
     hidden once; after that images are left out.
 
     Args:
-        image_size: (height, width) in pixels.
+        image_size: (height, width) in pixels, or the lengths of any number of axes; one of
+            length 1 has no part in what follows.
         num_images: How many images there are.
-        window_size: Side of the square. None: a quarter of the shorter side, rounded up.
+        window_size: Side of the square. None: a quarter of the shortest side, rounded up; where
+            there is one side only, a sixteenth.
         stride: None: a quarter of the window; with the default window that makes about 13 x 13
             positions on a square image.
         coarse_to_fine: Measure each third row and column first, then the quarter of all
-            positions where the first quantity promises to fall most.
+            positions where the first quantity is likely to fall or rise most.
         max_forward_passes: Samples that may go through the network; None: no bound.
 
     Raises:
         ValueError: The square is larger than the image, the stride leaves gaps, or not even one
             image fits into the bound.
     """
-    shorter = min(image_size)
-    window = -(-shorter // _WINDOWS_A_SIDE) if window_size is None else window_size
-    if not 1 <= window <= shorter:
+    sides = [length for length in image_size if length > 1] or [1]
+    windows_a_side = _WINDOWS_A_SIDE if len(sides) > 1 else _WINDOWS_A_SIGNAL
+    window = -(-min(sides) // windows_a_side) if window_size is None else window_size
+    if not 1 <= window <= min(sides):
         raise ValueError(
-            f"window_size={window} does not fit images of {image_size[0]} x {image_size[1]} "
-            f"pixels. Use 1 to {shorter}, or None for a quarter of the side."
+            f"window_size={window} does not fit images of {_size_in_words(image_size)} "
+            f"pixels. Use 1 to {min(sides)}, or None for the default."
         )
     step = max(1, round(window / _STRIDES_A_WINDOW)) if stride is None else stride
     if not 1 <= step <= window:
@@ -151,13 +164,17 @@ def _within(most: int, wanted: OcclusionPlan, plan: Callable[..., OcclusionPlan]
     if not fitting:
         raise ValueError(
             f"max_forward_passes={most} is too small for one image of "
-            f"{wanted.image_size[0]} x {wanted.image_size[1]} pixels with window_size={window}: "
+            f"{_size_in_words(wanted.image_size)} pixels with window_size={window}: "
             f"it takes {plan(1, window).num_forward_passes:,} without an overlap. Use a larger "
             "window_size or more passes."
         )
     left_out = f"{fitting} of {num_images} images, {bound}"
     wider = f"stride {window} instead of {stride} px"
     return plan(fitting, window, *([wider] if window != stride else []), left_out)
+
+
+def _size_in_words(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
 
 
 def _offsets(length: int, window: int, stride: int) -> tuple[int, ...]:

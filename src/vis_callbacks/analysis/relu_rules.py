@@ -15,8 +15,11 @@ is what the deconvnet's switches are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -29,14 +32,22 @@ ReluRule = Literal["gradient", "guided", "deconvnet"]
 RELU_RULES: tuple[ReluRule, ...] = ("gradient", "guided", "deconvnet")
 
 
+@dataclass
 class RuleInUse:
-    """What a rule has met so far.
+    """What the gradients under a rule have come through so far, over all passes.
 
     Attributes:
-        num_relus: Calls of ReLU and ReLU6 that the rule was applied to, over all passes.
+        num_relus: Calls of a ReLU that the rule was applied to.
+        left_out: By kind, calls of other nonlinearities, which passed their own gradient.
     """
 
-    num_relus = 0
+    num_relus: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def per_pass(self, num_passes: int) -> RuleInUse:
+        """Returns the same of one pass."""
+        left_out = {kind: count // num_passes for kind, count in self.left_out.items()}
+        return RuleInUse(self.num_relus // num_passes, Counter(left_out))
 
 
 @contextmanager
@@ -44,14 +55,14 @@ def relu_rule(rule: ReluRule) -> Iterator[RuleInUse]:
     """Makes gradients of passes inside the context go through every ReLU by this rule.
 
     Forward passes give what they give without, to the bit. The backward pass may run inside or
-    outside. ReLU6 is a ReLU whose slope is also 0 above 6. Other nonlinearities have no such
-    rule and pass their gradient.
+    outside. ReLU6 and a hardtanh from 0 on are ReLUs whose slope is also 0 above their upper
+    end. Other nonlinearities have no such rule and pass their gradient.
 
     Args:
         rule: "gradient" leaves everything as it is.
 
     Yields:
-        The count of the ReLUs met; with "gradient" it stays 0.
+        The count of the ReLUs that gradients came through; with "gradient" it stays 0.
 
     Raises:
         ValueError: There is no such rule.
@@ -90,25 +101,44 @@ class _RuleMode(TorchFunctionMode):
         kwargs = kwargs or {}
         found = classify(func, args, kwargs)
         given = args[0] if args else kwargs.get("input")
-        if found not in (RELU, RELU6) or not _is_differentiated(given) or "out" in kwargs:
+        if found is None or not _is_differentiated(given) or "out" in kwargs:
             return func(*args, **kwargs)
-        self._used.num_relus += 1
+        if found not in (RELU, RELU6):
+            result = func(*args, **kwargs)
+            self._count(found.kind, result)
+            return result
         others = args[1:]
         named = {name: value for name, value in kwargs.items() if name != "input"}
         is_relu = func in RELU.functions
-        slope = _SLOPES[found.kind] if self._follows_input else None
-        return _Ruled.apply(given, lambda x: func(x, *others, **named), slope, is_relu)
+        end = _upper_end(func, args, kwargs) if found is RELU6 else math.inf
+        slope = _slope_below(end) if self._follows_input else None
+        return _Ruled.apply(given, lambda x: func(x, *others, **named), slope, is_relu, self._used)
+
+    def _count(self, kind: str, result: Any) -> None:
+        """Counts a call when a gradient comes through it, which not all of a network may see."""
+        first = result[0] if isinstance(result, tuple) else result
+        left_out = self._used.left_out
+        if isinstance(first, Tensor) and first.grad_fn is not None:
+            first.grad_fn.register_prehook(lambda _: left_out.update([kind]))
 
 
 def _is_differentiated(given: object) -> bool:
     return isinstance(given, Tensor) and given.requires_grad and torch.is_grad_enabled()
 
 
-# Told from what went in as well as from what came out: both lie on the same side of 0 and 6.
-_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": lambda x: x > 0,
-    "relu6": lambda x: (x > 0) & (x < 6),
-}
+def _upper_end(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+    """Returns where a bounded ReLU becomes flat."""
+    if func in RELU6.functions:
+        return 6.0
+    return float(args[2] if len(args) > 2 else kwargs.get("max_val", 1.0))  # a hardtanh's
+
+
+def _slope_below(end: float) -> Callable[[Tensor], Tensor]:
+    """Returns where a gradient passes, told from what went in or from what came out.
+
+    Both lie on the same side of 0 and of the upper end.
+    """
+    return lambda x: (x > 0) & (x < end) if end < math.inf else x > 0
 
 
 class _Ruled(torch.autograd.Function):
@@ -125,20 +155,22 @@ class _Ruled(torch.autograd.Function):
         call: Callable[[Tensor], Tensor],
         slope: Callable[[Tensor], Tensor] | None,
         saves_result: bool,
+        used: RuleInUse,
     ) -> Tensor:
         """Runs the call; ``slope`` says where the input lets a gradient pass, None: anywhere."""
         result = call(given)
         is_in_place = result is given
         if is_in_place:
             ctx.mark_dirty(given)
-        ctx.slope = slope
+        ctx.slope, ctx.used = slope, used
         ctx.save_for_backward(result if saves_result or is_in_place else given)
         return result
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Passes the positive part of what comes from above."""
+        ctx.used.num_relus += 1
         passed = gradient.clamp(min=0)
         if ctx.slope is not None:
             passed = passed * ctx.slope(*ctx.saved_tensors)
-        return passed, None, None, None
+        return passed, None, None, None, None

@@ -8,7 +8,7 @@ a function of the inputs that can be differentiated: the score of a class, or of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
 from typing import Protocol
@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis.relu_rules import ReluRule, relu_rule
+from vis_callbacks.analysis.overwriting import despite_overwriting
+from vis_callbacks.analysis.relu_rules import ReluRule, RuleInUse, relu_rule
+from vis_callbacks.analysis.token_grid import on_grid, token_grid
 
 # Inputs (samples, ...) -> scores (samples,). It may be given several whole copies of the
 # samples, one after the other.
@@ -29,6 +31,14 @@ LayerGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 # Values of all inputs of one pass: 6 images of 3 x 224 x 224. With 4 to 8 of them a resnet18
 # takes least time an image on one thread, and a fifteenth of the memory of all at once.
 _MAX_VALUES = 2**20
+
+
+class MethodUnsuitedError(ValueError):
+    """A method has nothing to say about this network or these inputs; its message says why."""
+
+
+class NoGradientError(MethodUnsuitedError):
+    """The score does not depend on the inputs by anything that can be differentiated."""
 
 
 class Estimator(Protocol):
@@ -165,13 +175,18 @@ class Attribution:
         values: In the shape of the inputs, without graph; of Grad-CAM one channel.
         num_relus: Calls of a ReLU in one forward pass that the rule was applied to; None for
             the gradient's own rule.
+        left_out: By kind, calls of other nonlinearities on the way, which the rule leaves alone.
         completeness_error: (samples,) |sum of the values - difference of the scores| over the
             latter, for integrated gradients; above 0.05 take more steps.
+        without_gradient: (samples,) the share of the positions of Grad-CAM's layer that the
+            score does not depend on, to first order.
     """
 
     values: Tensor
     num_relus: int | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
     completeness_error: Tensor | None = None
+    without_gradient: Tensor | None = None
 
 
 def attribute(
@@ -195,8 +210,9 @@ def attribute(
 
     Raises:
         TypeError: The inputs are no floating point numbers.
-        ValueError: There is no such method; it needs ReLUs and none was called, or it needs
-            ``layer_gradient``; or the score does not depend on the inputs.
+        ValueError: There is no such method, or it needs ``layer_gradient``.
+        MethodUnsuitedError: It needs ReLUs and none was called, or a layer with the inputs'
+            axes; or the score does not depend on the inputs.
 
     References:
         Simonyan et al. 2014, "Deep inside convolutional networks"; Selvaraju et al. 2017,
@@ -208,17 +224,11 @@ def attribute(
             f"the inputs are {inputs.dtype}, and no gradient can be taken there. Give the "
             "floating point numbers that the network sees (input_fn=... for a monitor)."
         )
-    inputs = inputs.detach()
-    values, num_relus = _of_input(chosen, score, inputs, max_rows)
-    if chosen.uses_layer:
-        if layer_gradient is None:
-            raise ValueError("Grad-CAM needs layer_gradient=inputs -> (activation, gradient).")
-        cam = grad_cam(*layer_gradient(inputs.clone().requires_grad_()))
-        values = values * upsampled(cam, tuple(inputs.shape[2:])).to(values.dtype)
-    error = None
-    if isinstance(chosen.estimator, IntegratedGradients) and chosen.times_input:
-        error = _completeness_error(score, inputs, values, chosen.estimator.baseline)
-    return Attribution(values=values, num_relus=num_relus, completeness_error=error)
+    if chosen.uses_layer and layer_gradient is None:
+        raise ValueError("Grad-CAM needs layer_gradient=inputs -> (activation, gradient).")
+    return despite_overwriting(
+        lambda: _attribution(chosen, score, inputs.detach(), layer_gradient, max_rows)
+    )
 
 
 def named_method(name: str) -> Method:
@@ -244,7 +254,8 @@ def mean_gradient(
         max_rows: As in `attribute`.
 
     Raises:
-        ValueError: The score does not depend on the inputs.
+        NoGradientError: The score does not depend on the inputs.
+        ValueError: The score is not one number for each sample.
     """
     rows = _MAX_VALUES // max(1, inputs[0].numel()) if max_rows is None else max_rows
     copies = max(1, rows // len(inputs))
@@ -252,21 +263,23 @@ def mean_gradient(
     remaining = iter(points)
     while group := list(islice(remaining, copies)):
         stacked = torch.cat([point for point, _ in group]).requires_grad_()
-        scores = score(stacked)
+        scores = score(stacked.clone())  # which the network may overwrite
         if scores.shape != stacked.shape[:1]:
             raise ValueError(
                 f"the score of {len(stacked)} samples has shape {tuple(scores.shape)}. Return one "
                 "number for each sample, (samples,)."
             )
-        if not scores.requires_grad:
-            raise ValueError(
-                "the score does not depend on the inputs by anything that can be differentiated: "
-                "the model's forward detaches them or switches gradients off."
-            )
         # (copies, samples): all that came before is positive, so rules see the same signs.
         weights = scores.new_tensor([weight for _, weight in group]).unsqueeze(1)
         weighted = scores.view(len(group), -1) * weights
-        (gradient,) = torch.autograd.grad(weighted.sum(), stacked)
+        gradient = None
+        if scores.requires_grad:
+            (gradient,) = torch.autograd.grad(weighted.sum(), stacked, allow_unused=True)
+        if gradient is None:
+            raise NoGradientError(
+                "the score does not depend on the inputs by anything that can be differentiated: "
+                "the model's forward detaches them, or a part of it runs under torch.no_grad()."
+            )
         total += gradient.view(len(group), *inputs.shape).sum(0)
         num_passes += 1
     return total, num_passes
@@ -285,7 +298,7 @@ def grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
         ValueError: The layer has no positions.
     """
     if activation.dim() < 3:
-        raise ValueError(
+        raise MethodUnsuitedError(
             f"Grad-CAM's layer has the activation {tuple(activation.shape)}, without positions. "
             "Use a layer (samples, channels, height, width)."
         )
@@ -296,20 +309,18 @@ def grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
 def upsampled(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """Returns (samples, *positions) as (samples, 1, *size), linear between positions.
 
-    A row of tokens whose number is a square, or a square and one class token, is laid out as
-    the square it was cut from.
+    Tokens of an image are laid out as the square patches that it was cut in (`token_grid`).
 
     Raises:
-        ValueError: The maps have other axes than the size.
+        MethodUnsuitedError: The maps have other axes than the size, or no such grid.
     """
-    if maps.dim() == 2 and len(size) == 2:
-        side = int(maps.shape[1] ** 0.5)
-        maps = maps[:, maps.shape[1] - side * side :].reshape(-1, side, side)
+    if maps.dim() == 2 and len(size) == 2 and (grid := token_grid(maps.shape[1], size)):
+        maps = on_grid(maps, grid)
     if maps.dim() != len(size) + 1 or len(size) not in _INTERPOLATIONS:
-        raise ValueError(
+        raise MethodUnsuitedError(
             f"a map of positions {tuple(maps.shape[1:])} cannot be laid over inputs of size "
             f"{size}. Grad-CAM needs inputs (samples, channels, *positions), and a layer that "
-            "has as many axes."
+            "has as many axes, or tokens of square patches."
         )
     mode = _INTERPOLATIONS[len(size)]
     return F.interpolate(maps.unsqueeze(1), size=size, mode=mode, align_corners=False)
@@ -318,24 +329,58 @@ def upsampled(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 _INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
+def _attribution(
+    method: Method,
+    score: Score,
+    inputs: Tensor,
+    layer_gradient: LayerGradient | None,
+    max_rows: int | None,
+) -> Attribution:
+    """Returns what a method gives to the inputs, which carry no graph."""
+    values, used = inputs.new_ones(()), RuleInUse()
+    if method.estimator is not None:
+        values, used = _of_input(method, method.estimator, score, inputs, max_rows)
+    error = without_gradient = None
+    if layer_gradient is not None and method.uses_layer:
+        leaf = inputs.clone().requires_grad_()
+        activation, gradient = layer_gradient(leaf.clone())
+        values = values * _laid_over(grad_cam(activation, gradient), inputs).to(inputs.dtype)
+        without_gradient = (gradient == 0).all(1).flatten(1).float().mean(1)
+    if isinstance(method.estimator, IntegratedGradients) and method.times_input:
+        error = _completeness_error(score, inputs, values, method.estimator.baseline)
+    return Attribution(
+        values=values,
+        num_relus=None if method.rule == "gradient" else used.num_relus,
+        left_out=used.left_out,
+        completeness_error=error,
+        without_gradient=without_gradient,
+    )
+
+
+def _laid_over(cam: Tensor, inputs: Tensor) -> Tensor:
+    """Returns Grad-CAM's map in the size of the inputs, with one channel if these have some."""
+    if cam.dim() == inputs.dim():
+        return upsampled(cam, tuple(inputs.shape[1:])).squeeze(1)
+    return upsampled(cam, tuple(inputs.shape[2:]))
+
+
 def _of_input(
-    method: Method, score: Score, inputs: Tensor, max_rows: int | None
-) -> tuple[Tensor, int | None]:
-    """Returns the attribution to the input, and the ReLUs of one pass that the rule met."""
-    if method.estimator is None:
-        return torch.ones_like(inputs[:, :1]), None
+    method: Method, estimator: Estimator, score: Score, inputs: Tensor, max_rows: int | None
+) -> tuple[Tensor, RuleInUse]:
+    """Returns the attribution to the input, and what its rule met in one pass."""
     with relu_rule(method.rule) as used:
-        points = method.estimator.points(inputs)
+        points = estimator.points(inputs)
         values, num_passes = mean_gradient(score, inputs, points, max_rows=max_rows)
     if method.rule != "gradient" and not used.num_relus:
-        raise ValueError(
+        kinds = f" ({', '.join(sorted(used.left_out))} were)" if used.left_out else ""
+        raise MethodUnsuitedError(
             f'the rule "{method.rule}" says how a gradient passes a ReLU, and no ReLU was called '
-            'on the way to this score. Use the method "gradient", which suits every network.'
+            f'on the way to this score{kinds}. Use the method "gradient", which suits every '
+            "network."
         )
     if method.times_input:
-        values = values * (inputs - method.estimator.baseline)
-    num_relus = None if method.rule == "gradient" else used.num_relus // num_passes
-    return values, num_relus
+        values = values * (inputs - estimator.baseline)
+    return values, used.per_pass(num_passes)
 
 
 def _completeness_error(score: Score, inputs: Tensor, values: Tensor, baseline: float) -> Tensor:

@@ -22,7 +22,7 @@ _WEIGHTED = LINEAR | CONVOLUTIONS
 
 def count_weighted_calls(run: Callable[[], object]) -> int:
     """Returns how many linear layers and convolutions a forward pass calls."""
-    calls = _Calls()
+    calls = WeightedCalls()
     with torch.no_grad(), calls:
         run()
     return calls.count
@@ -33,7 +33,8 @@ def random_top_layer(num_calls: int, seed: int = 0) -> Iterator[None]:
     """Runs passes as if the weights of the last linear or convolutional call were random.
 
     They are drawn from a normal distribution with the mean and the standard deviation of the
-    layer's own; the bias stays. No parameter is touched: the call gets another weight.
+    layer's own (where its weights are all equal, with the spread of an untrained layer); the bias
+    stays. No parameter is touched: the call gets another weight.
 
     Args:
         num_calls: Of one forward pass, see `count_weighted_calls`.
@@ -47,12 +48,16 @@ def random_top_layer(num_calls: int, seed: int = 0) -> Iterator[None]:
             "no linear layer and no convolution was called, so there is no top layer to "
             "randomise. Leave the sanity check off."
         )
-    with _Calls(num_calls, seed):
+    with WeightedCalls(num_calls, seed):
         yield
 
 
-class _Calls(TorchFunctionMode):
-    """Counts weighted calls; each ``num_calls``-th one gets random weights."""
+class WeightedCalls(TorchFunctionMode):
+    """Counts weighted calls; each ``num_calls``-th one gets random weights.
+
+    Attributes:
+        count: Of the calls so far.
+    """
 
     def __init__(self, num_calls: int = 0, seed: int = 0) -> None:
         super().__init__()
@@ -76,4 +81,7 @@ def _random_like(weight: Tensor, seed: int) -> Tensor:
     generator = torch.Generator(weight.device).manual_seed(seed)
     weight = weight.detach()
     drawn = torch.randn(weight.shape, generator=generator, dtype=weight.dtype, device=weight.device)
-    return weight.mean() + weight.std() * drawn
+    spread = weight.std()
+    # A head of zeros, as many are initialised, would stay one.
+    spread = torch.where(spread > 0, spread, weight[0].numel() ** -0.5)
+    return weight.mean() + spread * drawn

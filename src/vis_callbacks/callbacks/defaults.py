@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Unpack
 
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.embedding.monitor import EmbeddingMonitor
 from vis_callbacks.callbacks.filters.monitor import FilterMonitor
 from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import MonitorOptions
+from vis_callbacks.callbacks.options import MonitorOptions, check_names
 from vis_callbacks.callbacks.saliency.monitor import SaliencyMonitor
+from vis_callbacks.engine.layers import nearest
 
 
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
@@ -21,14 +23,30 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
 
     Args:
         **options: Given to each of them, such as ``class_names``, ``mean`` and ``std``; see
-            `Monitor`.
+            `Monitor`. Of ``enabled_alerts`` each is given the kinds that are its own.
 
     Raises:
-        TypeError, ValueError: An option is wrong.
+        TypeError, ValueError: An option is wrong, or none of them has a kind of alert.
 
     Example:
         >>> [type(monitor).__name__ for monitor in default_monitors()]
         ['ActivationMonitor', 'FilterMonitor', 'EmbeddingMonitor', 'SaliencyMonitor']
     """
     kinds = (ActivationMonitor, FilterMonitor, EmbeddingMonitor, SaliencyMonitor)
-    return [kind(**options) for kind in kinds]
+    enabled = options.get("enabled_alerts")
+    check_names("enabled_alerts", enabled)
+    own = {kind: [rule.kind for rule in kind.rules] for kind in kinds}
+    known = list(chain.from_iterable(own.values()))
+    for name in enabled or ():
+        if name not in known:
+            near = ", ".join(nearest(name, known) or sorted(known))
+            raise ValueError(
+                f"enabled_alerts holds {name!r}, which is none of the default monitors' alerts. "
+                f"Nearest: {near}."
+            )
+    monitors: list[Monitor] = []
+    for kind in kinds:
+        if enabled is not None:
+            options["enabled_alerts"] = [name for name in enabled if name in own[kind]]
+        monitors.append(kind(**options))
+    return monitors

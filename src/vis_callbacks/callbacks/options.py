@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
+from vis_callbacks.engine.batch_reader import BatchReader
 from vis_callbacks.engine.outputs import OutputKind
-from vis_callbacks.engine.references import default_input_fn, default_label_fn
+from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.report import tag
 
 if TYPE_CHECKING:
@@ -94,15 +96,20 @@ class CheckedOptions:
                 raise TypeError(f"{name}={function!r} cannot be called. Give a function.")
         _check_statistics(self.mean, self.std)
 
+    @cached_property
+    def reader(self) -> BatchReader:
+        """How inputs and labels are found in a batch."""
+        return BatchReader(harmless(self.input_fn), harmless(self.label_fn))
+
     @property
     def of_inputs(self) -> Callable[[Any], Tensor]:
         """How the input is found in a batch."""
-        return self.input_fn or default_input_fn
+        return self.reader.inputs
 
     @property
     def of_labels(self) -> Callable[[Any], Tensor | None]:
         """How the labels are found in a batch."""
-        return self.label_fn or default_label_fn
+        return self.reader.labels
 
 
 def check_options(monitor: str, options: Mapping[str, Any]) -> CheckedOptions:

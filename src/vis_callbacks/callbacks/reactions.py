@@ -8,6 +8,7 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.callbacks.options import OnAlert
 from vis_callbacks.engine.ranks import any_rank
+from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.guard import Guard, IntendedError, say
 
 
@@ -40,7 +41,7 @@ def tell(
             say(words_of(alert))
         if callable(on_alert):
             with guard.contain("on_alert"):
-                on_alert(alert)
+                harmless(on_alert)(alert)
 
 
 def act(

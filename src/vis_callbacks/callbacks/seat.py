@@ -15,9 +15,10 @@ from vis_callbacks.callbacks.steps import StepSums, UpdateWatch
 from vis_callbacks.engine.batch_parts import guessed_size
 from vis_callbacks.engine.engine import Subscription
 from vis_callbacks.engine.probe import Batch, Values
-from vis_callbacks.engine.references import References, require_tensor, take_references
+from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
+from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.guard import Attempt, Guard, NothingToShow
 
 if TYPE_CHECKING:
@@ -145,11 +146,13 @@ def find_parts(batch: Any, options: CheckedOptions, guard: Guard) -> Batch:
     Who needs none of them, as activations of the user's own pass do, can go on without.
     """
     inputs = labels = None
-    with Attempt() as attempt:
-        inputs = require_tensor(options.of_inputs(batch), batch)
+    with Attempt() as of_inputs:
+        inputs = options.of_inputs(batch)
+    with Attempt() as of_labels:
         labels = options.of_labels(batch)
-    if attempt.error is not None and (options.input_fn or options.label_fn):
-        guard.note("finding inputs and labels", attempt.error)
+    for function, attempt in ((options.input_fn, of_inputs), (options.label_fn, of_labels)):
+        if function is not None and attempt.error is not None:
+            guard.note("finding inputs and labels", attempt.error)
     num_samples = guessed_size(batch) if inputs is None else len(inputs)
     return Batch(inputs=inputs, labels=labels, num_samples=num_samples)
 
@@ -171,10 +174,11 @@ def keep_references(monitors: Iterable[Monitor], batch: Any, source: str) -> Non
                     batch,
                     options.num_samples,
                     source=source,
-                    input_fn=options.input_fn,
-                    label_fn=options.label_fn,
-                    mask_fn=monitor.mask_fn,
+                    mask_fn=harmless(monitor.mask_fn),
+                    reader=options.reader,
                 )
+                if choice := taken[asked].choice:
+                    monitor.guard.remark(choice)
             monitor.references = taken[asked]
         error = attempt.error
         if error is not None:

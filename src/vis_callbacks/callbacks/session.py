@@ -125,7 +125,6 @@ class Session:
         self._engine = Engine(
             run.model,
             forward_context=run.forward_context,
-            devices=(run.device,) if run.device.type != "cpu" else (),
             wrapped_root=run.is_wrapped,
             guards=self.engine_guards,
         )

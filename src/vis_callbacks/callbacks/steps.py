@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vis_callbacks.analysis.updates import select, update_norms
+from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.snapshot import Group
 
 _MIN_VALUES = 8  # of a sample: three black-and-white features are equal in every fourth sample
@@ -42,9 +43,8 @@ class StepSums:
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Takes the inputs (samples, ...) of one batch; those that are not judged add nothing."""
-        inputs = inputs.detach()
-        if _are_judged(inputs):
-            values = inputs.flatten(1).float()
+        if is_plain(inputs) and _are_judged(inputs):
+            values = plain(inputs).flatten(1).float()
         else:  # every rank adds the same names
             values = torch.empty(0, 1, device=inputs.device)
         self._inputs.append(

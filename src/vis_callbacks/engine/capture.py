@@ -35,7 +35,9 @@ from vis_callbacks.analysis.nonlinearities import (
 from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR, TRANSPOSED
 from vis_callbacks.engine.layers import named_modules, nth_call, strip_compiled
 from vis_callbacks.engine.module_hooks import ModuleHooks
+from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.probe import WeightInfo
+from vis_callbacks.engine.unit_axis import unit_axis_of
 from vis_callbacks.guard import Contained, Fail
 
 Site = Literal["output", "input"]
@@ -63,6 +65,7 @@ class Seen(NamedTuple):
     weighted: WeightedCall | None
     attached: Tensor  # the values with their graph, where the pass records one
     is_outside: bool = False  # called by no module's forward: a part of the loss, say
+    axis: int | None = None  # of the units of what a module that is no nonlinearity returned
 
     @property
     def kind(self) -> str:
@@ -76,9 +79,16 @@ class Seen(NamedTuple):
         Where the layer before was a linear one the last axis holds the units even of a
         4-D tensor (transformers of images keep their channels last).
         """
+        if self.axis is not None:
+            return self.axis
         if self.weighted is not None:
             return self.weighted.unit_axis
         return 1 if self.values.dim() in (2, 4, 5) else -1
+
+    @property
+    def is_axis_known(self) -> bool:
+        """Whether `unit_axis` is more than a guess."""
+        return self.nonlinearity is not None or self.axis is not None
 
     @property
     def is_gate(self) -> bool:
@@ -377,6 +387,7 @@ class Capture:
             key = f"{site}:{name}"
             call = calls[key]
             calls[key] += 1
+            returned = site == "output" and nonlinearity is None
             sink(
                 Seen(
                     name=nth_call(name, call),
@@ -388,6 +399,7 @@ class Capture:
                     weighted=self._weight_before(module, values),
                     attached=values,
                     is_outside=self._depth == 0,
+                    axis=unit_axis_of(module, name, values, self._weighted) if returned else None,
                 )
             )
 
@@ -595,25 +607,8 @@ def can_be_read(output: object) -> bool:
         and is_plain(output)
         and output.dim() >= 2
         and output.is_floating_point()
-    )
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor holds numbers of its own, one after the other."""
-    return (
-        type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-        and tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and tensor.device.type != "meta"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and torch._C._get_tracing_state() is None
     )
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Returns the tensor without its graph, and without what a subclass adds (MONAI's)."""
-    detached = tensor.detach()
-    return detached if type(detached) is Tensor else detached.as_subclass(Tensor)
 
 
 def takes_fused_path(module: nn.Module) -> bool:

@@ -33,6 +33,7 @@ from vis_callbacks.engine.layers import matches, module_names, no_such_layer
 from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe, WeightInfo
 from vis_callbacks.engine.ranks import RanksError, gather, merge_two
+from vis_callbacks.engine.state_watch import StateWatch
 from vis_callbacks.guard import Attempt, Guard, NothingToShow
 
 _SEPARATOR = "\x1f"
@@ -116,7 +117,6 @@ class Engine:
     Args:
         model: The module whose layers are read (not its DDP wrapper).
         forward_context: Autocast as in the user's own passes, for isolated ones.
-        devices: Devices whose random streams an isolated pass must not move.
         wrapped_root: See `Capture`.
         guards: Take failures of what all monitors share, which are no monitor's own.
     """
@@ -127,12 +127,11 @@ class Engine:
         *,
         guards: EngineGuards | None = None,
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        devices: Sequence[torch.device] = (),
         wrapped_root: bool = False,
     ) -> None:
         self.model = model
         self._forward_context = forward_context
-        self._devices = tuple(devices)
+        self._watch = StateWatch()
         self._wrapped_root = wrapped_root
         self._subscriptions: list[Subscription] = []
         self._capture: Capture | PlannedCapture | None = None
@@ -304,9 +303,9 @@ class Engine:
                         self.model,
                         forward=lead.forward,
                         forward_context=self._forward_context,
-                        devices=self._devices,
                         training=training,
                         grad=False,
+                        watch=self._watch,
                     ) as forward,
                     capture,
                 ):
@@ -342,7 +341,7 @@ class Engine:
             self.model,
             forward=forward,
             forward_context=self._forward_context,
-            devices=self._devices,
+            watch=self._watch,
         )
 
     def end_capture(self) -> None:
@@ -414,8 +413,8 @@ class Engine:
                 self.model,
                 forward=forward,
                 forward_context=self._forward_context,
-                devices=self._devices,
                 grad=False,
+                watch=self._watch,
             ) as run,
             Capture(self.model, keep, watched=self._watched(site, names)),
         ):

@@ -11,7 +11,7 @@ import functools
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol, cast, final
 
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module  # where the hooks on all modules live
 from torch.nn.utils.prune import BasePruningMethod
 
+from vis_callbacks.engine.kept_state import put_back_mapping
 from vis_callbacks.engine.scores import at_least_float32, find_scores
+from vis_callbacks.engine.state_watch import KeptState, StateWatch
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -43,8 +45,10 @@ class IsolatedForward:
         module: nn.Module,
         forward: Forward,
         forward_context: Callable[[], AbstractContextManager[Any]],
+        kept: KeptState,
     ) -> None:
         self._module: nn.Module | None = module
+        self._kept = kept
         self._forward = forward
         self._forward_context = forward_context
 
@@ -74,16 +78,18 @@ class IsolatedForward:
 
     def run(self, inputs: Any) -> Any:
         """Returns whatever the forward pass returns: for reading activations."""
-        module = self.module
-        with self._forward_context():
-            return self._forward(module, _without_inference(inputs))
+        module, inputs = self.module, _without_inference(inputs)
+        with self._kept.given(inputs), self._forward_context():
+            return self._forward(module, inputs)
 
     def close(self) -> None:
         """Ends its life, and lets go of the model."""
         self._module = None
 
     def _scores(self, inputs: Tensor) -> Tensor:
-        return at_least_float32(find_scores(self.run(inputs), len(inputs)))
+        scores = at_least_float32(find_scores(self.run(inputs), len(inputs)))
+        # What lies in the model's own memory is about to be written over again.
+        return scores.clone() if self._kept.writes.was_written(scores) else scores
 
 
 @contextmanager
@@ -92,35 +98,44 @@ def isolated(
     *,
     forward: Forward | None = None,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    devices: Iterable[torch.device] = (),
     training: bool = False,
     grad: bool = True,
+    watch: StateWatch | None = None,
 ) -> Iterator[IsolatedForward]:
     """Yields a forward pass of the model that leaves no trace in the run.
 
-    Use ``torch.autograd.grad`` inside. What it cannot undo: changes that the model's forward
-    makes to its parameters, to tensors that are no buffers, or outside of the model, and the
-    random generators that the model itself holds.
+    Use ``torch.autograd.grad`` inside. Whatever state the model's forward changes is put back:
+    parameters and other tensors, attributes, containers, objects and closures that hang on the
+    model, and random generators. What cannot be put back but is seen (an iterator that has moved
+    on, memory that something other than PyTorch has written to) ends the extra passes of a run;
+    see `StateWatch`.
+
+    Out of reach are state outside of the model (global variables, files, other processes and
+    threads) and inside of objects that are not written in Python.
 
     Args:
         model: The module, or its DDP or ``torch.compile`` wrapper, which is not run.
         forward: ``(module, inputs) -> output``; None takes what `resolve_forward` finds.
         forward_context: Makes the context of each pass, such as autocast.
-        devices: Devices other than the CPU whose random streams must not move.
         training: False puts all modules into evaluation mode; True leaves each as it is.
         grad: Whether gradients are recorded.
+        watch: Of the run; None looks at these passes by themselves.
+
+    Raises:
+        ExtraPassRefused: An extra pass has changed the run before.
     """
+    watch = watch or StateWatch()
+    watch.require_harmless()
     module = unwrapped(model)
     modes = nullcontext() if training else kept_modes(module)
     with ExitStack() as stack:
         # Out of inference mode first: tensors cloned inside it could not be differentiated.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
-        for context in (
-            eager_stance(),
-            uncached_autocast(),
-            forked_rng(devices),
-            kept_attributes(module),
+        for context in (eager_stance(), uncached_autocast(), forked_rng()):
+            stack.enter_context(context)
+        kept = stack.enter_context(watch.keeping(module, (training, grad, id(forward))))
+        for restored in (
             modes,
             swapped_buffers(module),
             kept_requires_grad(module),
@@ -128,8 +143,9 @@ def isolated(
             silenced_hooks(module),
             muted_logging(module),
         ):
-            stack.enter_context(context)
-        live = IsolatedForward(module, forward or call_resolved, forward_context)
+            stack.enter_context(restored)
+        stack.enter_context(kept.writes)
+        live = IsolatedForward(module, forward or call_resolved, forward_context, kept)
         stack.callback(live.close)
         yield live
 
@@ -207,19 +223,29 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def forked_rng(devices: Iterable[torch.device] = ()) -> Iterator[None]:
-    """Keeps the global random streams: torch on the CPU and ``devices``, NumPy, Python."""
-    others = [device for device in devices if device.type != "cpu"]
+def forked_rng() -> Iterator[None]:
+    """Keeps the global random streams: of Python, NumPy, torch and all accelerators in use."""
+    devices = _devices_in_use()
     of_python, of_numpy, of_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    of_devices = [_rng_of(device).get_rng_state(*_index(device)) for device in others]
+    of_devices = [_rng_of(device).get_rng_state(*_index(device)) for device in devices]
     try:
         yield
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)
         torch.set_rng_state(of_cpu)
-        for device, state in zip(others, of_devices, strict=True):
+        for device, state in zip(devices, of_devices, strict=True):
             _rng_of(device).set_rng_state(state, *_index(device))
+
+
+def _devices_in_use() -> list[torch.device]:
+    """Returns the accelerators that may have been drawn from; it begins to use none."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None:
+        return []
+    module = torch.get_device_module(accelerator)
+    is_in_use = getattr(module, "is_initialized", module.is_available)()
+    return [torch.device(accelerator.type, i) for i in range(module.device_count() * is_in_use)]
 
 
 def _rng_of(device: torch.device) -> Any:
@@ -249,7 +275,7 @@ def swapped_buffers(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for live, originals in saved:
-            _put_back(live, originals)
+            put_back_mapping(live, originals)
 
 
 def _clone(buffer: Tensor) -> Tensor:
@@ -283,29 +309,6 @@ def kept_grads(model: nn.Module) -> Iterator[None]:
         for parameter, grad in grads:
             if parameter.grad is not grad:
                 parameter.grad = grad
-
-
-@contextmanager
-def kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Keeps each module's attributes, and what its lists, dicts and sets hold.
-
-    A forward pass may count its calls, collect losses, or set the weight that it has computed
-    (weight norm does).
-    """
-    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
-    contents = [
-        (value, value.copy())
-        for _, saved in attributes
-        for value in saved.values()
-        if type(value) in (list, dict, set)
-    ]
-    try:
-        yield
-    finally:
-        for live, saved in attributes:
-            _put_back(live, saved)
-        for container, items in contents:
-            _refill(container, items)
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -431,37 +434,3 @@ def _without_inference(inputs: Any) -> Any:
     if type(inputs) in (tuple, list):
         return type(inputs)(_without_inference(value) for value in inputs)
     return inputs
-
-
-def _put_back(live: Any, saved: Mapping[str, Any]) -> None:
-    """Makes a dictionary hold the same objects in the same order again; writes only changes.
-
-    ``live`` may be the view of a scripted module's buffers, which knows little more than
-    ``items`` and setting what is there.
-    """
-    for name in [name for name, _ in live.items() if name not in saved]:
-        del live[name]
-    for name, value in saved.items():
-        if name not in live or live[name] is not value:
-            live[name] = value
-    if [name for name, _ in live.items()] != list(saved):
-        for name in saved:
-            live[name] = live.pop(name)
-
-
-def _refill(container: Any, items: Any) -> None:
-    """Gives a list, dict or set the contents it had."""
-    if _objects_in(container) == _objects_in(items):
-        return
-    container.clear()
-    if isinstance(container, list):
-        container.extend(items)
-    else:
-        container.update(items)
-
-
-def _objects_in(container: Any) -> list[Any]:
-    """Returns what tells whether a container holds the same objects in the same order."""
-    if isinstance(container, dict):
-        return [(id(key), id(value)) for key, value in container.items()]
-    return [id(item) for item in container]

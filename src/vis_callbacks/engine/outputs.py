@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from vis_callbacks.engine.labels import class_labels
+
 OutputKind = Literal["auto", "classes", "values"]
 
 _MANY_SAMPLES = 50  # so many tell at one look what fewer tell at three
 _LOOKS_NEEDED = 3
 _MIN_CONFIDENCE_Z = 2.33  # standard errors above chance: one in a hundred by luck alone
+_MAX_LUCK = 0.001  # the probability that so many classes are met by clusters without names
 
 
 class Outputs:
@@ -22,11 +26,13 @@ class Outputs:
     have labels. Of such a model nothing may be called "class 52" or "misclassified". So the
     outputs count as scores of classes where the user says so (``outputs="classes"``, or
     ``class_names``), and else only once labels and outputs agree: the labels are whole numbers
-    below the number of outputs, and the highest output is the label more often than by chance,
-    for at least half of the classes, at three looks running (at one of 50 samples or more).
+    below the number of outputs, one a sample, and the highest output is the label more often
+    than by chance, for more classes than by luck, at three looks running (at one of 50 samples
+    or more).
 
     A single output is the score of class 1. Class 0 has its negative, and the probability
-    that is left.
+    that is left. Where the labels of a single output once were other numbers than 0 and 1, such
+    as ages, it is a value for good.
 
     Args:
         kind: What the user says.
@@ -39,6 +45,7 @@ class Outputs:
         self._looks_above_chance = 0
         self._has_agreed = False
         self._is_beyond_probability = False
+        self._has_other_labels = False
 
     @property
     def are_classes(self) -> bool:
@@ -55,20 +62,27 @@ class Outputs:
         Args:
             scores: (samples, outputs, ...), as the model returns them, in evaluation mode and
                 of samples that nothing was hidden from.
-            labels: (samples,) whole numbers, or None. Negative ones name no class.
+            labels: As a loss takes them: whole numbers (samples,), of which negative ones name
+                no class, rows with a single 1, or floating 0 and 1. What has another form, such
+                as the masks of a segmentation, is no evidence.
         """
         scores = _per_output(scores.detach())
-        if scores.shape[1] == 1 and not bool(((scores >= 0) & (scores <= 1)).all()):
+        scores, is_finite = scores.float(), scores.isfinite().all(1)
+        if scores.shape[1] == 1 and not _in_range(scores[is_finite]):
             self._is_beyond_probability = True
-        if self._has_agreed or labels is None or self._kind != "auto":
+        classes, _ = class_labels(labels, len(scores))
+        if classes is None or self._kind != "auto" or self._has_agreed:
             return self.are_classes
-        is_labelled = labels >= 0
-        scores, labels = scores[is_labelled], labels.to(scores.device)[is_labelled]
-        if not self._agree(self.class_scores(scores), labels):
+        classes = classes.to(scores.device)
+        if scores.shape[1] == 1 and bool((classes > 1).any()):
+            self._has_other_labels = True
+        is_known = is_finite & (classes >= 0)
+        scores, classes = scores[is_known], classes[is_known]
+        if self._has_other_labels or not self._agree(self.class_scores(scores), classes):
             self._looks_above_chance = 0
             return self.are_classes
         self._looks_above_chance += 1
-        enough = 1 if len(labels) >= _MANY_SAMPLES else _LOOKS_NEEDED
+        enough = 1 if len(classes) >= _MANY_SAMPLES else _LOOKS_NEEDED
         self._has_agreed = self._looks_above_chance >= enough
         return self.are_classes
 
@@ -108,6 +122,7 @@ class Outputs:
             "looks_above_chance": self._looks_above_chance,
             "has_agreed": self._has_agreed,
             "is_beyond_probability": self._is_beyond_probability,
+            "has_other_labels": self._has_other_labels,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -115,29 +130,51 @@ class Outputs:
         self._looks_above_chance = int(state.get("looks_above_chance", 0))
         self._has_agreed = bool(state.get("has_agreed", False))
         self._is_beyond_probability = bool(state.get("is_beyond_probability", False))
+        self._has_other_labels = bool(state.get("has_other_labels", False))
 
     def _is_single_probability(self, scores: Tensor) -> bool:
         """Whether a single output has so far never left the range of a probability."""
-        return not self._is_beyond_probability and bool(((scores >= 0) & (scores <= 1)).all())
+        return not self._is_beyond_probability and _in_range(scores)
 
     def _agree(self, scores: Tensor, labels: Tensor) -> bool:
         """Whether labels and scores (samples, classes) agree better than by chance."""
         num_classes = scores.shape[1]
         if not len(labels) or num_classes < 2 or bool((labels >= num_classes).any()):
             return False
-        is_right = scores.argmax(1) == labels
-        counts = torch.bincount(labels, minlength=num_classes)
-        num_right = torch.bincount(labels[is_right], minlength=num_classes)
-        # Always the same class is right by the share of the largest class.
-        chance = max(1 / num_classes, float(counts.max()) / len(labels))
-        if int((counts > 0).sum()) == 1:
-            return False
+        predicted = scores.argmax(1)
+        counts = torch.bincount(labels, minlength=num_classes).double()
+        num_predicted = torch.bincount(predicted, minlength=num_classes).double()
+        num_right = torch.bincount(labels[predicted == labels], minlength=num_classes).double()
+        # What labels and predictions of these frequencies have in common by chance: whoever
+        # always says the largest class is right by its share, and no better than that.
+        chance = float((counts * num_predicted).sum()) / len(labels) ** 2
         error = (chance * (1 - chance) / len(labels)) ** 0.5
-        is_above = float(is_right.double().mean()) > chance + _MIN_CONFIDENCE_Z * error
-        # Clusters that meet a class by luck do so for few classes: each by one in num_classes.
-        is_class_right = (2 * num_right > counts) & (counts > 0)
-        return is_above and 2 * int(is_class_right.sum()) >= int((counts > 0).sum())
+        is_above = float(num_right.sum()) / len(labels) > chance + _MIN_CONFIDENCE_Z * error
+        num_present = int((counts > 0).sum())
+        num_met = int(((2 * num_right > counts) & (counts > 0)).sum())
+        return is_above and num_met >= _classes_needed(num_present, num_classes)
+
+
+def _classes_needed(num_present: int, num_classes: int) -> int:
+    """Returns how many of the classes must be met, mostly, by the outputs of their number.
+
+    Clusters without names meet each by luck, with a probability of one in ``num_classes``. Few
+    classes must all be met.
+    """
+    luck, tail = 1 / num_classes, 1.0
+    for num_met in range(num_present):
+        tail -= (
+            math.comb(num_present, num_met) * luck**num_met * (1 - luck) ** (num_present - num_met)
+        )
+        if tail < _MAX_LUCK:
+            return num_met + 1
+    return num_present
 
 
 def _per_output(scores: Tensor) -> Tensor:
     return scores.flatten(2).mean(2) if scores.dim() > 2 else scores
+
+
+def _in_range(scores: Tensor) -> bool:
+    """Whether all may be probabilities."""
+    return bool(((scores >= 0) & (scores <= 1)).all())

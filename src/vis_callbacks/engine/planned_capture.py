@@ -24,9 +24,9 @@ from vis_callbacks.engine.capture import (
     WeightedCall,
     can_be_read,
     in_backward,
-    plain,
 )
 from vis_callbacks.engine.module_hooks import ModuleHooks
+from vis_callbacks.engine.plain_tensors import plain
 from vis_callbacks.guard import Fail
 
 

@@ -9,22 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vis_callbacks.engine.scores import describe, named_fields
-
-_INPUT_KEYS = (
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "input",
-    "inputs",
-    "x",
-    "pixel_values",
-    "features",
-    "data",
-    "input_ids",
-)
-_LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
+from vis_callbacks.engine.batch_reader import BatchReader
+from vis_callbacks.engine.batch_reader import require_tensor as require_tensor
+from vis_callbacks.engine.labels import class_labels as class_labels
+from vis_callbacks.engine.plain_tensors import is_plain, plain
+from vis_callbacks.engine.scores import describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +26,8 @@ class References:
         source: Where they come from, for captions: "the first validation batch".
         note: What must be said about them, such as why there are no labels.
         masks: (samples, ...) what the user's ``mask_fn`` gave for them, or None.
+        choice: Which part of the batch was taken where another would fit as well, and the
+            option that takes the other; empty for an ordinary batch.
     """
 
     inputs: Tensor
@@ -44,6 +35,7 @@ class References:
     source: str
     note: str = ""
     masks: Tensor | None = None
+    choice: str = ""
 
 
 def take_references(
@@ -54,6 +46,7 @@ def take_references(
     input_fn: Callable[[Any], Tensor] | None = None,
     label_fn: Callable[[Any], Tensor | None] | None = None,
     mask_fn: Callable[[Any], Tensor] | None = None,
+    reader: BatchReader | None = None,
 ) -> References:
     """Returns copies of up to ``num_samples`` samples of a batch that passes by.
 
@@ -62,14 +55,28 @@ def take_references(
     the classes appear, then the second of each, and so on. Samples whose label names no class
     (below 0) are passed over where enough others are left.
 
+    Args:
+        batch: Of any form.
+        num_samples: The most that are taken.
+        source: Where they come from, in the words of a caption.
+        input_fn: The user's, or None.
+        label_fn: The user's, or None.
+        mask_fn: The user's, or None.
+        reader: Reads the other batches of the run with these functions: it then finds inputs
+            and labels in the same places. None: a new one.
+
     Raises:
         TypeError: The batch is not understood, or a function returned no tensor.
         ValueError: The batch has no samples.
     """
-    inputs = (input_fn or default_input_fn)(batch)
-    _check_inputs(inputs, batch)
-    found = (label_fn or default_label_fn)(batch)
-    labels, note = class_labels(found, len(inputs))
+    reader = reader or BatchReader(input_fn, label_fn)
+    inputs = reader.inputs(batch)
+    if inputs.dim() == 0 or len(inputs) == 0:
+        raise ValueError(
+            f"the inputs are {describe(inputs)}: no samples. "
+            "Write input_fn=lambda batch: ... that returns a tensor (samples, ...)."
+        )
+    labels, note = class_labels(reader.labels(batch), len(inputs))
     chosen = list(range(min(num_samples, len(inputs))))
     if labels is not None:
         values = labels.tolist()
@@ -79,125 +86,43 @@ def take_references(
             chosen = list(range(min(num_samples, len(values))))
     index = torch.tensor(chosen, device=inputs.device)
     masks = None if mask_fn is None else _checked_masks(mask_fn(batch), len(inputs))
+    layout = reader.layout(batch)
     return References(
         inputs=_copied(inputs, index),
         labels=None if labels is None else _copied(labels, index.to(labels.device)),
         source=source,
-        note=note,
+        note="; ".join(filter(None, (layout.note, note))),
         masks=None if masks is None else _copied(masks, index.to(masks.device)),
+        choice=layout.choice,
     )
 
 
 def default_input_fn(batch: Any) -> Tensor:
     """Returns the input tensor of a batch.
 
-    Understands a tensor, a tuple or list (its first part), and a mapping, dataclass or named
-    tuple (the usual names, or its only tensor of two or more axes).
+    Understands a tensor, a tuple or list, and a mapping, dataclass, named tuple or object with
+    attributes. Names decide where there are any; of parts without names it is the first with
+    floating numbers, more than one a sample.
 
     Raises:
         TypeError: None is found; the message says what the batch looks like.
     """
-    found = _find_inputs(batch)
-    if found is None:
-        raise TypeError(
-            f"no input tensor was found in the batch, which looks like {describe(batch)}. "
-            "Write input_fn=lambda batch: ... that returns it."
-        )
-    return found
+    return BatchReader().inputs(batch)
 
 
 def default_label_fn(batch: Any) -> Tensor | None:
-    """Returns the labels of a batch, or None.
-
-    Understands a tuple or list (its second part) and a mapping, dataclass or named tuple (the
-    usual names).
-    """
-    named = named_fields(batch)
-    if named is not None and (keyed := _by_key(named, _LABEL_KEYS)) is not None:
-        return _as_labels(keyed)
-    if isinstance(batch, tuple | list) and len(batch) >= 2:
-        return _as_labels(batch[1])
-    return None
-
-
-def class_labels(labels: Tensor | None, num_samples: int) -> tuple[Tensor | None, str]:
-    """Returns labels as classes (samples,), or None and why they are none."""
-    if labels is None:
-        return None, "the batch has no labels"
-    labels = labels.detach()
-    if labels.dim() == 2 and labels.shape[1] == 1:
-        labels = labels.squeeze(1)
-    if labels.dim() != 1 or len(labels) != num_samples:
-        return None, (
-            f"the labels have shape {tuple(labels.shape)}, which is not one class for each of "
-            f"{num_samples} samples"
-        )
-    if labels.is_floating_point() or labels.is_complex():
-        kind = str(labels.dtype).removeprefix("torch.")
-        return None, f"the labels are {kind} numbers and name no classes"
-    return labels.long(), ""
-
-
-def require_tensor(inputs: object, batch: Any) -> Tensor:
-    """Returns the inputs that were found in a batch, if they are a tensor.
-
-    Raises:
-        TypeError: They are none; the message says what the batch looks like.
-    """
-    if not isinstance(inputs, Tensor):
-        raise TypeError(
-            f"input_fn returned {describe(inputs)} for a batch that looks like "
-            f"{describe(batch)}. Return a tensor (samples, ...)."
-        )
-    return inputs
+    """Returns the labels of a batch, found like its inputs, or None."""
+    return BatchReader().labels(batch)
 
 
 def _checked_masks(masks: object, num_samples: int) -> Tensor:
-    if not isinstance(masks, Tensor) or masks.dim() == 0 or len(masks) != num_samples:
+    is_tensor = isinstance(masks, Tensor) and is_plain(masks)
+    if not isinstance(masks, Tensor) or not is_tensor or masks.shape[:1] != (num_samples,):
         raise TypeError(
             f"mask_fn returned {describe(masks)} for a batch of {num_samples} samples. Return a "
             "tensor (samples, height, width)."
         )
-    return masks
-
-
-def _check_inputs(inputs: object, batch: Any) -> None:
-    inputs = require_tensor(inputs, batch)
-    if inputs.dim() == 0 or len(inputs) == 0:
-        raise ValueError(
-            f"the inputs are {describe(inputs)}: no samples. "
-            "Write input_fn=lambda batch: ... that returns a tensor (samples, ...)."
-        )
-
-
-def _find_inputs(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value if value.dim() > 0 else None
-    named = named_fields(value)
-    if named is not None:
-        if (keyed := _by_key(named, _INPUT_KEYS)) is not None:
-            return _find_inputs(keyed)
-        wide = [v for v in named.values() if isinstance(v, Tensor) and v.dim() >= 2]
-        if len(wide) == 1:
-            return wide[0]
-    return _find_inputs(value[0]) if isinstance(value, tuple | list) and value else None
-
-
-def _by_key(named: Any, keys: Sequence[str]) -> Any:
-    by_lower = {key.lower(): item for key, item in named.items()}
-    return next((by_lower[key] for key in keys if key in by_lower), None)
-
-
-def _as_labels(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value
-    named = named_fields(value)
-    if named is not None:
-        keyed = _by_key(named, _LABEL_KEYS)
-        return keyed if isinstance(keyed, Tensor) else None
-    if isinstance(value, tuple | list) and all(type(item) is int for item in value):
-        return torch.tensor(value, dtype=torch.int64)
-    return None
+    return plain(masks)
 
 
 def _evenly_over_classes(labels: Sequence[int], num_samples: int) -> list[int]:
@@ -215,7 +140,6 @@ def _evenly_over_classes(labels: Sequence[int], num_samples: int) -> list[int]:
 
 
 def _copied(tensor: Tensor, index: Tensor) -> Tensor:
-    """Returns the chosen rows as a plain tensor of their own, not one of inference mode."""
+    """Returns the chosen rows as a tensor of their own, not one of inference mode."""
     with torch.inference_mode(False), torch.no_grad():
-        plain = tensor.as_subclass(Tensor)
-        return plain.index_select(0, index).detach()
+        return tensor.index_select(0, index)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.capture import Capture, Seen
 from vis_callbacks.engine.engine import samples_units_positions
 from vis_callbacks.engine.isolation import IsolatedForward
@@ -69,6 +70,8 @@ def run_with_layers(
 
     Raises:
         ValueError: A layer was not met; the message says what comes nearest.
+        MethodUnsuitedError: Of a layer's output nothing tells which axis holds the units, or
+            its rows belong to no sample.
     """
     met: list[str] = []
     kept: dict[str, AttachedLayer] = {}
@@ -91,53 +94,38 @@ def run_with_layers(
     return output, kept
 
 
-def last_layer_with_maps(
-    forward: IsolatedForward, inputs: Tensor, *, before: str | None = None
-) -> str:
-    """Returns the last nonlinearity whose units have a map of more than one position.
-
-    That is where Grad-CAM looks by default: units there know most, and still know where.
+def layers_with_maps(forward: IsolatedForward, inputs: Tensor) -> list[str]:
+    """Returns the nonlinearities whose units have a map of more than one position.
 
     Args:
         forward: Runs one of the inputs, without gradients.
         inputs: (samples, ...).
-        before: Up to and with this layer.
-
-    Raises:
-        ValueError: There is none.
     """
-    names = layers_with_maps(forward, inputs, before=before)
-    if not names:
-        raise ValueError(
-            "no nonlinearity has a map of several positions. Name a layer that has: "
-            'cam_layer="..."; vis_callbacks.summary(model, inputs) lists them.'
-        )
-    return names[-1]
-
-
-def layers_with_maps(
-    forward: IsolatedForward, inputs: Tensor, *, before: str | None = None
-) -> list[str]:
-    """Returns all of these; see `last_layer_with_maps`."""
     names: list[str] = []
-    is_over = False
 
     def note(seen: Seen) -> None:
         """Keeps the name of a nonlinearity that has a map."""
-        nonlocal is_over
-        positions = seen.values.numel() // (len(seen.values) * seen.values.shape[seen.unit_axis])
-        is_layer = seen.nonlinearity is not None and not seen.is_gate
-        if not is_over and is_layer and seen.values.dim() > 2 and positions > 1:
+        per_position = len(seen.values) * seen.values.shape[seen.unit_axis]
+        has_map = seen.values.dim() > 2 and seen.values.numel() > per_position
+        if seen.nonlinearity is not None and not seen.is_gate and has_map:
             names.append(seen.name)
-        is_over = is_over or seen.name == before
 
-    watched = {before, _called(before)} if before else ()
-    with torch.no_grad(), Capture(forward.module, note, watched={"output": watched}):
+    with torch.no_grad(), Capture(forward.module, note):
         forward.run(inputs[:1])
     return names
 
 
-def class_score(forward: Callable[[Tensor], Tensor], targets: Tensor) -> Score:
+def as_they_are(scores: Tensor) -> Tensor:
+    """Returns the scores as the model gives them."""
+    return scores
+
+
+def class_score(
+    forward: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    *,
+    read: Callable[[Tensor], Tensor] = as_they_are,
+) -> Score:
     """Returns the function that gives each sample's score of its class, (samples,).
 
     The unnormalised score: the probability also rises when all other classes fall (Simonyan
@@ -146,10 +134,11 @@ def class_score(forward: Callable[[Tensor], Tensor], targets: Tensor) -> Score:
     Args:
         forward: Inputs to scores (samples, classes, ...); several positions are averaged.
         targets: (samples,) int64. Inputs may be several whole copies of the samples.
+        read: The model's scores to those of classes, such as `Outputs.class_scores`.
     """
 
     def score(inputs: Tensor) -> Tensor:
-        return select_scores(forward(inputs), targets.repeat(len(inputs) // len(targets)))
+        return select_scores(read(forward(inputs)), targets.repeat(len(inputs) // len(targets)))
 
     return score
 
@@ -191,16 +180,21 @@ def value_of_unit(activation: Tensor, unit: Unit, *, positions: Positions = "str
 
 
 def class_layer_gradient(
-    forward: IsolatedForward, targets: Tensor, layer: str
+    forward: IsolatedForward,
+    targets: Tensor,
+    layer: str,
+    *,
+    read: Callable[[Tensor], Tensor] = as_they_are,
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Returns the function that gives a layer's activation and the class score's gradient there.
 
-    Both are (samples, units, *positions), without graph: what Grad-CAM weighs.
+    Both are (samples, units, *positions), without graph: what Grad-CAM weighs. ``read`` is that
+    of `class_score`.
     """
 
     def activation_and_gradient(inputs: Tensor) -> tuple[Tensor, Tensor]:
         output, layers = run_with_layers(forward, inputs, [layer])
-        scores = select_scores(find_scores(output, len(inputs)), targets)
+        scores = select_scores(read(find_scores(output, len(inputs))), targets)
         return layers[layer].values.detach(), layers[layer].gradient(scores)
 
     return activation_and_gradient
@@ -226,11 +220,23 @@ def _called(layer: str) -> str:
 
 
 def _attached(seen: Seen, num_samples: int) -> AttachedLayer:
+    if not seen.is_axis_known:
+        raise MethodUnsuitedError(
+            f'layer "{seen.name}" gives {tuple(seen.values.shape)}, and what it multiplies with '
+            "does not tell whether its units are the second axis or the last. Use a nonlinearity, "
+            "a convolution or a linear layer of it."
+        )
     arrange = partial(_arranged, unit_axis=seen.unit_axis, num_samples=num_samples)
     values = seen.attached
     with torch.enable_grad():  # the sink runs without
+        arranged = arrange(values).clone()
+        if len(arranged) != num_samples:
+            raise MethodUnsuitedError(
+                f'layer "{seen.name}" gives {len(arranged)} rows for {num_samples} samples, and '
+                "none of them can be told to be a sample's (an expert sees some tokens only)."
+            )
         edge = get_gradient_edge(values) if values.requires_grad else None
-        return AttachedLayer(arrange(values).clone(), edge, arrange)
+        return AttachedLayer(arranged, edge, arrange)
 
 
 def _arranged(values: Tensor, *, unit_axis: int, num_samples: int) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vis_callbacks.engine.layers import nearest
 
@@ -241,14 +241,34 @@ def refused_inputs(
 
 
 def named_fields(value: Any) -> Mapping[str, Any] | None:
-    """Returns the parts of a mapping, dataclass or named tuple by name; None for all else."""
+    """Returns the parts of a value by name; None for what has none.
+
+    Understands mappings, dataclasses, named tuples, and objects that hold tensors as
+    attributes or give them with ``to_dict`` (graphs of torch_geometric).
+    """
+    if isinstance(value, list | tuple):
+        names = getattr(value, "_fields", None)
+        return None if names is None else dict(zip(names, value, strict=True))
     if isinstance(value, Mapping):
         return {str(key): item for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return dict(zip(value._fields, value, strict=True))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, type | Tensor | nn.Module):
+        return None
+    if dataclasses.is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    return None
+    attributes = _attributes(value)
+    if any(isinstance(item, Tensor) for item in attributes.values()):
+        return attributes
+    as_dict = getattr(type(value), "to_dict", None)
+    return named_fields(as_dict(value)) if attributes and callable(as_dict) else None
+
+
+def _attributes(value: object) -> dict[str, Any]:
+    """Returns the public attributes that an object holds itself; none of its code is run."""
+    try:
+        held = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return {name: item for name, item in held.items() if not name.startswith("_")}
 
 
 def _candidates(output: Any) -> Iterator[Any]:

@@ -38,18 +38,18 @@ _CONTRAST = 0.45  # the strongest hundredth of a picture's deviations ends this 
 
 @dataclass(frozen=True, kw_only=True)
 class MaximizedInput:
-    """One target: what maximizes it, and the real input that comes nearest.
+    """One target: what was made to raise it, and the real inputs that come nearest.
 
     Attributes:
         name: Of the class or the unit.
         picture: (height, width, 3) uint8; None where the target is silent.
-        real: The real input that scores highest.
+        real: The real input that scores highest; more of them stand to its right.
         lines: Scores in words, and what else must be said.
     """
 
     name: str
     picture: Picture | None
-    real: Picture
+    real: tuple[Picture, ...]
     lines: tuple[str, ...] = ()
 
 
@@ -91,7 +91,7 @@ def deviation_pictures(
 def maximized_inputs(
     targets: Sequence[MaximizedInput], caption: Sequence[object] = (), *, columns: int | None = None
 ) -> Picture:
-    """Returns a grid: for each target what maximizes it and, to its right, the best real input.
+    """Returns a grid: for each target what was made and, to its right, the best real inputs.
 
     A target that is silent has no picture: it is hatched, and its lines say so.
 
@@ -105,7 +105,8 @@ def maximized_inputs(
     """
     if not targets:
         raise ValueError("got no target; give one class or unit at least")
-    tiles = _of_one_height([_tile(target) for target in targets])
+    most = max(len(target.real) for target in targets)
+    tiles = _of_one_height([_tile(target, most) for target in targets])
     wanted = round(len(tiles) ** 0.5) if columns is None else columns
     fitting = (MAX_WIDTH + _TILE_GAP) // (max(t.shape[1] for t in tiles) + _TILE_GAP)
     columns = max(1, min(wanted, _MAX_COLUMNS, fitting))
@@ -159,12 +160,13 @@ def maximized_over_time(
     return with_caption(stacked([titles, *rows], _GAP), caption)
 
 
-def _tile(target: MaximizedInput) -> Picture:
-    """Returns name, both pictures and lines, one under the other."""
-    real = legible(target.real)
-    height, width = real.shape[:2]
+def _tile(target: MaximizedInput, num_real: int) -> Picture:
+    """Returns name, pictures and lines, one under the other, with room for so many real ones."""
+    real = [legible(picture) for picture in target.real]
+    height, width = real[0].shape[:2]
     picture = hatched(height, width) if target.picture is None else legible(target.picture)
-    pair = side_by_side([picture, real], _GAP)
+    room = [blank(height, width)] * (num_real - len(real))
+    pair = side_by_side([picture, *real, *room], _GAP)
     width = pair.shape[1]
     rows = [(shortened(target.name, width), INK)]
     rows += [(row, FAINT_INK) for line in target.lines for row in wrapped(line, width, 11)]

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +44,28 @@ _GAP = 4
 _BLOCK_GAP = 18
 _MAX_LISTED = 40
 _LEAST_SPOT, _MOST_SPOT = 2.5, 4.0  # radius of a class's shape, in pixels
-_SQUARE: Colour = (255, 255, 255)
-_SQUARE_EDGE: Colour = (0, 0, 0)
+_EDGE: Colour = (0, 0, 0)  # inside an outline, so that it is seen on any image
 # Both kinds of amounts are shares: of the class's probability 1, of the unhidden activity.
 SHARE = Scale(low=0.0, high=1.0)
-LEAST_FALL = 0.05  # of the probability: less is not worth pointing at
+LEAST_CHANGE = 0.05  # of the probability: less is not worth pointing at
+
+
+class Outline(NamedTuple):
+    """How a place is outlined, in words and as a colour."""
+
+    name: str
+    colour: Colour
+
+
+FALL = Outline("white", (255, 255, 255))
+RISE = Outline("orange", (255, 140, 0))
+
+
+class Places(NamedTuple):
+    """The positions (row, column) where a value falls and where it rises most; None: nowhere."""
+
+    fall: tuple[int, int] | None
+    rise: tuple[int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,86 +74,109 @@ class OcclusionView:
 
     Attributes:
         image: (height, width, 3) uint8.
-        probability: (rows, columns) of the explained class, the square at each position.
-        whole: The same without a square; None: not known, the highest of ``probability``.
+        probability: (rows, columns) of the explained class, the square at each position; or
+            what else the scale is of.
         activity: (rows, columns), the activity of the strongest feature map as a share of that
             without a square; None where the network has no maps.
-        classes: (rows, columns), the most probable class.
+        classes: (rows, columns), the most probable class; None where there is one output only.
+        places: What is outlined; None: where ``probability`` is lowest.
         lines: What to say under the image.
     """
 
     image: Picture
     probability: NDArray[Any]
     activity: NDArray[Any] | None
-    classes: NDArray[Any]
-    whole: float | None = None
+    classes: NDArray[Any] | None
+    places: Places | None = None
     lines: tuple[str, ...] = ()
 
 
-def place_that_matters(
-    probability: NDArray[Any], whole: float | None = None
-) -> tuple[int, int] | None:
-    """Returns the position (row, column) where the probability falls most; None: none matters.
+def places_that_matter(
+    values: NDArray[Any], whole: float | None = None, least: float = LEAST_CHANGE
+) -> Places:
+    """Returns where the value falls most and where it rises most, the square at each position.
 
-    Where the largest fall is below 0.05, the lowest place is one of many that are as low.
+    Where the largest change is below ``least``, the place is one of many that are as good.
 
     Args:
-        probability: (rows, columns) of the explained class, the square at each position.
-        whole: The same without a square; by default the highest of ``probability``.
+        values: (rows, columns), such as the probability of the explained class.
+        whole: The same without a square; by default the highest of ``values``.
+        least: What a change must reach.
     """
-    if not np.isfinite(probability).any():
-        return None
-    highest = whole if whole is not None and math.isfinite(whole) else np.nanmax(probability)
-    if highest - np.nanmin(probability) < LEAST_FALL:
-        return None
-    row, column = np.unravel_index(np.nanargmin(probability), probability.shape)
-    return int(row), int(column)
+    if not np.isfinite(values).any():
+        return Places(None, None)
+    usual = float(whole) if whole is not None and math.isfinite(whole) else np.nanmax(values)
+
+    def place(changes: NDArray[Any]) -> tuple[int, int] | None:
+        if np.nanmax(changes) < least:
+            return None
+        row, column = np.unravel_index(np.nanargmax(changes), changes.shape)
+        return int(row), int(column)
+
+    return Places(fall=place(usual - values), rise=place(values - usual))
 
 
 def occlusion_views(
     views: Sequence[OcclusionView],
     centres: tuple[Sequence[float], Sequence[float]],
-    window_size: int,
+    window: float | tuple[float, float],
     caption: Sequence[object] = (),
     *,
     class_names: Sequence[str] | None = None,
+    scale: Scale = SHARE,
+    titles: tuple[str, str] = ("probability", "most probable"),
+    noun: str = "image",
 ) -> Picture:
     """Returns the images with their maps: activity, probability and most probable class.
 
     A place of a map shows what was measured with the square's centre nearest to it, so maps and
-    image lie over each other. The outline on the image is the square where the probability was
-    lowest; there is none where that is hardly lower than without a square. A class has one
-    colour in all runs; from the eleventh on, colours repeat and a shape tells classes apart.
+    image lie over each other. The outlines on the image are the square where the probability
+    fell most (white) and where it rose most (orange). A class has one colour in all runs; from
+    the eleventh on, colours repeat and a shape tells classes apart.
 
     Args:
         views: One for each image, at most as many as fit into 1,600 px beside and under
             each other.
         centres: (rows, columns), the square's centre at each position in pixels of the image.
-        window_size: Side of the square in pixels.
+        window: Side of the square in pixels, or (height, width).
         caption: Lines over the picture.
         class_names: By index; a class beyond them is called by its number.
+        scale: Of the probabilities.
+        titles: Of the maps of probability and of the most probable class.
+        noun: What an image is called.
 
     Raises:
         ValueError: There is no view.
     """
     if not views:
         raise ValueError("got no view; give one for each image, one at least")
-    blocks = [_block(view, centres, window_size) for view in views]
+    sides = window if isinstance(window, tuple) else (window, window)
+    views = [
+        view if view.places else replace(view, places=places_that_matter(view.probability))
+        for view in views
+    ]
+    blocks = [_block(view, centres, sides, scale, (noun, *titles)) for view in views]
     num_columns = max(1, min(2, len(blocks), (MAX_WIDTH + _BLOCK_GAP) // blocks[0].shape[1]))
     rows = [
         side_by_side(blocks[start : start + num_columns], _BLOCK_GAP)
         for start in range(0, len(blocks), num_columns)
     ]
-    legend = _legend([view.classes for view in views], class_names, rows[0].shape[1])
-    body = stacked([*rows, legend], 2 * _GAP)
+    legend = _legend(views, class_names, titles, rows[0].shape[1])
+    body = stacked([*rows, *legend], 2 * _GAP)
     numbers = np.concatenate([view.probability.ravel() for view in views])
     activities = [view.activity for view in views if view.activity is not None]
-    scale = replace(SHARE, is_clipped=any(bool((a > 1).any()) for a in activities))
-    units = "probability, or share of the activity" if activities else "probability"
+    bars = [colour_bar(scale, titles[0])]
+    if activities:
+        is_clipped = any(bool((activity > 1).any()) for activity in activities)
+        share = replace(SHARE, is_clipped=is_clipped)
+        if scale == SHARE:
+            bars = [colour_bar(share, f"{titles[0]}, or share of the activity")]
+        else:
+            bars.append(colour_bar(share, "share of the activity"))
     has_silent = any(not np.isfinite(activity).any() for activity in activities)
     silent = "silent: this map is 0 for the whole image" if has_silent else ""
     lines = [*caption, silent, missing_note(numbers, "probabilities")]
-    return with_caption(body, lines, bar=colour_bar(scale, units))
+    return with_caption(body, lines, bar=stacked(bars, 1))
 
 
 def occlusion_over_time(
@@ -147,10 +187,13 @@ def occlusion_over_time(
     caption: Sequence[object] = (),
     *,
     names: Sequence[str] | None = None,
+    scale: Scale = SHARE,
+    units: str = "probability",
+    noun: str = "image",
 ) -> Picture:
     """Returns a table of probability maps: an image a row, a step a column.
 
-    All maps share the scale 0 to 1, so that steps can be compared.
+    All maps share one scale, so that steps can be compared.
 
     Args:
         images: (height, width, 3) uint8 each.
@@ -159,6 +202,9 @@ def occlusion_over_time(
         centres: As for `occlusion_views`.
         caption: Lines over the picture.
         names: What each image's map is the probability of, written under the image.
+        scale: Of the maps.
+        units: Of the scale.
+        noun: What an image is called.
 
     Raises:
         ValueError: The numbers of frames, steps, images and names do not fit.
@@ -175,57 +221,86 @@ def occlusion_over_time(
     rows = []
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         cells = [legible(image)]
-        cells += [_map(colour_map(frame[index], scale=SHARE), centres, image) for frame in maps]
-        titles = ["image", *(f"step {step:,}" for step in steps)] if index == 0 else None
+        cells += [_map(colour_map(frame[index], scale=scale), centres, image) for frame in maps]
+        titles = [noun, *(f"step {step:,}" for step in steps)] if index == 0 else None
         rows.append(_row(cells, titles, [label] if label else []))
     lines = [*caption, missing_note(maps, "probabilities")]
-    return with_caption(stacked(rows, _GAP), lines, bar=colour_bar(SHARE, "probability"))
+    return with_caption(stacked(rows, _GAP), lines, bar=colour_bar(scale, units))
 
 
-def _legend(classes: Sequence[NDArray[Any]], names: Sequence[str] | None, width: int) -> Picture:
-    """Returns the classes of some maps beside how they look there, in rows of this width."""
-    counts = Counter(int(c) for array in classes for c in array.ravel() if c >= 0)
-    listed = sorted(number for number, _ in counts.most_common(_MAX_LISTED))
+def _legend(
+    views: Sequence[OcclusionView],
+    names: Sequence[str] | None,
+    titles: tuple[str, str],
+    width: int,
+) -> list[Picture]:
+    """Returns what the outlines mean, and the classes beside how they look in the maps."""
+    size = line_height() - 2
+    lines = []
+    verbs = ((FALL, "falls", "fall"), (RISE, "rises", "rise"))
+    outlines: list[tuple[str, Picture | None]] = [
+        (f"where it {verb} most", _outlined(np.full((size, size, 3), 120, np.uint8), box, colour))
+        for (_, colour), verb, side in verbs
+        for box in [(0, 0, size - 1, size - 1)]
+        if any(getattr(view.places, side) for view in views)
+    ]
+    if outlines:
+        lines.append(_entries([(f"{titles[0]}:", None), *outlines], width))
+    classes = [view.classes for view in views if view.classes is not None]
+    if classes:
+        counts = Counter(int(c) for array in classes for c in array.ravel() if c >= 0)
+        listed = sorted(number for number, _ in counts.most_common(_MAX_LISTED))
+        entries: list[tuple[str, Picture | None]] = [(f"{titles[1]}:", None)]
+        entries += [
+            (shortened(class_name(number, names), 140), _painted(np.full((size, size), number)))
+            for number in listed
+        ]
+        if hidden := len(counts) - len(listed):
+            entries.append((f"and {hidden:,} more", None))
+        lines.append(_entries(entries, width))
+    return lines
+
+
+def _entries(entries: Sequence[tuple[str, Picture | None]], width: int) -> Picture:
+    """Returns words, each behind its swatch, in rows of this width."""
     height = line_height()
-    entries: list[tuple[str, int | None]] = [("most probable class:", None)]
-    entries += [(shortened(class_name(number, names), 140), number) for number in listed]
-    if hidden := len(counts) - len(listed):
-        entries.append((f"and {hidden:,} more", None))
     spots, x, y = [], 0, 0
-    for text, number in entries:
-        size = text_width(text) + (0 if number is None else height) + 3 * _GAP
+    for text, swatch in entries:
+        size = text_width(text) + (0 if swatch is None else height) + 3 * _GAP
         if x + size > width and x:
             x, y = 0, y + height + 1
-        spots.append((x, y, text, number))
+        spots.append((x, y, text, swatch))
         x += size
     canvas = blank(y + height, width)
-    for x, y, text, number in spots:
-        if number is not None:
-            swatch = _painted(np.full((height - 2, height - 2), number))
+    for x, y, text, swatch in spots:
+        if swatch is not None:
             canvas[y + 1 : y + height - 1, x : x + height - 2] = swatch[:, : width - x]
-        write(canvas, text, x + (0 if number is None else height), y)
+        write(canvas, text, x + (0 if swatch is None else height), y)
     return canvas
 
 
 def _block(
     view: OcclusionView,
     centres: tuple[Sequence[float], Sequence[float]],
-    window_size: int,
+    window: tuple[float, float],
+    scale: Scale,
+    titles: tuple[str, str, str],
 ) -> Picture:
     """Returns one image and its maps, titles on top, words under them."""
     image = view.image
-    cells = [
-        _outlined(view, centres, window_size),
-        _map(colour_map(view.probability, scale=SHARE), centres, image),
-        _painted(_map(view.classes, centres, image)),
-    ]
-    titles = ["image", "probability", "most probable"]
+    shown = [titles[0]]
+    cells = [_with_outlines(view, centres, window)]
     if view.activity is not None:
         is_silent = not np.isfinite(view.activity).any()
         activity = _map(colour_map(view.activity, scale=SHARE), centres, image)
-        cells.insert(1, hatched(*activity.shape[:2]) if is_silent else activity)
-        titles.insert(1, "silent" if is_silent else "activity")
-    return _row(cells, titles, view.lines)
+        cells.append(hatched(*activity.shape[:2]) if is_silent else activity)
+        shown.append("silent" if is_silent else "activity")
+    cells.append(_map(colour_map(view.probability, scale=scale), centres, image))
+    shown.append(titles[1])
+    if view.classes is not None:
+        cells.append(_painted(_map(view.classes, centres, image)))
+        shown.append(titles[2])
+    return _row(cells, shown, view.lines)
 
 
 def _row(cells: Sequence[Picture], titles: Sequence[str] | None, lines: Sequence[str]) -> Picture:
@@ -302,21 +377,31 @@ def _nearest(centres: Sequence[float], places: NDArray[np.float64]) -> NDArray[n
     return nearest
 
 
-def _outlined(
-    view: OcclusionView, centres: tuple[Sequence[float], Sequence[float]], window_size: int
+def _with_outlines(
+    view: OcclusionView,
+    centres: tuple[Sequence[float], Sequence[float]],
+    window: tuple[float, float],
 ) -> Picture:
-    """Returns the image, at its cell's size, with the square that cost most drawn in outline."""
-    image = legible(view.image)
-    place = place_that_matters(view.probability, view.whole)
-    if place is None:
-        return image
-    row, column = place
-    down, across = (image.shape[axis] / view.image.shape[axis] for axis in (0, 1))
-    left, top = centres[1][column] - window_size / 2, centres[0][row] - window_size / 2
-    right, bottom = left + window_size, top + window_size
-    box = (left * across, top * down, right * across - 1, bottom * down - 1)
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle(box, outline=_SQUARE)
-    draw.rectangle((box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1), outline=_SQUARE_EDGE)
-    return np.asarray(picture)
+    """Returns the image, at its cell's size, with the squares that change most in outline."""
+    picture = legible(view.image)
+    down, across = (picture.shape[axis] / view.image.shape[axis] for axis in (0, 1))
+    places = view.places or Places(None, None)
+    for place, outline in ((places.rise, RISE), (places.fall, FALL)):
+        if place is None:
+            continue
+        top, left = centres[0][place[0]] - window[0] / 2, centres[1][place[1]] - window[1] / 2
+        right, bottom = (left + window[1]) * across - 1, (top + window[0]) * down - 1
+        box = (left * across, top * down, right, bottom)
+        picture = _outlined(picture, box, outline.colour)
+    return picture
+
+
+def _outlined(picture: Picture, box: tuple[float, float, float, float], colour: Colour) -> Picture:
+    """Returns the picture with a box (left, top, right, bottom) drawn on it."""
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    left, top, right, bottom = box
+    draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour)
+    if right - left > 2 and bottom - top > 2:
+        draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=_EDGE)
+    return np.asarray(image)

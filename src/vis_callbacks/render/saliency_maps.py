@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from vis_callbacks.render.text import (
 
 MAX_TILE = 128  # pixels of the longer side
 _LEAST_TILE = 96
+_LEAST_HEIGHT = 32  # of what is no image: a series, a row of features
 _GAP = 4
 _BLOCK_GAP = 16
 _BLOCKS_A_ROW = 2
@@ -65,11 +67,13 @@ class SaliencyRow:
         image: (height, width, 3) uint8.
         lines: Under the image.
         maps: To its right.
+        title: Over the image.
     """
 
     image: Picture
     maps: tuple[SaliencyMap, ...]
     lines: tuple[str, ...] = ()
+    title: str = "image"
 
 
 def relative(maps: NDArray[Any]) -> NDArray[np.float64]:
@@ -182,7 +186,7 @@ def _scale(is_signed: bool) -> Scale:
 def _block(row: SaliencyRow, is_signed: bool) -> Picture:
     image = _tile(row.image)
     height, width = image.shape[:2]
-    tiles = [_titled(image, "image", row.lines)]
+    tiles = [_titled(image, row.title, row.lines)]
     for shown in row.maps:
         if shown.values is None:
             tile = _same(height, width)
@@ -193,11 +197,13 @@ def _block(row: SaliencyRow, is_signed: bool) -> Picture:
 
 
 def _tile(image: Picture) -> Picture:
-    """Returns the image at a legible size."""
+    """Returns the image at a legible size; one or a few rows are stretched."""
     height, width = image.shape[:2]
     if max(height, width) > MAX_TILE:
         return shrink(image, max(1, round(width * MAX_TILE / max(height, width))))
-    enlarged: Picture = enlarge(image, factor_for(max(height, width), _LEAST_TILE, MAX_TILE))
+    factor = factor_for(max(height, width), _LEAST_TILE, MAX_TILE)
+    stretched = factor * max(1, math.ceil(_LEAST_HEIGHT / (factor * height)))
+    enlarged: Picture = enlarge(image, (stretched, factor))
     return enlarged
 
 
@@ -213,7 +219,7 @@ def _same(height: int, width: int) -> Picture:
     """Returns a tile that says that the map before holds for this one too."""
     tile = blank(height, width, (244, 244, 244))
     top = max(0, height // 2 - line_height())
-    for index, text in enumerate(("the same", "class")):
+    for index, text in enumerate(("the same", "map")):
         y = top + index * line_height()
         write(tile, text, width // 2, y, align="centre", colour=FAINT_INK)
     return tile

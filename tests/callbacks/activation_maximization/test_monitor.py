@@ -10,11 +10,14 @@ from tests.tiny import TinyModule, tiny_fit, tiny_loader, tiny_module, tiny_trai
 from torch import Tensor, nn
 
 from vis_callbacks import ActivationMaximizationMonitor, Report
-from vis_callbacks.analysis.activation_maximization import PRESETS, Preset
+from vis_callbacks.analysis.maximization_presets import PRESETS, Preset
+from vis_callbacks.callbacks.activation_maximization import pictures as am_pictures
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.scores import Unit
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.guard import NothingToShow
+from vis_callbacks.render.maximized_inputs import MaximizedInput
 from vis_callbacks.report import Image, Scalar, transfer
 
 
@@ -64,7 +67,7 @@ def names(report: Report) -> tuple[str, ...]:
 
 def test_each_class_has_an_image_whose_score_is_what_is_said():
     model = net()
-    report = look(ActivationMaximizationMonitor(), model)
+    report = look(ActivationMaximizationMonitor(outputs="classes"), model)
     found = arrays(report)
     made = torch.from_numpy(found["deviations"]) + torch.from_numpy(found["centre"])[:, None, None]
     scores = model(made).diagonal().detach().numpy()
@@ -76,12 +79,131 @@ def test_each_class_has_an_image_whose_score_is_what_is_said():
     assert scalars(report)["best_real_score"] == pytest.approx(best.mean(), rel=1e-5)
 
 
-def test_the_real_image_beside_it_is_the_best_one():
-    model, x = net(), images()
-    found = arrays(look(ActivationMaximizationMonitor(), model, x, torch.arange(6) % 3))
-    best = model(x).argmax(0)
-    np.testing.assert_array_equal(found["real"], x[best].numpy())
+def test_the_real_image_beside_it_is_the_best_of_its_class():
+    model, x, labels = net(), images(), torch.arange(6) % 3
+    monitor = ActivationMaximizationMonitor(outputs="classes")
+    report = look(monitor, model, x, labels)
+    found, scores = arrays(report), model(x)
+    best = scores.argmax(0)
+    own = torch.stack([scores[labels == c, c].argmax() * 3 + c for c in range(3)])
+    assert not torch.equal(own, best)
+    np.testing.assert_array_equal(found["real"], x[own].numpy())
+    np.testing.assert_array_equal(found["best"], x[best].numpy())
+    assert found["is_best"].tolist() == (own == best).tolist()
     assert found["labels"].tolist() == (best % 3).tolist()
+    np.testing.assert_allclose(
+        found["real_scores"], scores.gather(0, own[None])[0].detach(), rtol=1e-5
+    )
+
+
+def tiles_of(report: Report, monkeypatch) -> list[MaximizedInput]:
+    seen = []
+
+    def record(targets, *_):
+        seen.extend(targets)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(am_pictures, "maximized_inputs", record)
+    draw(report)
+    return seen
+
+
+def test_the_best_of_any_class_stands_beside_it_where_it_is_another(monkeypatch):
+    labels = torch.arange(6) % 3
+    report = look(ActivationMaximizationMonitor(outputs="classes"), net(), labels=labels)
+    found = arrays(report)
+    for row, tile in enumerate(tiles_of(report, monkeypatch)):
+        said = " ".join(tile.lines)
+        assert len(tile.real) == (1 if found["is_best"][row] else 2)
+        assert ("best of its class" in said) != found["is_best"][row]
+        assert f"(class {found['labels'][row]})" in said
+
+
+def test_without_known_classes_no_image_is_the_best_of_one(monkeypatch):
+    report = look(ActivationMaximizationMonitor(), net(), labels=torch.arange(6) % 3)
+    for tile in tiles_of(report, monkeypatch):
+        assert len(tile.real) == 1
+        assert not any("class" in line for line in (tile.name, *tile.lines))
+
+
+class Bright(nn.Module):
+    """One logit: how bright the input is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3))[:, None] - 2
+
+
+def test_of_one_logit_class_0_is_raised_by_its_negative():
+    monitor = ActivationMaximizationMonitor(class_names=["dark", "bright"], num_steps=8)
+    report = look(monitor, Bright(), labels=torch.tensor([0, 1] * 3))
+    found = arrays(report)
+    assert names(report) == ("dark", "bright")
+    dark, bright = found["deviations"].mean((1, 2, 3))
+    assert dark < 0 < bright
+    assert found["best_scores"].tolist() == pytest.approx(
+        [-Bright()(images()).min().item(), Bright()(images()).max().item()]
+    )
+
+
+def test_a_single_output_that_is_no_class_is_raised_as_a_value():
+    report = look(ActivationMaximizationMonitor(num_steps=8), Bright())
+    assert names(report) == ("output 0",)
+    assert arrays(report)["deviations"].mean() > 0
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_an_evaluation_adds_no_frame_and_moves_no_image(stage):
+    monitor, model = ActivationMaximizationMonitor(num_steps=4), net()
+    look(monitor, model, step=0)
+    before = monitor.state()
+    report = look(monitor, model, step=5, stage=stage)
+    assert [item.tag for item in report.of(Image)] == ["activation_maximization/images"]
+    after = monitor.state()
+    assert torch.equal(before["last"], after["last"])
+    assert [step for step, *_ in after["frames"]] == [0]
+
+
+def test_it_is_said_where_the_real_image_scores_higher(monkeypatch):
+    strict = Preset(l2=1e6, step_size=0.01)
+    report = look(ActivationMaximizationMonitor(preset=strict), Bright())
+    found = arrays(report)
+    assert found["scores"][0] < found["best_scores"][0]
+    (tile,) = tiles_of(report, monkeypatch)
+    assert "the best real image scores higher" in tile.lines
+    loose = look(ActivationMaximizationMonitor(preset=Preset(l2=0.1)), Bright())
+    (tile,) = tiles_of(loose, monkeypatch)
+    assert not any("higher" in line for line in tile.lines)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("preset", ["simonyan", "smooth"])
+def test_a_network_of_small_images_is_raised_above_the_real_ones(preset, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
+    )  # fmt: skip
+    found = arrays(look(ActivationMaximizationMonitor(preset=preset), model, images(32, 1, 8)))
+    assert (found["scores"] > found["best_scores"]).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Conv1d(2, 4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)), (6, 2, 40)),
+        (
+            nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(864, 3)),
+            (6, 1, 8, 8, 8),
+        ),
+    ],
+)
+def test_signals_and_volumes_are_made_and_drawn(model, shape):
+    torch.manual_seed(0)
+    monitor = ActivationMaximizationMonitor()
+    for step in range(2):
+        report = look(monitor, model, torch.randn(shape), step=step)
+    assert arrays(report)["deviations"].shape == (3, *shape[1:])
+    assert (arrays(report)["scores"] > arrays(report)["best_scores"]).all()
+    assert all(picture.dtype == np.uint8 for picture in draw(report))
 
 
 @pytest.mark.parametrize("unit", ["relu:2", "relu:1@0,3", "TinyModule/relu:4", "conv:3", "head:1"])
@@ -110,15 +232,18 @@ def test_classes_and_units_are_one_batch():
         classes=[2, 0], units=[Unit("relu", 1), "TinyModule/relu:0"], num_steps=5
     )
     report = look(monitor, model)
-    assert names(report) == ("class 2", "class 0", "unit relu:1", "unit TinyModule/relu:0")
-    # The real images, the starts (mean and real), the steps, and the last score.
-    assert counted == [6, 4, 4, *[4] * 5, 4]
+    assert names(report) == ("output 2", "output 0", "unit relu:1", "unit TinyModule/relu:0")
+    # The real images, the mean and the best real ones, the steps, and the last score; after so
+    # few steps some real image still scores higher, and the ascent is tried from there.
+    assert counted == [6, 4, 4, *[4] * 6, *[4] * 6]
 
 
 def test_a_batch_gives_what_each_target_gives_alone():
-    together = arrays(look(ActivationMaximizationMonitor(units=["relu:1", "relu:3"]), net()))
+    model, x = net().double(), images().double()  # rounding differs with the size of a batch
+    both = ActivationMaximizationMonitor(units=["relu:1", "relu:3"])
+    together = arrays(look(both, model, x))
     for row, unit in enumerate(["relu:1", "relu:3"]):
-        alone = arrays(look(ActivationMaximizationMonitor(units=[unit]), net()))
+        alone = arrays(look(ActivationMaximizationMonitor(units=[unit]), model, x))
         np.testing.assert_allclose(
             together["deviations"][row], alone["deviations"][0], rtol=1e-3, atol=1e-5
         )
@@ -127,7 +252,8 @@ def test_a_batch_gives_what_each_target_gives_alone():
 def test_of_many_classes_some_evenly_spread_are_taken():
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 40))
     monitor = ActivationMaximizationMonitor(num_steps=1, max_images=4)
-    assert names(look(monitor, model)) == ("class 0", "class 10", "class 20", "class 30")
+    expected = ("output 0", "output 10", "output 20", "output 30")
+    assert names(look(monitor, model)) == expected
 
 
 def test_a_dead_unit_is_said_to_be_silent_and_not_drawn():
@@ -156,18 +282,9 @@ def test_a_unit_that_the_mean_image_does_not_reach_begins_at_a_real_one():
     assert found["scores"][0] > 0
 
 
-def objectives(found: dict[str, np.ndarray], model: nn.Module) -> np.ndarray:
-    real = model(images()).detach().numpy()
-    spread = real.max(0) - real.mean(0)
-    x = images().numpy()
-    scale = (x - x.mean((0, 2, 3), keepdims=True)).std()
-    sizes = np.square(found["deviations"] / scale).mean((1, 2, 3))
-    return found["scores"] / spread - PRESETS["simonyan"].l2 * sizes
-
-
 def test_a_snapshot_goes_on_from_the_last_one():
     monitor, model = ActivationMaximizationMonitor(num_steps=4, preset="simonyan"), net()
-    first, second = (objectives(arrays(look(monitor, model, step=s)), model) for s in (0, 5))
+    first, second = (arrays(look(monitor, model, step=s))["scores"] for s in (0, 5))
     assert (second > first).all()
 
 
@@ -191,8 +308,10 @@ def test_a_state_of_another_shape_is_not_gone_on_with():
 
 
 def test_it_is_the_same_again_for_a_seed():
-    first, again = (arrays(look(ActivationMaximizationMonitor(), net())) for _ in range(2))
-    other = arrays(look(ActivationMaximizationMonitor(seed=1), net()))
+    x = images(side=32)
+    first, again, other = (
+        arrays(look(ActivationMaximizationMonitor(seed=seed), net(), x)) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first["deviations"], again["deviations"])
     assert not np.array_equal(first["deviations"], other["deviations"])
 
@@ -246,9 +365,17 @@ def test_what_the_network_does_not_have_says_what_it_has(options, message):
         look(ActivationMaximizationMonitor(**options), net())
 
 
-def test_inputs_that_are_no_images_are_refused_with_what_to_write():
-    with pytest.raises(ValueError, match="which are no images. Write input_fn="):  # noqa: RUF043
-        look(ActivationMaximizationMonitor(), nn.Linear(6, 2), torch.randn(3, 6))
+@pytest.mark.parametrize(
+    ("inputs", "why"),
+    [
+        (torch.randn(3, 6), "whose features do not lie beside each other"),
+        (torch.ones(3, 6, dtype=torch.int64), "which are numbers of tokens or categories"),
+        (torch.ones(3, 1, 4, 4, dtype=torch.uint8), "and no gradient can be taken there"),
+    ],
+)
+def test_of_inputs_without_places_or_gradient_it_has_nothing_to_show(inputs, why):
+    with pytest.raises(NothingToShow, match=f"{why}.*Write input_fn="):
+        look(ActivationMaximizationMonitor(), nn.Flatten(), inputs)
 
 
 def test_without_reference_samples_it_says_what_to_write():

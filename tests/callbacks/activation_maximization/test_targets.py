@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vis_callbacks.callbacks.activation_maximization.targets import MaximizedTargets, run
 from vis_callbacks.engine.isolation import isolated
+from vis_callbacks.engine.outputs import Outputs
 from vis_callbacks.engine.scores import Unit
 
 UNITS = (Unit("relu", 1), Unit("conv", 0, (2, 3)))
@@ -54,7 +55,9 @@ def test_a_class_that_the_scores_do_not_have_is_refused():
 
 def test_pictures_call_classes_by_name_and_units_by_layer():
     found = MaximizedTargets((1, 4), UNITS)
-    assert found.names(["cat", "dog"]) == ["dog", "class 4", "unit relu:1", "unit conv:0@2,3"]
+    name = Outputs(class_names=["cat", "dog"]).name
+    assert found.names(name) == ["dog", "class 4", "unit relu:1", "unit conv:0@2,3"]
+    assert found.names(Outputs().name)[:2] == ["output 1", "output 4"]
 
 
 # -- their scores
@@ -85,6 +88,15 @@ def test_a_row_moves_by_its_own_score_and_by_no_others():
     scores.requires_grad_()
     MaximizedTargets((7, 2), ()).of_rows(scores, layers)[1].backward()
     assert scores.grad.nonzero().tolist() == [[1, 2]]
+
+
+def test_the_best_of_a_class_is_among_its_samples():
+    targets = MaximizedTargets((0, 2, 1), UNITS[:1])
+    scores = torch.tensor([[1.0, 9.0, 2.0, 3.0], [5.0, 1.0, 4.0, 2.0], [9.0, 2.0, 3.0, 1.0]])
+    labels = torch.tensor([0, 0, 2])
+    # Nothing is of class 1, and a unit belongs to none: the best of all.
+    assert targets.best_of_class(scores, labels).tolist() == [1, 2, 1, 0]
+    assert targets.best_of_class(scores, None).tolist() == [2, 0, 1, 0]
 
 
 # -- one pass

@@ -17,7 +17,7 @@ from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.guard import NothingToShow
-from vis_callbacks.render.occlusion_maps import OcclusionView
+from vis_callbacks.render.occlusion_maps import OcclusionView, Places
 from vis_callbacks.report import Image, Scalar, transfer
 
 
@@ -209,8 +209,7 @@ def test_the_bound_on_the_cost_is_kept():
 
     monitor = OcclusionMonitor(max_forward_passes=70)
     report = look(monitor, Counting(), bright([0, 1, 2]))
-    # One sample more finds the layers; it is not one of the square's.
-    assert sum(counted) - 1 <= 70
+    assert sum(counted) <= 70
     picture = pictures(report)["occlusion/views"]
     assert picture.draw.keywords["facts"].notes[0].startswith("stride 2 instead of 1 px")
 
@@ -225,10 +224,18 @@ def test_a_snapshot_that_takes_long_is_said_once(caplog, monkeypatch):
     assert "coarse_to_fine=True" in said[0]
 
 
-def test_inputs_that_are_no_images_are_refused_with_what_to_write():
-    model = nn.Linear(6, 2)
-    with pytest.raises(ValueError, match="where a square has no place"):
-        look(OcclusionMonitor(), model, torch.randn(3, 6))
+@pytest.mark.parametrize(
+    ("inputs", "why"),
+    [
+        (torch.randn(3, 6), "whose features do not lie beside each other"),
+        (torch.ones(3, 6, dtype=torch.int64), "which are numbers of tokens or categories"),
+        (torch.ones(3, 6, 4, dtype=torch.int64), "which are numbers of tokens or categories"),
+        (torch.randn(3, 2, 2, 2, 2, 2), "with more axes than a volume or a video has"),
+    ],
+)
+def test_of_inputs_without_places_it_has_nothing_to_show(inputs, why):
+    with pytest.raises(NothingToShow, match=why):
+        look(OcclusionMonitor(), nn.Flatten(), inputs)
 
 
 def test_without_reference_samples_it_says_what_to_write():
@@ -242,8 +249,9 @@ def test_without_reference_samples_it_says_what_to_write():
         ({"window_size": 0}, "window_size=0 is too small"),
         ({"window_size": 2.5}, "window_size=2.5 is a float"),
         ({"stride": 9, "window_size": 4}, "stride=9 is larger than window_size=4"),
-        ({"baseline": "grey"}, 'baseline=\'grey\' is none. Use "mean", "blur" or a number'),
-        ({"baseline": True}, "baseline=True is none"),
+        ({"baseline": "grey"}, 'baseline=\'grey\' is none of the choices. Use "mean", "blur"'),
+        ({"baseline": True}, "baseline=True is none of the choices"),
+        ({"baseline": (0.5, "red")}, "baseline holds 'red', which is no finite number"),
         ({"target": "both"}, 'target="both" is two'),
         ({"target": "lable"}, 'nearest: "label"'),
         ({"layer": 3}, "layer=3 is no name"),
@@ -292,10 +300,245 @@ def views_of(report: Report, monkeypatch) -> list[OcclusionView]:
 
 def test_it_is_said_where_no_position_matters(monkeypatch):
     x = torch.cat([bright([0]), torch.zeros(1, 1, 8, 8)])
-    monitor = OcclusionMonitor(window_size=4, baseline=0.0)
+    monitor = OcclusionMonitor(window_size=4, baseline=0.0, outputs="classes")
     report = look(monitor, Quadrants(), x, torch.tensor([0, 0]))
     bright_one, dark_one = views_of(report, monkeypatch)
-    assert bright_one.lines == ("class 0: 1.00 without a square, 0.25 at the outline",)
+    assert bright_one.lines == (
+        "class 0: 1.00 without a square",
+        "falls to 0.25 (white outline)",
+    )
     assert dark_one.lines == ("class 0: 0.25 without a square; no position matters",)
-    assert bright_one.whole == pytest.approx(1, abs=1e-2)
-    assert dark_one.whole == pytest.approx(0.25)
+    assert bright_one.places == Places((0, 0), None)
+
+
+def test_a_place_that_misleads_is_found_outlined_and_said(monkeypatch):
+    x = bright([0, 1])
+    x = x[:1] + 2 * x[1:]  # a faint 0, and a bright 1 that hides it from the network
+    monitor = OcclusionMonitor(window_size=4, stride=4, baseline=0.0, outputs="classes")
+    report = look(monitor, Quadrants(), x, torch.tensor([0]))
+    (view,) = views_of(report, monkeypatch)
+    assert view.places == Places(None, (0, 1))
+    assert view.lines[:2] == ("class 0: 0.00 without a square", "rises to 1.00 (orange outline)")
+    assert scalars(report)["largest_rise"] == pytest.approx(1.0, abs=0.01)
+    assert scalars(report)["largest_fall"] == pytest.approx(0.0, abs=0.01)
+
+
+def scalars(report: Report) -> dict[str, float]:
+    return {item.tag.rpartition("/")[2]: float(item.value) for item in report.of(Scalar)}
+
+
+def test_a_colour_can_stand_for_what_is_hidden():
+    seen: list[Tensor] = []
+
+    class Recording(TinyModule):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.clone())
+            return super().forward(x)
+
+    monitor = OcclusionMonitor(window_size=6, baseline=(1.0, -2.0, 0.5))
+    look(monitor, Recording(), torch.randn(2, 3, 6, 6))
+    assert seen[-1][0, :, 3, 3].tolist() == [1.0, -2.0, 0.5]
+    wrong = OcclusionMonitor(baseline=(1.0, 2.0))
+    with pytest.raises(ValueError, match="has 2 numbers, but the inputs have 3 channels"):
+        look(wrong, TinyModule(), torch.randn(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_an_evaluation_adds_no_frame_to_the_strip(stage):
+    monitor, model = OcclusionMonitor(window_size=4), Quadrants()
+    look(monitor, model, bright([0, 1]), step=0)
+    report = look(monitor, model, bright([0, 1]), step=5, stage=stage)
+    assert set(pictures(report)) == {"occlusion/views"}
+    report = look(monitor, model, bright([0, 1]), step=9)
+    assert pictures(report)["occlusion/over_time"].draw.keywords["steps"] == (0, 9)
+
+
+class OneLogit(nn.Module):
+    """Positive where the left half is bright."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., :4].sum((1, 2, 3))[:, None] - 4
+
+
+def test_of_one_logit_class_1_has_the_probability_and_class_0_the_rest(monkeypatch):
+    x = torch.cat([bright([0]), torch.zeros(1, 1, 8, 8)])
+    monitor = OcclusionMonitor(window_size=4, baseline=0.0, class_names=["cat", "dog"])
+    report = look(monitor, OneLogit(), x, torch.tensor([1, 0]))
+    dog, cat = views_of(report, monkeypatch)
+    assert dog.lines[:2] == ("dog: 1.00 without a square", "falls to 0.02 (white outline)")
+    assert cat.lines == ("cat: 0.98 without a square; no position matters",)
+    assert dog.classes.tolist()[0][0] == 0
+    assert cat.classes.max() == 0
+
+
+def test_a_single_output_that_is_no_class_is_a_value(monkeypatch):
+    x = torch.cat([bright([0]), torch.zeros(1, 1, 8, 8)])
+    monitor = OcclusionMonitor(window_size=4, stride=4, baseline=0.0)
+    report = look(monitor, OneLogit(), x, None)
+    one, other = views_of(report, monkeypatch)
+    assert one.lines == ("output 0: 12 without a square", "falls to -4 (white outline)")
+    assert other.lines == ("output 0: -4 without a square; no position matters",)
+    assert one.classes is None
+    np.testing.assert_allclose(one.probability, [[-16, 0], [0, 0]], atol=1e-5)
+    assert scalars(report)["largest_fall"] == pytest.approx(8.0)
+    for picture in pictures(report).values():
+        assert picture.draw(**picture.arrays).dtype == np.uint8
+
+
+def test_while_outputs_are_not_known_to_be_classes_none_is_called_one(monkeypatch):
+    monitor = OcclusionMonitor(window_size=4, baseline=0.0)
+    report = look(monitor, Quadrants(), bright([0, 3]), torch.tensor([1, 2]))
+    facts = pictures(report)["occlusion/views"].draw.keywords["facts"]
+    said = [
+        facts.explained,
+        *facts.notes,
+        *(li for v in views_of(report, monkeypatch) for li in v.lines),
+    ]
+    assert any(line.startswith("output 1: ") for line in said)
+    assert not any("class" in line or "predicted" in line for line in said)
+
+
+def test_values_of_which_the_user_says_so_are_not_made_probabilities(monkeypatch):
+    monitor = OcclusionMonitor(window_size=4, stride=4, baseline=0.0, outputs="values")
+    report = look(monitor, Quadrants(), bright([0, 3]), torch.tensor([1, 2]))
+    first, _ = views_of(report, monkeypatch)
+    assert first.lines == ("output 0: 8 without a square", "falls to 0 (white outline)")
+
+
+def test_the_strip_begins_anew_where_values_become_probabilities():
+    monitor, model = OcclusionMonitor(window_size=4), OneLogit()
+    x, labels = torch.cat([bright([0]), torch.zeros(1, 1, 8, 8)]).repeat(30, 1, 1, 1), None
+    monitor.max_forward_passes = 100_000
+    look(monitor, model, x, labels, step=0)
+    labels = torch.tensor([1, 0]).repeat(30)
+    report = look(monitor, model, x, labels, step=1)
+    assert monitor.outputs.are_classes
+    assert pictures(report)["occlusion/over_time"].draw.keywords["steps"] == (1,)
+
+
+# -- signals, volumes and other forms of inputs
+
+
+class Peak(nn.Module):
+    """One output: what stands at one place of the last axes."""
+
+    def __init__(self, place: tuple[int, ...], *, conv: type[nn.Module] | None = None) -> None:
+        super().__init__()
+        self.place = place
+        self.known = nn.Identity() if conv is None else conv(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[(slice(None), 0, *self.place)][:, None]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "kind"),
+    [
+        (Peak((70,), conv=nn.Conv1d), (2, 8, 128), "signal"),
+        (Peak((70,)), (2, 2, 128), "signal"),
+        (Peak((0, 70)), (2, 2, 1, 128), "image"),
+        (Peak((3, 4, 5)), (2, 1, 8, 8, 8), "volume"),
+    ],
+)
+def test_a_window_in_time_and_a_cube_find_what_matters(model, shape, kind, monkeypatch):
+    monitor = OcclusionMonitor(baseline=0.0)
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) + 0.5
+    report = look(monitor, model, x)
+    facts = pictures(report)["occlusion/views"].draw.keywords["facts"]
+    assert facts.kind == kind
+    values, whole = maps(report)[..., 0], x[(slice(None), 0, *model.place)].numpy()
+    hidden = (values == 0).reshape(len(x), -1).any(1)
+    assert hidden.all()
+    for index in np.argwhere(values[0] == 0):
+        for axis, place in enumerate(model.place):
+            start = facts.plan.offsets[axis][index[axis]]
+            assert start <= place < start + facts.plan.window[axis]
+    assert scalars(report)["largest_fall"] == pytest.approx(whole.mean(), rel=1e-5)
+    for picture in pictures(report).values():
+        assert picture.draw(**picture.arrays).dtype == np.uint8
+    (view, _) = views_of(report, monkeypatch)
+    assert any("falls to 0" in line for line in view.lines)
+    assert any("slice 3" in line or "slice 4" in line for line in view.lines) == (kind == "volume")
+
+
+def test_a_recurrent_network_has_time_before_features():
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(5, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0][:, -1])
+
+    report = look(OcclusionMonitor(), Recurrent(), torch.randn(2, 40, 5))
+    picture = pictures(report)["occlusion/views"]
+    assert picture.draw.keywords["facts"].plan.image_size == (40,)
+    assert picture.arrays["images"].shape == (2, 5, 40)
+
+
+def test_images_with_channels_last_are_understood():
+    class Last(TinyModule):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.movedim(3, 1))
+
+    report = look(OcclusionMonitor(window_size=3), Last(), torch.randn(2, 6, 6, 3))
+    assert pictures(report)["occlusion/views"].arrays["images"].shape == (2, 3, 6, 6)
+
+
+# -- layers that not all samples reach
+
+
+class Experts(nn.Module):
+    """Two convolutional experts; bright images go to the first, none to the second."""
+
+    def __init__(self, *, share: float) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(2)
+        )
+        self.head = nn.Linear(4, 3)
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        order = x.flatten(1).sum(1).argsort(descending=True)
+        count = round(self.share * len(x))
+        for expert, rows in zip(self.experts, (order[:count], order[count:]), strict=True):
+            h = h.index_add(0, rows, expert(h[rows]))
+        return self.head(h.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("share", "layer"), [(0.5, "stem.1"), (1.0, "experts.0.1"), (0.0, "experts.1.1")]
+)
+def test_a_layer_that_not_all_samples_reach_is_not_followed(share, layer):
+    monitor = OcclusionMonitor(window_size=4)
+    report = look(monitor, Experts(share=share), bright([0, 1, 2, 3]))
+    picture = pictures(report)["occlusion/views"]
+    assert picture.draw.keywords["facts"].layer == layer
+    assert np.isfinite(maps(report)).all()
+
+
+def test_a_named_layer_without_rows_is_left_out_and_said():
+    monitor = OcclusionMonitor(window_size=4, layer="experts.1.1")
+    report = look(monitor, Experts(share=1.0), bright([0, 1, 2, 3]))
+    assert maps(report).shape[-1] == 2
+
+
+def test_a_layer_that_is_lost_while_a_place_is_hidden_is_left_out_and_said(monkeypatch):
+    class Gated(Experts):
+        def forward(self, x: Tensor) -> Tensor:
+            self.share = float((x.flatten(1).sum(1) > 15).all())
+            return super().forward(x)
+
+    monitor = OcclusionMonitor(window_size=4, baseline=0.0, layer="experts.0.1", batch_size=4)
+    report = look(monitor, Gated(share=1.0), bright([0, 1, 2, 3]))
+    assert all(view.activity is None for view in views_of(report, monkeypatch))
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(1, 1, 8, 8), bright([0])])
+def test_every_picture_can_be_drawn_of_one_sample(inputs):
+    report = look(OcclusionMonitor(window_size=4), Quadrants(), inputs)
+    for picture in pictures(report).values():
+        assert picture.draw(**picture.arrays).dtype == np.uint8

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vis_callbacks import SaliencyMonitor, Snapshot
 from vis_callbacks.analysis.saliency import METHODS
+from vis_callbacks.callbacks.saliency.pictures import _without_gradient
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.scores import Unit
@@ -77,7 +78,7 @@ def test_the_map_of_a_linear_network_is_the_largest_weight_of_each_class():
 
 def test_label_and_prediction_stand_side_by_side():
     model, given = linear(), references()
-    arrays = picture(looked(SaliencyMonitor(), model)).arrays
+    arrays = picture(looked(SaliencyMonitor(outputs="classes"), model)).arrays
     scores = model(given.inputs)
     predicted = scores.argmax(1)
     assert (predicted != given.labels).any()
@@ -157,29 +158,223 @@ def test_the_number_of_relus_that_followed_the_rule_is_told():
     assert facts.rule == "2 ReLUs a pass followed the rule"
 
 
-def test_a_network_without_relus_is_offered_the_gradient():
-    with pytest.raises(ValueError, match='Use the method "gradient"'):
-        looked(SaliencyMonitor(methods=["guided_backprop"]), linear())
+def test_a_method_that_does_not_suit_the_network_is_left_out_alone_and_said_once(caplog):
+    monitor, model = SaliencyMonitor(methods=["guided_backprop", "gradient"]), linear()
+    for step in (0, 1):
+        report = looked(monitor, model, step)
+        assert "saliency/gradient" in drawn(report)
+        assert "saliency/guided_backprop" not in drawn(report)
+    (line,) = (record.message for record in caplog.records)
+    assert "the map of guided_backprop is left out: the rule" in line
+    assert 'Use the method "gradient"' in line
+
+
+def test_what_the_rule_did_not_apply_to_is_told():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Hardswish(), nn.Flatten(), nn.Linear(64, 3), nn.Sigmoid()
+    )
+    report = looked(SaliencyMonitor(methods=["guided_backprop"]), net)
+    facts = picture(report, "saliency/guided_backprop").draw.keywords["facts"]
+    assert facts.rule == "1 ReLUs a pass followed the rule, 1 hardswish, 1 sigmoid did not"
+    assert drawn(report)
 
 
 def test_grad_cam_looks_where_it_is_told():
     monitor = SaliencyMonitor(methods=["grad_cam"], cam_layer="norm")
     facts = picture(looked(monitor, tiny_module()), "saliency/grad_cam").draw.keywords["facts"]
-    assert facts.explanation.endswith(
-        "where the units of the layer norm speak for the class's score"
-    )
+    assert facts.explanation.endswith("where the units of the layer norm speak for the output")
+    assert not facts.choice
 
 
 def test_grad_cam_finds_the_last_layer_with_maps():
     report = looked(SaliencyMonitor(methods=["grad_cam"]), tiny_module())
     facts = picture(report, "saliency/grad_cam").draw.keywords["facts"]
     assert facts.cam_layer == "relu"
+    assert "the last that all paths from the input to the score pass" in facts.choice
 
 
-def test_without_a_layer_with_maps_grad_cam_says_so():
+def test_without_a_layer_with_maps_grad_cam_says_so(caplog):
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.ReLU(), nn.Linear(5, 3))
-    with pytest.raises(ValueError, match="cam_layer="):
-        looked(SaliencyMonitor(methods=["grad_cam"]), model)
+    assert not looked(SaliencyMonitor(methods=["grad_cam"]), model).items
+    assert (
+        "the map of grad_cam is left out: no layer with the positions of the input lies"
+        in caplog.text
+    )
+    assert "cam_layer=" in caplog.text
+
+
+def test_grad_cams_layer_is_looked_for_once_a_run():
+    model, monitor = tiny_module(), SaliencyMonitor(methods=["grad_cam", "guided_grad_cam"])
+    num_passes = []
+    for _ in range(3):
+        with isolated(model) as forward:
+            calls: list[int] = []
+            model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+            monitor.observe(Snapshot(step=0, forward=forward, references=references()))
+            num_passes.append(len(calls))
+    assert num_passes[0] - num_passes[1] == 1
+    assert num_passes[1] == num_passes[2] > 0
+
+
+class ClassToken(nn.Module):
+    """Reads the first token alone: the last block's other tokens have no say."""
+
+    def __init__(self, head: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(8, NUM_CLASSES)
+        nn.init.normal_(self.head.weight, std=head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)
+        return self.head(self.encoder(tokens)[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+@pytest.mark.parametrize("head", [1.0, 0.0])
+def test_grad_cam_of_a_class_token_looks_where_all_tokens_have_a_say(head):
+    report = looked(SaliencyMonitor(methods=["grad_cam"]), ClassToken(head))
+    found = picture(report, "saliency/grad_cam")
+    facts = found.draw.keywords["facts"]
+    assert facts.cam_layer == "encoder.layers.0.norm2"
+    assert (found.arrays["without_gradient"] == (0 if head else 1)).all()
+    assert drawn(report)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_a_map_that_most_positions_have_no_part_in_says_so():
+    monitor = SaliencyMonitor(methods=["grad_cam"], cam_layer="encoder.layers.1.norm2")
+    found = picture(looked(monitor, ClassToken()), "saliency/grad_cam")
+    assert (found.arrays["without_gradient"] == 1).all()
+    assert (found.arrays["maps"] == 0).all()
+    words = _without_gradient(found.arrays["without_gradient"])
+    assert words.startswith("the gradient is 0 at 100% of the layer's positions (median)")
+    assert _without_gradient(np.array([0.4, 0.5, 0.9])) == ""
+
+
+def test_tokens_lie_where_their_patches_were(tmp_path):
+    torch.manual_seed(0)
+    wide = nn.Sequential(
+        nn.Conv2d(3, 6, 2, 2), nn.Flatten(2), Transposed(), nn.Linear(6, 6), Mean(), nn.Linear(6, 3)
+    )
+    given = references(inputs=torch.randn(4, 3, 6, 10))
+    monitor = SaliencyMonitor(methods=["grad_cam"])
+    maps = picture(looked(monitor, wide, references=given), "saliency/grad_cam").arrays["maps"]
+    assert monitor._chosen_layer.grid == (3, 5)
+    assert maps.shape[2:] == (6, 10)
+
+
+class Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def test_tokens_that_no_patches_give_are_refused(caplog):
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(36, 7), Transposed(), Mean(), nn.Linear(3, 3))
+    monitor = SaliencyMonitor(methods=["gradient", "grad_cam"], cam_layer="2")
+    assert list(drawn(looked(monitor, model))) == ["saliency/gradient"]
+    assert 'cam_layer="2" has an activation (2, 7, 3)' in caplog.text
+
+
+# -- whether the outputs are classes
+
+
+def words_of(report: Report, tag: str = "saliency/gradient") -> list[tuple[str, ...]]:
+    """Returns what stands over and under each map, and over the whole picture."""
+    shown = picture(report, tag)
+    found: list[tuple[str, ...]] = []
+
+    def noted(rows, caption, **_) -> np.ndarray:
+        found.extend((m.title, *m.lines) for row in rows for m in row.maps)
+        found.extend(row.lines for row in rows)
+        found.append(tuple(caption))
+        return np.zeros((1, 1, 3), dtype=np.uint8)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vis_callbacks.callbacks.saliency.pictures.saliency_grid", noted)
+        shown.draw(**shown.arrays)
+    return found
+
+
+def one_logit() -> nn.Module:
+    """Its logit is above 0 where the mean of the image is."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 1))
+    nn.init.constant_(model[1].weight, 1.0)
+    nn.init.zeros_(model[1].bias)
+    return model
+
+
+def bright_and_dark() -> References:
+    inputs = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(4, 1, 1, 1).expand(4, 3, 6, 6)
+    return references(inputs=inputs.clone(), labels=torch.tensor([1, 0, 0, 1]))
+
+
+def test_a_single_logit_is_explained_for_the_true_label():
+    options = {"methods": ["input_x_gradient"], "class_names": ["cat", "dog"]}
+    report = looked(SaliencyMonitor(**options), one_logit(), references=bright_and_dark())
+    arrays = picture(report, "saliency/input_x_gradient").arrays
+    assert arrays["classes"].tolist() == [[1, 0, 0, 1], [1, 0, 1, 0]]
+    assert np.sign(arrays["maps"].mean((2, 3))).tolist() == [[1, 1, -1, -1], [1, 1, 1, 1]]
+    assert arrays["values"].round().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    words = words_of(report, "saliency/input_x_gradient")
+    assert words[0] == ("label", "dog", "p = 1.00")
+    assert words[5] == ("predicted", "dog", "p = 1.00, wrong")
+
+
+def test_a_single_value_is_none_of_a_class():
+    report = looked(SaliencyMonitor(outputs="values"), one_logit(), references=bright_and_dark())
+    assert words_of(report)[:2] == [
+        ("output 0", "output 0", "value 108"),
+        ("output 0",) * 2 + ("value -108",),
+    ]
+
+
+def test_the_second_class_of_a_single_logit_can_be_asked_for():
+    monitor = SaliencyMonitor(methods=["input_x_gradient"], target=1)
+    report = looked(monitor, one_logit(), references=bright_and_dark())
+    arrays = picture(report, "saliency/input_x_gradient").arrays
+    assert np.sign(arrays["maps"].mean((0, 2, 3))).tolist() == [1, -1, 1, -1]
+
+
+def test_outputs_that_are_no_classes_are_called_by_their_number():
+    torch.manual_seed(0)
+    embedding = nn.Sequential(nn.Flatten(), nn.Linear(108, 64))
+    given = references(labels=torch.tensor([0, 1, 99, -1]))
+    for options in ({}, {"outputs": "values"}):
+        report = looked(SaliencyMonitor(**options), embedding, references=given)
+        text = "\n".join(str(line) for line in words_of(report))
+        assert "highest output" in text
+        assert "output " in text
+        assert "wrong" not in text
+        assert "p = " not in text
+        assert "class" not in text
+        assert ("the labels have not shown" in text) == ("outputs" not in options)
+    assert [line[0] for line in words_of(report)[:4]] == ["highest output"] * 4
+
+
+def test_labels_that_agree_make_the_outputs_classes():
+    inputs = torch.eye(3).repeat(8, 1)[:, :, None, None].expand(-1, 3, 6, 6)
+    given = references(inputs=inputs.clone(), labels=torch.arange(24) % 3)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    monitor, seen = SaliencyMonitor(), []
+    for step in range(4):
+        report = looked(monitor, model, step, references=given)
+        seen.append(words_of(report)[0])
+    assert seen[0] == ("output = label", "output 0", "value 1")
+    assert seen[3] == ("label", "class 0", "p = 1.00")
+    strip = picture(report, "saliency/over_time/gradient").draw.keywords
+    assert strip["were_classes"] == [False, False, True, True]
+    assert drawn(report)
 
 
 # -- numbers
@@ -225,7 +420,8 @@ def test_the_sanity_score_of_a_linear_network_is_about_zero():
 
 
 def test_missing_labels_are_told():
-    report = looked(SaliencyMonitor(), tiny_module(), references=references(labels=None))
+    monitor = SaliencyMonitor(outputs="classes")
+    report = looked(monitor, tiny_module(), references=references(labels=None))
     facts = picture(report).draw.keywords["facts"]
     assert facts.notes == ("no usable labels: the predicted class instead",)
     assert drawn(report)
@@ -233,7 +429,8 @@ def test_missing_labels_are_told():
 
 def test_a_label_beyond_the_scores_is_told():
     labels = torch.tensor([0, 1, 99, -1])
-    report = looked(SaliencyMonitor(), tiny_module(), references=references(labels=labels))
+    monitor = SaliencyMonitor(class_names=["a", "b", "c"])
+    report = looked(monitor, tiny_module(), references=references(labels=labels))
     facts = picture(report).draw.keywords["facts"]
     assert facts.notes == ("2 of 4 labels are none of the 3 classes: the predicted class instead",)
     assert picture(report).arrays["labels"].tolist() == [0, 1, -1, -1]
@@ -261,9 +458,51 @@ def test_inputs_and_scores_of_every_form_are_drawn(model, shape):
     assert len(drawn(looked(monitor, net, step=1, references=given))) == 4
 
 
+@pytest.mark.parametrize("shape", [(4, 12), (4, 2, 500)])
+def test_what_is_no_image_is_called_an_input_and_seen(shape):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape[1:])), 3))
+    report = looked(SaliencyMonitor(), model, references=references(inputs=torch.randn(shape)))
+    facts = picture(report).draw.keywords["facts"]
+    assert facts.explanation.endswith("a small change of each value")
+    assert picture(report).arrays["images"].shape[-1] <= 128
+    assert drawn(report)["saliency/gradient"].shape[0] > 150
+
+
+def test_tokens_have_nothing_to_show():
+    tokens = references(inputs=torch.ones(4, 12, dtype=torch.int64))
+    with pytest.raises(NothingToShow, match=r"Tensor\(4, 12\) int64, and no gradient.*input_fn"):
+        looked(SaliencyMonitor(), nn.Embedding(5, 3), references=tokens)
+
+
+def test_a_backbone_without_gradients_has_nothing_to_show():
+    class Backbone(TinyModule):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                features = self.relu(self.norm(self.conv(x))).mean((2, 3))
+            return self.head(torch.relu(self.hidden(features)))
+
+    with pytest.raises(NothingToShow, match=r"a part of it runs under torch\.no_grad"):
+        looked(SaliencyMonitor(methods=["grad_cam", "gradient"]), Backbone())
+
+
+def test_a_unit_of_an_expert_that_got_no_sample_has_nothing_to_show():
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.expert, self.head = nn.ReLU(), nn.Linear(108, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            return self.head(torch.cat([self.expert(x[:0]), x]))
+
+    with pytest.raises(NothingToShow, match=r'layer "expert" gives 0 rows for 4 samples'):
+        looked(SaliencyMonitor(unit="expert:1"), Experts())
+
+
 def test_inputs_that_have_no_gradient_are_refused_with_what_to_write():
     given = references(inputs=torch.ones(4, 3, 6, 6, dtype=torch.uint8))
-    with pytest.raises(TypeError, match=r"Tensor\(4, 3, 6, 6\) uint8, and no gradient.*input_fn"):
+    words = r"Tensor\(4, 3, 6, 6\) uint8, and no gradient.*input_fn"
+    with pytest.raises(NothingToShow, match=words):
         looked(SaliencyMonitor(), tiny_module(), references=given)
 
 

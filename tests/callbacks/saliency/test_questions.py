@@ -8,6 +8,7 @@ from tests.identity import digest
 from torch import Tensor, nn
 
 from vis_callbacks.callbacks.saliency.questions import Answer, Question, answer_to
+from vis_callbacks.engine.cam_layer import CamLayer
 from vis_callbacks.engine.isolation import IsolatedForward, isolated
 from vis_callbacks.engine.scores import Unit
 
@@ -117,9 +118,9 @@ def test_the_sum_over_positions_is_another_question_than_the_strongest_one(forwa
     assert (summed > 0).all()
 
 
-@pytest.mark.parametrize(("method", "layer"), [("grad_cam", "conv"), ("gradient", None)])
+@pytest.mark.parametrize(("method", "layer"), [("grad_cam", CamLayer("conv")), ("gradient", None)])
 def test_only_a_method_that_looks_at_a_layer_is_given_one(forward, method, layer):
-    answer = answer_to(method, [asked(forward, [0] * N)], images(), "conv")
+    answer = answer_to(method, [asked(forward, [0] * N)], images(), CamLayer("conv"))
     assert answer.cam_layer == layer
     assert answer.maps[0].shape == (N, 6, 6)
 

@@ -69,6 +69,24 @@ def test_a_strip_shows_the_first_samples_with_their_words():
     assert arrays["classes"].tolist() == [[0, 1], [0, 1]]
 
 
+def test_each_frame_knows_whether_the_outputs_were_classes():
+    record, other = SaliencyRecord(), SaliencyRecord()
+    for step, are_classes in ((0, False), (5, True)):
+        numbers = torch.arange(3), torch.rand(3)
+        record.append("gradient", step, maps(step), *numbers, are_classes=are_classes)
+    other.restore(record.state())
+    assert other.are_classes("gradient") == [False, True]
+
+
+def test_frames_of_a_checkpoint_from_before_were_classes():
+    record, other = SaliencyRecord(), SaliencyRecord()
+    appended(record, 0)
+    state = record.state()
+    state["frames"] = {name: [f[:4] for f in frames] for name, frames in state["frames"].items()}
+    other.restore(state)
+    assert other.are_classes("gradient") == [True]
+
+
 def test_a_run_that_begins_anew_drops_the_frames_of_the_last_one():
     record = SaliencyRecord()
     for step in (0, 10, 20, 10):
@@ -116,7 +134,8 @@ def test_its_state_is_plain_and_comes_back():
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((30, 40), (30, 40)), ((128, 64), (64, 32)), ((1, 500), (1, 64))]
+    ("size", "expected"),
+    [((30, 40), (30, 40)), ((128, 64), (64, 32)), ((1, 500), (1, 64)), ((3, 500), (3, 64))],
 )
 def test_maps_shrink_to_the_longer_side(size, expected):
     assert shrunk(torch.ones(2, *size), 64).shape == (2, *expected)

@@ -12,15 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vis_callbacks.analysis.activation_maximization import (
-    PRESETS,
     Frame,
     Maximized,
-    Preset,
-    Start,
-    choose_start,
     maximize,
     score_spread,
 )
+from vis_callbacks.analysis.maximization_presets import PRESETS, Preset
 from vis_callbacks.analysis.selection import evenly_spread
 from vis_callbacks.callbacks.activation_maximization.pictures import (
     MaximizationFacts,
@@ -30,13 +27,16 @@ from vis_callbacks.callbacks.activation_maximization.pictures import (
 from vis_callbacks.callbacks.activation_maximization.targets import MaximizedTargets, run
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count
+from vis_callbacks.engine.input_layout import InputLayout, find_layout
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.scores import Unit, refused_inputs
+from vis_callbacks.guard import NothingToShow
 from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.engine.input_layout import InputKind
     from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
@@ -45,13 +45,14 @@ if TYPE_CHECKING:
 _MAX_FRAMES = 8
 _MAX_ROWS = 8  # of the strip
 _MAX_SIDE = 64  # of a frame that is kept, in pixels
+_MAX_LENGTH = 160  # of a signal that is kept
 # The best of many real inputs is what a score is to be compared with; more than these are
 # seldom in a batch, and 224 x 224 pixels of each take 19 MB.
 _NUM_REAL = 32
 
 
 class ActivationMaximizationMonitor(Monitor):
-    """Makes, by gradient ascent, the image that each class or unit answers to most.
+    """Makes, by gradient ascent, the input that each class or unit answers to most.
 
     What comes out is not taken from any image: it shows what the network itself looks for, in
     a class (its unnormalised score) or in any unit of any layer. Early in a training that is
@@ -59,26 +60,32 @@ class ActivationMaximizationMonitor(Monitor):
     accuracy is high, the network may rest on something that people do not see.
 
     All targets are one batch, and each snapshot goes on from the last one's result (or from
-    the mean image where that is better), so that a few dozen steps suffice. The score reached
-    stands beside the highest one among real images. It is often many times higher: such an
-    image is a caricature, and lies where there are no data.
+    the mean image where that is better), so that a few dozen steps suffice. Of all images on the
+    way the one of highest score is shown. Beside it stand the real image of the class that
+    scores highest, and the highest of any where that is another. What is made often scores many
+    times higher: it is a caricature, and lies where there are no data. Where it scores lower
+    than the real image the ascent is tried from there as well, and if that does not help it is
+    said: what the preset allows is less than what the real image has.
+
+    Inputs may be images, signals and volumes. Of outputs that are no classes each is maximized
+    as a value.
 
     A target without a gradient, at the mean image, at the last result and at the best real
     image, is called silent and not drawn: a dead unit, mostly.
 
     Args:
-        classes: Indices. None takes all classes, ``max_images`` of them evenly spread where
-            there are more, but none where ``units`` are given.
+        classes: Indices of classes or outputs. None takes all of them, ``max_images`` evenly
+            spread where there are more, but none where ``units`` are given.
         units: Such as ``"layer4.1.relu-1:17"``; of a unit with positions the strongest one is
             maximized, or the one that is named: ``"layer4.1.relu-1:17@3,5"``.
-        num_steps: Of the ascent at each snapshot, forward and backward passes of the batch.
+        num_steps: Of the ascent at each snapshot, forward and backward passes of the batch; as
+            many again where a real image scores higher than what came of it.
         preset: How images are kept in bounds; a name of
-            `vis_callbacks.analysis.activation_maximization.PRESETS`, or a `Preset`.
-            ``"simonyan"`` penalises the squared norm alone and never lowers its objective;
-            ``"smooth"`` also penalises differences of neighbours, blurs and shifts, and shows
-            what the other hides behind fine grids; the four of Yosinski et al. 2015 are
-            ``"yosinski_norm"``, ``"yosinski_decay"``, ``"yosinski_blur"`` and
-            ``"yosinski_contribution"``.
+            `vis_callbacks.analysis.maximization_presets.PRESETS`, or a `Preset`.
+            ``"simonyan"`` penalises the squared norm alone; ``"smooth"`` also penalises
+            differences of neighbours, blurs and shifts, and shows what the other hides behind
+            fine grids; the four of Yosinski et al. 2015 are ``"yosinski_norm"``,
+            ``"yosinski_decay"``, ``"yosinski_blur"`` and ``"yosinski_contribution"``.
         max_images: See ``classes``.
         seed: Of the shifts.
         **options: Those of every `Monitor`; ``num_samples`` (here 32) is how many real images
@@ -140,32 +147,38 @@ class ActivationMaximizationMonitor(Monitor):
     def observe(self, snapshot: Snapshot) -> Report:
         """Goes on with each image for some steps and says how high its score has come."""
         references, forward = snapshot.own_passes("to tell what an input looks like")
-        real = _as_images(references.inputs)
-        targets, real_scores = self._look_at_real(forward, references.inputs)
+        layout = _differentiable(references.inputs, forward)
+        real = layout.arranged(references.inputs)
+        targets, real_scores = self._look_at_real(forward, references)
         frame, spread = Frame.of(real), score_spread(real_scores)
-        score = partial(_score, forward, targets, spread, references.inputs.shape[1:])
         best = real_scores.nan_to_num(-torch.inf).argmax(0)
-        start = choose_start(
-            score, frame.z(real[best]), self._fitting_last(real, targets), self._preset, frame
-        )
         result = maximize(
-            score,
-            start.z,
+            partial(self._score, forward, layout, targets, spread),
+            frame.z(real[best]),
+            self._fitting_last(real, targets),
             self._preset,
             frame,
             num_steps=self.num_steps,
             seed=self.seed + snapshot.step,
         )
-        self._last = result.z
-        self._append(snapshot.step, result.z, start.is_silent)
-        best_scores = real_scores.gather(0, best[None])[0]
-        reached = result.scores * spread
-        items: list[Scalar | Image] = list(_scalars(reached, best_scores, start))
+        if snapshot.stage == "fit":
+            self._last = result.z
+            self._append(snapshot.step, result)
+        labels = references.labels if self.outputs.are_classes else None
+        labels = None if labels is None else labels.to(best.device)
+        found = _Found(
+            result=result,
+            frame=frame,
+            kind=layout.kind,
+            scores=result.scores * spread,
+            real_scores=real_scores,
+            best=best,
+            best_of_class=targets.best_of_class(real_scores, labels),
+            labels=labels,
+        )
+        items: list[Scalar | Image] = list(_scalars(found))
         if snapshot.wants_pictures:
-            found = _Found(
-                frame=frame, start=start, result=result, scores=reached, best_scores=best_scores
-            )
-            items += self._pictures(snapshot.step, references, targets, best, found)
+            items += self._pictures(snapshot, references, real, targets, found)
         return Report(step=snapshot.step, items=tuple(items))
 
     def state(self) -> Mapping[str, Any]:
@@ -184,14 +197,32 @@ class ActivationMaximizationMonitor(Monitor):
 
     @torch.no_grad()
     def _look_at_real(
-        self, forward: IsolatedForward, inputs: Tensor
+        self, forward: IsolatedForward, references: References
     ) -> tuple[MaximizedTargets, Tensor]:
         """Returns the targets, and the score of each real input for each, (samples, rows)."""
-        scores, layers = run(forward, inputs, self._units)
+        scores, layers = run(forward, references.inputs, self._units)
+        self.outputs.learn(scores, references.labels)
+        scores = self._of_classes(scores)
         targets = MaximizedTargets.chosen(
             self.classes, self._units, num_classes=scores.shape[1], max_images=self.max_images
         )
         return targets, targets.of_all(scores, layers)
+
+    def _of_classes(self, scores: Tensor) -> Tensor:
+        """Returns (samples, classes, ...) where the outputs are classes, and else the outputs."""
+        return self.outputs.class_scores(scores) if self.outputs.are_classes else scores
+
+    def _score(
+        self,
+        forward: IsolatedForward,
+        layout: InputLayout,
+        targets: MaximizedTargets,
+        spread: Tensor,
+        images: Tensor,
+    ) -> Tensor:
+        """Returns each row's score for its target, in units of its spread over real images."""
+        scores, layers = run(forward, layout.restored(images), targets.units)
+        return targets.of_rows(self._of_classes(scores), layers) / spread
 
     def _fitting_last(self, real: Tensor, targets: MaximizedTargets) -> Tensor | None:
         """Returns the last result where it has the shape that is needed now."""
@@ -199,51 +230,55 @@ class ActivationMaximizationMonitor(Monitor):
             return None
         return self._last.to(real)
 
-    def _append(self, step: int, z: Tensor, is_silent: Tensor) -> None:
-        rows = evenly_spread(len(z), _MAX_ROWS)
-        height, width = (min(length, _MAX_SIDE) for length in z.shape[-2:])
-        frame = _Frame(
-            step, F.adaptive_avg_pool2d(z[rows], (height, width)).half(), is_silent[rows]
-        )
+    def _append(self, step: int, result: Maximized) -> None:
+        rows = evenly_spread(len(result.z), _MAX_ROWS)
+        frame = _Frame(step, _small(result.z[rows]).half(), result.is_silent[rows])
         self._frames = with_frame(
             self._frames, frame, _MAX_FRAMES, key=lambda kept: (kept.step, kept.z.shape)
         )
 
     def _pictures(
         self,
-        step: int,
+        snapshot: Snapshot,
         references: References,
+        real: Tensor,
         targets: MaximizedTargets,
-        best: Tensor,
         found: _Found,
     ) -> Iterator[Image]:
-        options = self.options
+        options, result = self.options, found.result
+        labels = None if found.labels is None else found.labels[found.best]
         facts = MaximizationFacts(
-            step=step,
-            names=tuple(targets.names(options.class_names)),
-            class_names=options.class_names,
+            step=snapshot.step,
+            kind=found.kind,
+            names=tuple(targets.names(self.outputs.name)),
+            name=self.outputs.name,
             num_real=len(references.inputs),
             source=references.source,
             preset=self.preset if isinstance(self.preset, str) else "custom",
             num_steps=self.num_steps,
+            has_classes=found.labels is not None and bool(targets.classes),
             mean=options.mean,
             std=options.std,
         )
-        real, labels = _as_images(references.inputs)[best], references.labels
-        shared = {"real": real, "centre": found.frame.centre.flatten()}
+        shared = {"real": real[found.best_of_class], "centre": found.frame.centre.flatten()}
         yield Image(
             tag="activation_maximization/images",
             draw=partial(draw_images, facts=facts),
             arrays={
                 **shared,
-                "deviations": found.result.z * found.frame.scale,
+                "best": real[found.best],
+                "deviations": result.z * found.frame.scale,
                 "scores": found.scores,
                 "best_scores": found.best_scores,
-                "is_silent": found.start.is_silent,
-                "is_real": found.start.is_real,
-                "labels": torch.full_like(best, -1) if labels is None else labels[best],
+                "real_scores": found.of(found.best_of_class),
+                "is_best": found.best == found.best_of_class,
+                "is_silent": result.is_silent,
+                "is_real": result.is_real,
+                "labels": torch.full_like(found.best, -1) if labels is None else labels,
             },
         )
+        if not self._frames or snapshot.stage != "fit":
+            return
         device = real.device
         yield Image(
             tag="activation_maximization/over_time",
@@ -272,42 +307,66 @@ class _Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What one snapshot's ascent began with and led to."""
+    """What one snapshot's ascent led to, and what real inputs score.
 
-    frame: Frame
-    start: Start
+    Attributes:
+        result: With scores in units of their spread over real inputs.
+        frame: Of z.
+        kind: Of the inputs.
+        scores: (rows,) of what was made.
+        real_scores: (samples, rows).
+        best: (rows,) the real input of highest score.
+        best_of_class: (rows,) that among those of its class.
+        labels: (samples,) the classes of the real inputs, where they are known.
+    """
+
     result: Maximized
+    frame: Frame
+    kind: InputKind
     scores: Tensor
-    best_scores: Tensor
+    real_scores: Tensor
+    best: Tensor
+    best_of_class: Tensor
+    labels: Tensor | None
+
+    def of(self, samples: Tensor) -> Tensor:
+        """Returns the score of one real input for each row, (rows,)."""
+        return self.real_scores.gather(0, samples[None])[0]
+
+    @property
+    def best_scores(self) -> Tensor:
+        """The highest score among the real inputs, (rows,)."""
+        return self.of(self.best)
 
 
-def _score(
-    forward: IsolatedForward,
-    targets: MaximizedTargets,
-    spread: Tensor,
-    sample_shape: torch.Size,
-    images: Tensor,
-) -> Tensor:
-    """Returns each row's score for its own target, in units of its spread over real images."""
-    inputs = images.reshape(len(images), *sample_shape)
-    scores, layers = run(forward, inputs, targets.units)
-    return targets.of_rows(scores, layers) / spread
+def _differentiable(inputs: Tensor, forward: IsolatedForward) -> InputLayout:
+    """Returns how inputs lie; raises NothingToShow where no gradient reaches them."""
+    layout = find_layout(inputs, forward.module)
+    if not inputs.is_floating_point():
+        raise NothingToShow(refused_inputs(inputs, "and no gradient can be taken there"))
+    return layout
 
 
-def _as_images(inputs: Tensor) -> Tensor:
-    """Returns (samples, channels, height, width)."""
-    if inputs.dim() not in (3, 4) or not inputs.is_floating_point():
-        raise ValueError(refused_inputs(inputs, "which are no images"))
-    return inputs.unsqueeze(1) if inputs.dim() == 3 else inputs
+def _small(z: Tensor) -> Tensor:
+    """Returns images of at most 64 x 64 pixels, signals of at most 160 values.
+
+    Of a volume it is the middle slice.
+    """
+    if z.dim() == 3:
+        return F.adaptive_avg_pool1d(z, min(z.shape[2], _MAX_LENGTH))
+    if z.dim() == 5:
+        z = z[:, :, z.shape[2] // 2]
+    height, width = (min(length, _MAX_SIDE) for length in z.shape[2:])
+    return F.adaptive_avg_pool2d(z, (height, width))
 
 
-def _scalars(scores: Tensor, best_scores: Tensor, start: Start) -> Iterator[Scalar]:
+def _scalars(found: _Found) -> Iterator[Scalar]:
     """Yields the means over the targets that are not silent, and how many are."""
-    loud = ~start.is_silent
-    for name, values in (("score", scores), ("best_real_score", best_scores)):
-        mean = torch.where(loud, values, torch.nan).nanmean()
+    is_silent = found.result.is_silent
+    for name, values in (("score", found.scores), ("best_real_score", found.best_scores)):
+        mean = torch.where(is_silent, torch.nan, values).nanmean()
         yield Scalar(tag=f"activation_maximization/{name}", value=mean)
-    yield Scalar(tag="activation_maximization/num_silent", value=start.is_silent.sum())
+    yield Scalar(tag="activation_maximization/num_silent", value=is_silent.sum())
 
 
 def _check_classes(classes: object) -> None:

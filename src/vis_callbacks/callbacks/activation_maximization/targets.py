@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vis_callbacks.engine.score_functions import run_with_layers, value_of_unit
 from vis_callbacks.engine.scores import Unit, at_least_float32, find_scores, select_scores
-from vis_callbacks.render.text import class_name
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import IsolatedForward
@@ -54,11 +53,26 @@ class MaximizedTargets:
         """How many targets there are."""
         return len(self.classes) + len(self.units)
 
-    def names(self, class_names: Sequence[str] | None) -> list[str]:
-        """Returns what each target is called in pictures."""
-        return [class_name(number, class_names) for number in self.classes] + [
-            f"unit {unit}" for unit in self.units
-        ]
+    def names(self, name: Callable[[int], str]) -> list[str]:
+        """Returns what each target is called in pictures, a class or output by its name."""
+        return [*map(name, self.classes), *(f"unit {unit}" for unit in self.units)]
+
+    def best_of_class(self, real_scores: Tensor, labels: Tensor | None) -> Tensor:
+        """Returns of each row the sample of highest score: of a class, among those of its label.
+
+        Of a unit, and of a class that no sample has, it is the best of all.
+
+        Args:
+            real_scores: (samples, rows), see `of_all`.
+            labels: (samples,), or None where they name no classes.
+        """
+        known = real_scores.nan_to_num(-torch.inf)
+        if labels is not None and self.classes:
+            numbers = known.new_tensor(self.classes, dtype=torch.int64)
+            is_other = labels.to(known.device)[:, None] != numbers  # (samples, classes)
+            is_other = is_other & ~is_other.all(0)
+            known[:, : len(numbers)].masked_fill_(is_other, -torch.inf)
+        return known.argmax(0)
 
     def of_all(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
         """Returns the score of each sample for each target, (samples, rows)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
@@ -14,33 +13,25 @@ from torch import Tensor
 
 from vis_callbacks.analysis.occlusion import OcclusionMaps, effective_area, occlude
 from vis_callbacks.analysis.occlusion_plan import OcclusionPlan, plan_occlusion
-from vis_callbacks.analysis.probabilities import probabilities
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.occlusion.pictures import (
-    PROBABILITY,
+    VALUE,
     OcclusionFacts,
     draw_over_time,
     draw_views,
 )
-from vis_callbacks.callbacks.options import check_count, check_flag, check_period
+from vis_callbacks.callbacks.occlusion.question import Question, ask
+from vis_callbacks.callbacks.options import check_count, check_flag, check_numbers, check_period
 from vis_callbacks.callbacks.progress import progress_bar
+from vis_callbacks.engine.input_layout import find_layout
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
-from vis_callbacks.engine.score_functions import layers_with_maps, run_with_layers
-from vis_callbacks.engine.scores import (
-    Targets,
-    at_least_float32,
-    expand_target,
-    find_scores,
-    refused_inputs,
-    resolve_targets,
-)
+from vis_callbacks.engine.scores import expand_target
 from vis_callbacks.guard import say
 from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
-    from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
@@ -56,7 +47,9 @@ class OcclusionMonitor(Monitor):
     The three views of Zeiler and Fergus lie beside the image, each as a function of where the
     square is: the activity of the strongest feature map of the last layer that has maps, the
     probability of the true class, and the most probable class. Where the probability falls,
-    the network needed what was hidden; where it rises, that had misled it.
+    the network needed what was hidden; where it rises, that had misled it. Of a signal a window
+    in time is hidden, of a volume or a video a cube. Where the outputs are no classes, the
+    change of an output's value is shown.
 
     It needs no gradient and no rule for any layer, so it holds for every network, but many
     forward passes: 169 an image with the defaults. It cannot show evidence of which either of
@@ -65,18 +58,19 @@ class OcclusionMonitor(Monitor):
 
     Args:
         window_size: Side of the square in pixels. None takes a quarter of the image's shorter
-            side.
+            side; of a signal a sixteenth of its length.
         stride: Pixels between two positions. None takes a quarter of the window: 13 x 13
-            positions on a square image of any size.
+            positions on a square image of any size, 61 on a signal.
         baseline: What the square shows: ``"mean"``, the mean colour of the reference samples;
-            ``"blur"``, the image without its details; or a number in units of the input.
+            ``"blur"``, the image without its details; a number in units of the input; or a
+            colour, one such number for each channel.
         target: Whose probability is shown: ``"label"``, the true class; ``"predicted"``, the
             class that is most probable without a square; or the index of a class.
         layer: Whose strongest feature map is followed. None takes the last nonlinearity with
             more than one position.
         coarse_to_fine: Measure each third row and column first, then the quarter of the
-            positions where the probability promises to fall most: about two fifths of the
-            passes. Places that were not measured show the nearest coarse one.
+            positions where the probability is likely to fall or rise most: about two fifths of
+            the passes. Places that were not measured show the nearest coarse one.
         max_forward_passes: Samples that may go through the network at a snapshot. Where more
             are wanted the stride grows, at last images are left out; the caption says so. The
             default leaves room for 8 images with the default square.
@@ -99,6 +93,7 @@ class OcclusionMonitor(Monitor):
         "occlusion/views",
         "occlusion/over_time",
         "occlusion/largest_fall",
+        "occlusion/largest_rise",
         "occlusion/effective_area",
     )
 
@@ -106,7 +101,7 @@ class OcclusionMonitor(Monitor):
         self,
         window_size: int | None = None,
         stride: int | None = None,
-        baseline: Literal["mean", "blur"] | float = "mean",
+        baseline: Literal["mean", "blur"] | float | Sequence[float] = "mean",
         target: Literal["label", "predicted"] | int = "label",
         layer: str | None = None,
         coarse_to_fine: bool = False,
@@ -138,7 +133,7 @@ class OcclusionMonitor(Monitor):
         self.max_forward_passes = max_forward_passes
         self.batch_size = batch_size
         super().__init__(**options)
-        self._frames: list[tuple[int, Tensor]] = []  # step, (images, rows, columns)
+        self._frames: list[tuple[int, Tensor]] = []  # step, (images, *positions)
         self._forget_maps()
 
     def probes(self) -> Sequence[Probe]:
@@ -148,12 +143,24 @@ class OcclusionMonitor(Monitor):
     def observe(self, snapshot: Snapshot) -> Report:
         """Hides each place of each reference image in turn and says what that changed."""
         references, forward = snapshot.own_passes("to hide parts of")
-        plan = self._plan(references.inputs)
+        layout = find_layout(references.inputs, forward.module)
+        images = layout.arranged(references.inputs)
+        plan = self._plan(images)
         self._announce(plan)
-        images = references.inputs[: plan.num_images]
+        images = images[: plan.num_images]
         started = perf_counter()
         with progress_bar(plan.num_forward_passes, f"occlusion at step {snapshot.step:,}") as told:
-            asked = self._question(forward, images, references.labels)
+            asked = ask(
+                forward,
+                layout,
+                images,
+                references.labels,
+                self.outputs,
+                target=self.target,
+                layer=self.layer,
+                may_be_classes=self.options.outputs == "auto",
+                batch_size=self.batch_size,
+            )
             maps = occlude(
                 asked.measure,
                 images,
@@ -163,10 +170,13 @@ class OcclusionMonitor(Monitor):
                 progress=told,
             )
         self._say_if_long(perf_counter() - started, plan)
-        items: list[Scalar | Image] = list(_scalars(maps))
-        self._append(snapshot.step, maps)
+        changes = maps.values[..., VALUE] - _beside(maps.whole[:, VALUE], maps)
+        items: list[Scalar | Image] = list(_scalars(changes))
+        if snapshot.stage == "fit":
+            shares = maps.values[..., VALUE].half()
+            self._append(snapshot.step, shares if asked.is_share else changes)
         if snapshot.wants_pictures:
-            items += self._pictures(snapshot.step, references, asked, maps)
+            items += self._pictures(snapshot, references, images, asked, maps)
         return Report(step=snapshot.step, items=tuple(items))
 
     def state(self) -> Mapping[str, Any]:
@@ -184,32 +194,16 @@ class OcclusionMonitor(Monitor):
         self._announced: OcclusionPlan | None = None
         self._was_long = False
 
-    def _plan(self, inputs: Tensor) -> OcclusionPlan:
-        if inputs.dim() not in (3, 4) or not (inputs.is_floating_point() or inputs.is_complex()):
-            raise ValueError(refused_inputs(inputs, "where a square has no place"))
-        height, width = inputs.shape[-2:]
+    def _plan(self, images: Tensor) -> OcclusionPlan:
         return plan_occlusion(
-            (height, width),
-            len(inputs),
+            tuple(images.shape[2:]),
+            len(images),
             window_size=self.window_size,
             stride=self.stride,
             coarse_to_fine=self.coarse_to_fine,
             # One pass an image goes to finding its class and its strongest map.
-            max_forward_passes=max(1, self.max_forward_passes - len(inputs)),
+            max_forward_passes=max(1, self.max_forward_passes - len(images)),
         )
-
-    @torch.no_grad()
-    def _question(
-        self, forward: IsolatedForward, images: Tensor, labels: Tensor | None
-    ) -> _Question:
-        """Looks at the images as they are: which class, which map is to be followed."""
-        layer = self.layer or _last_layer_with_maps(forward, images)
-        looks = [_look(forward, part, layer) for part in torch.split(images, self.batch_size)]
-        scores = torch.cat([scores for scores, _ in looks])
-        labels = None if labels is None else labels[: len(images)]
-        targets = resolve_targets(scores, self.target, labels)
-        activities = torch.cat([activities for _, activities in looks])
-        return _Question(forward, targets, layer, activities.argmax(1))
 
     def _announce(self, plan: OcclusionPlan) -> None:
         """Says once what a snapshot costs, and what was given up for it."""
@@ -233,105 +227,75 @@ class OcclusionMonitor(Monitor):
             "or every_n_epochs."
         )
 
-    def _append(self, step: int, maps: OcclusionMaps) -> None:
-        frame = maps.values[:_MAX_ROWS, :, :, PROBABILITY].half()
+    def _append(self, step: int, values: Tensor) -> None:
+        """Adds the first images' probabilities, or changes of values, to the strip."""
         self._frames = with_frame(
-            self._frames, (step, frame), _MAX_FRAMES, key=lambda kept: (kept[0], kept[1].shape)
+            self._frames,
+            (step, values[:_MAX_ROWS]),
+            _MAX_FRAMES,
+            key=lambda kept: (kept[0], (kept[1].shape, kept[1].dtype)),
         )
 
     def _pictures(
-        self, step: int, references: References, asked: _Question, maps: OcclusionMaps
+        self,
+        snapshot: Snapshot,
+        references: References,
+        images: Tensor,
+        asked: Question,
+        maps: OcclusionMaps,
     ) -> Iterator[Image]:
         options = self.options
+        names = tuple(self.outputs.name(index) for index in range(asked.num_outputs))
         facts = OcclusionFacts(
-            step=step,
+            step=snapshot.step,
             plan=maps.plan,
+            kind=asked.layout.kind,
             baseline=self.baseline,
             source=references.source,
             layer=asked.layer,
-            notes=(*maps.plan.notes, asked.targets.note),
+            notes=tuple(dict.fromkeys((*maps.plan.notes, asked.targets.note))),
             target=self.target,
-            class_names=options.class_names,
+            is_share=asked.is_share,
+            are_classes=self.outputs.are_classes,
+            names=names,
             mean=options.mean,
             std=options.std,
         )
-        images = references.inputs[: maps.plan.num_images]
-        numbers = {
-            "whole": maps.whole,
-            "targets": asked.targets.indices,
-            "images": images,
-        }
+        numbers = {"whole": maps.whole, "targets": asked.targets.indices, "images": images}
         yield Image(
             tag="occlusion/views",
             draw=partial(draw_views, facts=facts),
             arrays={**numbers, "values": maps.values, "units": asked.strongest},
         )
-        frames = torch.stack([frame.to(images.device) for _, frame in self._frames])
-        steps = tuple(step for step, _ in self._frames)
+        if not self._frames or snapshot.stage != "fit":
+            return
+        frames = torch.stack([frame.to(images.device, torch.float32) for _, frame in self._frames])
         yield Image(
             tag="occlusion/over_time",
-            draw=partial(draw_over_time, facts=facts, steps=steps),
+            draw=partial(draw_over_time, facts=facts, steps=tuple(s for s, _ in self._frames)),
             arrays={**numbers, "frames": frames},
         )
 
 
-@dataclass(frozen=True)
-class _Question:
-    """What is asked of the network with the square at a position.
-
-    Attributes:
-        forward: Runs the network.
-        targets: The class explained, one for each image.
-        layer: Whose map is followed; None where none has maps.
-        strongest: (images,) index of the map that is strongest without a square.
-    """
-
-    forward: IsolatedForward
-    targets: Targets
-    layer: str | None
-    strongest: Tensor
-
-    def measure(self, inputs: Tensor, owners: Tensor) -> Tensor:
-        """Returns probability, most probable class and, where there are maps, activity."""
-        scores, activities = _look(self.forward, inputs, self.layer)
-        shares = probabilities(scores)
-        own = shares.gather(1, self.targets.indices[owners, None])[:, 0]
-        most = torch.where(shares.isfinite().all(1), shares.argmax(1), -1)
-        columns = [own, most.to(own.dtype)]
-        if self.layer is not None:
-            followed = activities.gather(1, self.strongest[owners, None])[:, 0]
-            columns.append(followed.to(own.dtype))
-        return torch.stack(columns, dim=1)
+def _beside(numbers: Tensor, maps: OcclusionMaps) -> Tensor:
+    """Returns (images,) numbers broadcastable to (images, *positions)."""
+    return numbers.view(-1, *[1] * (maps.values.dim() - 2))
 
 
-def _look(forward: IsolatedForward, inputs: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
-    """Returns scores, and the sum of each of the layer's maps (samples, units), of one pass."""
-    if layer is None:
-        scores = forward(inputs)
-        return scores, scores.new_zeros(len(scores), 1)
-    output, layers = run_with_layers(forward, inputs, [layer])
-    scores, values = find_scores(output, len(inputs)), layers[layer].values
-    activities = values.flatten(2).sum(2) if values.dim() > 2 else values
-    return at_least_float32(scores), at_least_float32(activities)
-
-
-def _last_layer_with_maps(forward: IsolatedForward, images: Tensor) -> str | None:
-    """Returns the last nonlinearity whose units have more than one position; None for none."""
-    names = layers_with_maps(forward, images)
-    return names[-1] if names else None
+def _scalars(changes: Tensor) -> Iterator[Scalar]:
+    for name, sizes in (("fall", -changes), ("rise", changes)):
+        largest = sizes.clamp(min=0).flatten(1).amax(1).mean()
+        yield Scalar(tag=f"occlusion/largest_{name}", value=largest)
+    yield Scalar(tag="occlusion/effective_area", value=effective_area(-changes).nanmean())
 
 
 def _check_baseline(baseline: object) -> None:
     if baseline in ("mean", "blur"):
         return
-    if isinstance(baseline, bool) or not isinstance(baseline, int | float):
+    if isinstance(baseline, Sequence) and not isinstance(baseline, str):
+        check_numbers("baseline", baseline)
+    elif isinstance(baseline, bool) or not isinstance(baseline, int | float):
         raise ValueError(
-            f'baseline={baseline!r} is none. Use "mean", "blur" or a number in units of the input.'
+            f'baseline={baseline!r} is none of the choices. Use "mean", "blur", a number in units '
+            "of the input, or one for each channel."
         )
-
-
-def _scalars(maps: OcclusionMaps) -> Iterator[Scalar]:
-    falls = maps.whole[:, None, None, PROBABILITY] - maps.values[..., PROBABILITY]
-    largest = falls.flatten(1).amax(1).mean()
-    yield Scalar(tag="occlusion/largest_fall", value=largest)
-    yield Scalar(tag="occlusion/effective_area", value=effective_area(falls).nanmean())

@@ -9,17 +9,30 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.probabilities import probabilities
-from vis_callbacks.analysis.saliency import METHODS, named_method
+from vis_callbacks.analysis.saliency import (
+    METHODS,
+    MethodUnsuitedError,
+    NoGradientError,
+    named_method,
+)
 from vis_callbacks.analysis.saliency_maps import effective_area, share_in_mask
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_flag, check_names
 from vis_callbacks.callbacks.saliency.pictures import SaliencyFacts, draw_grid, draw_strip
 from vis_callbacks.callbacks.saliency.questions import Answer, Question, answer_to
 from vis_callbacks.callbacks.saliency.record import SaliencyRecord, shrunk
+from vis_callbacks.engine.cam_layer import CamLayer, choose_cam_layer, named_cam_layer
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
-from vis_callbacks.engine.score_functions import Positions, last_layer_with_maps, unit_score
-from vis_callbacks.engine.scores import Unit, expand_target, refused_inputs, resolve_targets
+from vis_callbacks.engine.score_functions import Positions, as_they_are, unit_score
+from vis_callbacks.engine.scores import (
+    Target,
+    Unit,
+    expand_target,
+    refused_inputs,
+    resolve_targets,
+    select_scores,
+)
+from vis_callbacks.guard import NothingToShow, say
 from vis_callbacks.render.saliency_maps import MAX_TILE
 from vis_callbacks.report import Image, Report, Scalar
 
@@ -29,6 +42,12 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
+
+
+_UNKNOWN_OUTPUTS = (
+    "the labels have not shown so far what the outputs stand for: they are called by their "
+    "numbers (the option outputs says what they are)"
+)
 
 
 class SaliencyMonitor(Monitor):
@@ -49,13 +68,15 @@ class SaliencyMonitor(Monitor):
             and ``"guided_grad_cam"``. The gradient is the cheapest, suits every network, and
             has the plainest meaning; SmoothGrad takes 25 times as long, integrated gradients 50.
         target: Which class's score is explained: ``"label"``, ``"predicted"``, ``"both"`` or
-            the index of a class.
+            the index of a class. A single output is the score of class 1, and its negative that
+            of class 0. While the outputs are not known to be scores of classes, they are called
+            by their numbers (see ``outputs`` of `Monitor`).
         unit: Explain a unit instead of a class: ``"layer4.1.relu-1:17"``, or with a position
             ``"layer4.1.relu-1:17@3,5"``. `vis_callbacks.summary` lists the layers.
         positions: Without a position in ``unit``: its ``"strongest"`` one on each image, or
             the ``"sum"`` over all of them.
-        cam_layer: Where Grad-CAM looks. None takes the last nonlinearity that has maps (before
-            the unit, if one is explained).
+        cam_layer: Where Grad-CAM looks. None takes the last layer that all paths from the input
+            to the score pass, and most of whose positions the score depends on.
         mask_fn: Batch to masks (samples, height, width) of where the object is, 0 outside:
             then the share of the saliency inside is logged.
         sanity_check: Log how alike the maps stay when the weights of the top layer are
@@ -122,7 +143,7 @@ class SaliencyMonitor(Monitor):
         self.sanity_check = sanity_check
         self._unit = Unit.parse(unit) if isinstance(unit, str) else unit
         super().__init__(**options)
-        self._record = SaliencyRecord()
+        self._begin()
 
     def probes(self) -> Sequence[Probe]:
         """Asks for nothing: all passes are its own."""
@@ -132,19 +153,23 @@ class SaliencyMonitor(Monitor):
         """Explains the network's answers to the reference samples by each method."""
         references, forward = snapshot.own_passes("to explain")
         if not references.inputs.is_floating_point():
-            raise TypeError(
+            raise NothingToShow(
                 refused_inputs(
                     references.inputs,
                     "and no gradient can be taken there",
                     "what the network sees as floating point numbers",
                 )
             )
-        with torch.no_grad():
-            questions = self._questions(forward, references)
-        cam_layer = self._cam_layer(forward, references.inputs)
+        try:
+            with torch.no_grad():
+                questions = self._questions(snapshot, forward, references)
+        except MethodUnsuitedError as why:  # of the unit's layer
+            raise NothingToShow(str(why)) from why
         items: list[Scalar | Image] = []
         for method in self.methods:
-            answer = answer_to(method, questions, references.inputs, cam_layer)
+            answer = self._answer(method, questions, references.inputs)
+            if answer is None:
+                continue
             items += self._scalars(answer, references)
             if snapshot.stage == "fit":
                 items += self._recorded(snapshot.step, answer)
@@ -158,12 +183,20 @@ class SaliencyMonitor(Monitor):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on with the strips; an empty state begins anew."""
-        self._record = SaliencyRecord()
+        self._begin()
         if state:
             self._record.restore(state)
 
-    def _questions(self, forward: IsolatedForward, references: References) -> list[Question]:
-        """Returns what is to be explained: a unit, or the class of each target."""
+    def _begin(self) -> None:
+        """Knows nothing yet."""
+        self._record = SaliencyRecord()
+        self._chosen_layer: CamLayer | None = None
+        self._left_out: set[str] = set()
+
+    def _questions(
+        self, snapshot: Snapshot, forward: IsolatedForward, references: References
+    ) -> list[Question]:
+        """Returns what is to be explained: a unit, or the output of each target."""
         inputs = references.inputs
         if self._unit is not None:
             score = unit_score(forward, self._unit, positions=self.positions)
@@ -172,23 +205,75 @@ class SaliencyMonitor(Monitor):
             asked = partial(Question, unit=self._unit, positions=self.positions)
             return [asked(forward, "unit", nobody, values)]
         scores = forward(inputs)
-        shares = probabilities(scores)
+        if snapshot.wants_pictures:
+            self.outputs.learn(scores, references.labels)
+        # A single output has a class 1 only where it is the score of one.
+        are_classes = self.outputs.are_classes or (scores.shape[1] == 1 and self.target == 1)
+        targets = self._targets(scores.shape[1], are_classes)
+        read = self.outputs.class_scores if are_classes else as_they_are
+        shares = self.outputs.probabilities(scores) if are_classes else scores
         questions = []
-        for target in expand_target(self.target):
-            found = resolve_targets(scores, target, references.labels)
-            values = shares.gather(1, found.indices.unsqueeze(1)).squeeze(1)
-            column = target if isinstance(target, str) else f"class {target}"
+        for target in targets:
+            found = resolve_targets(read(scores), target, references.labels)
+            name = target if isinstance(target, str) else self.outputs.name(target)
             questions.append(
-                Question(forward, column, found.indices, values, found.note, shares.shape[1])
+                Question(
+                    forward,
+                    name,
+                    found.indices,
+                    select_scores(shares, found.indices),
+                    found.note if are_classes else _neutral(found.note),
+                    shares.shape[1] if are_classes else 0,
+                    read=read,
+                )
             )
         return questions
 
-    def _cam_layer(self, forward: IsolatedForward, inputs: Tensor) -> str | None:
-        """Returns where Grad-CAM looks; None where no method asks for it."""
-        if not any(METHODS[method].uses_layer for method in self.methods):
+    def _targets(self, num_outputs: int, are_classes: bool) -> Sequence[Target]:
+        """Returns the targets that mean something for outputs of this kind."""
+        targets = expand_target(self.target)
+        if are_classes or isinstance(self.target, int):
+            return targets
+        if num_outputs == 1:
+            return (0,)
+        # Labels name none of the outputs that the user calls values.
+        return ("predicted",) if self.options.outputs == "values" else targets
+
+    def _answer(self, method: str, questions: Sequence[Question], inputs: Tensor) -> Answer | None:
+        """Returns what a method says; None, said once, where it does not suit the network.
+
+        Raises:
+            NothingToShow: No method does.
+        """
+        try:
+            return answer_to(method, questions, inputs, self._cam_layer(method, questions, inputs))
+        except NoGradientError as why:
+            raise NothingToShow(str(why)) from why
+        except MethodUnsuitedError as why:
+            if method not in self._left_out:
+                self._left_out.add(method)
+                say(f"{self.name}: the map of {method} is left out: {why}")
             return None
-        before = None if self._unit is None else self._unit.layer
-        return self.cam_layer or last_layer_with_maps(forward, inputs, before=before)
+
+    def _cam_layer(
+        self, method: str, questions: Sequence[Question], inputs: Tensor
+    ) -> CamLayer | None:
+        """Returns where Grad-CAM looks, found once a run; None for a method without a layer."""
+        if not METHODS[method].uses_layer:
+            return None
+        if self._chosen_layer is not None and self._chosen_layer.is_final:
+            return self._chosen_layer
+        first = questions[0]
+        if self.cam_layer is not None:
+            self._chosen_layer = named_cam_layer(first.forward, inputs, self.cam_layer)
+        else:
+            self._chosen_layer = choose_cam_layer(
+                first.forward,
+                inputs,
+                lambda scores: select_scores(first.read(scores), first.classes[: len(scores)]),
+                before=None if self._unit is None else self._unit.layer,
+            )
+        return self._chosen_layer
 
     def _scalars(self, answer: Answer, references: References) -> Iterator[Scalar]:
         """Yields a method's numbers: means over the samples, for the first target."""
@@ -207,7 +292,10 @@ class SaliencyMonitor(Monitor):
         """Adds the first target's maps to the past, and yields how like the last ones they are."""
         method, maps, first = answer.method, answer.maps[0], answer.questions[0]
         similarity = self._record.similarity(method, maps)
-        self._record.append(method, step, maps, first.classes, first.values)
+        are_classes = first.num_classes > 0
+        self._record.append(
+            method, step, maps, first.classes, first.values, are_classes=are_classes
+        )
         if similarity is not None:
             yield _mean(f"saliency/similarity/{method}", similarity)
 
@@ -217,16 +305,21 @@ class SaliencyMonitor(Monitor):
         """Yields all samples at this step, and the first ones over the training."""
         method, questions, options = answer.method, answer.questions, self.options
         inputs = _small_images(references.inputs)
+        num_classes, layer = questions[0].num_classes, answer.cam_layer
         facts = SaliencyFacts(
             method=method,
             is_signed=METHODS[method].is_signed,
             step=snapshot.step,
+            is_image=references.inputs.dim() > 3,
             columns=tuple(question.column for question in questions),
+            are_classes=num_classes > 0,
             unit=None if self._unit is None else self._named_unit(self._unit),
             num_relus=answer.first.num_relus,
-            cam_layer=answer.cam_layer,
+            left_out=answer.first.left_out,
+            cam_layer=None if layer is None else layer.name,
+            is_cam_layer_chosen=layer is not None and layer.is_chosen,
             source=references.source,
-            notes=tuple(dict.fromkeys(q.note for q in questions if q.note)),
+            notes=self._notes(questions, references),
             class_names=options.class_names,
             mean=options.mean,
             std=options.std,
@@ -238,27 +331,45 @@ class SaliencyMonitor(Monitor):
             "classes": torch.stack([question.classes for question in questions]),
             "values": torch.stack([question.values for question in questions]),
         }
-        # A single score has no class that a label could name.
-        num_classes = questions[0].num_classes
-        if references.labels is not None and num_classes != 1:
+        if references.labels is not None:
             labels = references.labels.to(inputs.device)
             is_class = (labels >= 0) & ((labels < num_classes) | (num_classes == 0))
             arrays["labels"] = torch.where(is_class, labels, -1)
         if answer.first.completeness_error is not None:
             arrays["completeness"] = answer.first.completeness_error
+        if answer.first.without_gradient is not None:
+            arrays["without_gradient"] = answer.first.without_gradient
         yield Image(tag=f"saliency/{method}", draw=partial(draw_grid, facts=facts), arrays=arrays)
         steps = self._record.steps(method)
         if len(steps) > 1 and snapshot.stage == "fit":
             over_time = self._record.arrays(method)
             yield Image(
                 tag=f"saliency/over_time/{method}",
-                draw=partial(draw_strip, steps=steps, facts=facts),
+                draw=partial(
+                    draw_strip,
+                    steps=steps,
+                    were_classes=self._record.are_classes(method),
+                    facts=facts,
+                ),
                 arrays={"images": inputs[: over_time["maps"].shape[1]], **over_time},
             )
+
+    def _notes(self, questions: Sequence[Question], references: References) -> tuple[str, ...]:
+        """Returns what must be said of the targets."""
+        notes = dict.fromkeys(question.note for question in questions if question.note)
+        is_unknown = self._unit is None and not questions[0].num_classes
+        if is_unknown and self.options.outputs == "auto" and references.labels is not None:
+            notes[_UNKNOWN_OUTPUTS] = None
+        return tuple(notes)
 
     def _named_unit(self, unit: Unit) -> str:
         where = {"strongest": " at its strongest position", "sum": ", the sum over its positions"}
         return f"unit {unit}{where[self.positions] if unit.position is None else ''}"
+
+
+def _neutral(note: str) -> str:
+    """Returns a note on the targets for outputs that are not known to be classes."""
+    return note.replace("the predicted class", "the highest output").replace("classes", "outputs")
 
 
 def _mean(name: str, values: Tensor) -> Scalar:
@@ -266,12 +377,13 @@ def _mean(name: str, values: Tensor) -> Scalar:
 
 
 def _small_images(inputs: Tensor) -> Tensor:
-    """Returns images averaged to the size they are shown at; other inputs as they are."""
-    if inputs.dim() != 4:
+    """Returns what is shown of the inputs, averaged to the size they are shown at."""
+    if inputs.dim() > 4:
         return inputs
-    samples, channels = inputs.shape[:2]
-    small = shrunk(inputs.flatten(0, 1).float(), MAX_TILE)
-    return small.view(samples, channels, *small.shape[1:])
+    channels = inputs if inputs.dim() > 2 else inputs.unsqueeze(1)
+    flat = channels.float().reshape(-1, *channels.shape[-2:])
+    small = shrunk(flat, MAX_TILE)
+    return small.view(*channels.shape[:-2], *small.shape[1:])
 
 
 def _check_methods(methods: object) -> None:

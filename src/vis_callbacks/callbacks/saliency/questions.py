@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,11 @@ from torch import Tensor
 from vis_callbacks.analysis.saliency import METHODS, attribute
 from vis_callbacks.analysis.saliency_maps import rank_correlation, saliency_maps
 from vis_callbacks.analysis.sanity import count_weighted_calls, random_top_layer
+from vis_callbacks.analysis.token_grid import on_grid
+from vis_callbacks.engine.cam_layer import CamLayer
 from vis_callbacks.engine.score_functions import (
     Positions,
+    as_they_are,
     class_layer_gradient,
     class_score,
     unit_layer_gradient,
@@ -33,11 +36,12 @@ class Question:
     """What is explained on each reference sample.
 
     Attributes:
-        column: "label", "predicted", "class 3" or "unit".
-        classes: (samples,) -1 where a unit is explained.
-        values: (samples,) the class's probability, or the unit's value.
+        column: "label", "predicted", "class 3", "output 3" or "unit".
+        classes: (samples,) of the outputs; -1 where a unit is explained.
+        values: (samples,) the class's probability, or the output's or the unit's value.
         note: What must be said about the choice.
-        num_classes: Of the scores; 0 where a unit is explained.
+        num_classes: Of the scores; 0 where they are not known to be of classes.
+        read: The model's scores to those of classes; see `class_score`.
     """
 
     forward: IsolatedForward
@@ -48,23 +52,30 @@ class Question:
     num_classes: int = 0
     unit: Unit | None = None
     positions: Positions = "strongest"
+    read: Callable[[Tensor], Tensor] = as_they_are
 
     def score(self, rows: Tensor | slice) -> Score:
         """Returns the function that is differentiated, for some of the samples."""
         if self.unit is None:
-            return class_score(self.forward, self.classes[rows])
+            return class_score(self.forward, self.classes[rows], read=self.read)
         return unit_score(self.forward, self.unit, positions=self.positions)
 
-    def layer_gradient(self, layer: str | None, rows: Tensor | slice) -> LayerGradient | None:
+    def layer_gradient(self, layer: CamLayer | None, rows: Tensor | slice) -> LayerGradient | None:
         """Returns what Grad-CAM weighs, for some of the samples; None without a layer."""
         if layer is None:
             return None
         if self.unit is None:
-            return class_layer_gradient(self.forward, self.classes[rows], layer)
-        return unit_layer_gradient(self.forward, self.unit, layer, positions=self.positions)
+            found = class_layer_gradient(
+                self.forward, self.classes[rows], layer.name, read=self.read
+            )
+        else:
+            found = unit_layer_gradient(
+                self.forward, self.unit, layer.name, positions=self.positions
+            )
+        return _laid_out(found, layer.grid)
 
     def attribution(
-        self, method: str, inputs: Tensor, layer: str | None, rows: Tensor | slice
+        self, method: str, inputs: Tensor, layer: CamLayer | None, rows: Tensor | slice
     ) -> Attribution:
         """Returns what the method gives to the inputs of some of the samples."""
         gradient = self.layer_gradient(layer, rows)
@@ -84,7 +95,7 @@ class Answer:
     questions: Sequence[Question]
     maps: Sequence[Tensor]
     first: Attribution
-    cam_layer: str | None
+    cam_layer: CamLayer | None
 
     def sanity(self, inputs: Tensor) -> Tensor:
         """Returns (samples,) how alike the first maps are with a random top layer."""
@@ -96,7 +107,7 @@ class Answer:
 
 
 def answer_to(
-    method: str, questions: Sequence[Question], inputs: Tensor, cam_layer: str | None
+    method: str, questions: Sequence[Question], inputs: Tensor, cam_layer: CamLayer | None
 ) -> Answer:
     """Asks a method; of later questions only what differs from the first one is computed."""
     layer = cam_layer if METHODS[method].uses_layer else None
@@ -109,6 +120,20 @@ def answer_to(
             both[others] = _maps(method, question.attribution(method, inputs, layer, others))
         maps.append(both)
     return Answer(method, questions, maps, first, layer)
+
+
+def _laid_out(layer_gradient: LayerGradient, grid: tuple[int, ...] | None) -> LayerGradient:
+    """Returns the function that gives tokens at their places; others have no say."""
+    if grid is None or len(grid) < 2:
+        return layer_gradient
+
+    def activation_and_gradient(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        activation, gradient = layer_gradient(inputs)
+        if activation.dim() == 3:
+            return on_grid(activation, grid), on_grid(gradient, grid)
+        return activation, gradient
+
+    return activation_and_gradient
 
 
 def _maps(method: str, attribution: Attribution) -> Tensor:

@@ -15,6 +15,7 @@ from vis_callbacks.render.film_strip import with_frame
 
 _MAX_FRAMES = 8
 _MAX_ROWS = 2  # samples of a strip
+_FEW = 8  # rows or columns that stay apart: the channels of a series
 _MAX_SIZE = 64  # pixels of a remembered map: 8 frames of 2 samples are 131 kB a method
 
 
@@ -25,13 +26,15 @@ class Frame:
     Attributes:
         maps: (samples, height, width) float16, of a mean magnitude of 1.
         classes: (samples,) int64, -1 for a unit.
-        values: (samples,) the probability, or the unit's value.
+        values: (samples,) the probability, or the output's or the unit's value.
+        are_classes: Whether the outputs were known to be scores of classes.
     """
 
     step: int
     maps: Tensor
     classes: Tensor
     values: Tensor
+    are_classes: bool = True
 
 
 class SaliencyRecord:
@@ -49,10 +52,19 @@ class SaliencyRecord:
             return None
         return rank_correlation(last.to(small.device).float(), small.float())
 
-    def append(self, method: str, step: int, maps: Tensor, classes: Tensor, values: Tensor) -> None:
+    def append(
+        self,
+        method: str,
+        step: int,
+        maps: Tensor,
+        classes: Tensor,
+        values: Tensor,
+        *,
+        are_classes: bool = True,
+    ) -> None:
         """Adds a frame."""
         small = _remembered(maps[:_MAX_ROWS])
-        frame = Frame(step, small, classes[:_MAX_ROWS], values[:_MAX_ROWS].float())
+        frame = Frame(step, small, classes[:_MAX_ROWS], values[:_MAX_ROWS].float(), are_classes)
         self._frames[method] = with_frame(
             self._frames.get(method, ()),
             frame,
@@ -63,6 +75,10 @@ class SaliencyRecord:
     def steps(self, method: str) -> list[int]:
         """Returns the steps of a strip, oldest first; none where it has no frame yet."""
         return [frame.step for frame in self._frames.get(method, ())]
+
+    def are_classes(self, method: str) -> list[bool]:
+        """Returns for each frame whether the outputs were known to be scores of classes."""
+        return [frame.are_classes for frame in self._frames.get(method, ())]
 
     def arrays(self, method: str) -> dict[str, Tensor]:
         """Returns the frames of a strip, stacked: maps, classes and values."""
@@ -77,7 +93,10 @@ class SaliencyRecord:
         """Returns plain values and tensors for a checkpoint."""
         return {
             "frames": {
-                method: [[f.step, f.maps.cpu(), f.classes.cpu(), f.values.cpu()] for f in frames]
+                method: [
+                    [f.step, f.maps.cpu(), f.classes.cpu(), f.values.cpu(), f.are_classes]
+                    for f in frames
+                ]
                 for method, frames in self._frames.items()
             },
             "last": {method: maps.cpu() for method, maps in self._last.items()},
@@ -86,20 +105,22 @@ class SaliencyRecord:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state` returned."""
         self._frames = {
-            str(method): [Frame(int(step), *tensors) for step, *tensors in frames]
+            str(method): [Frame(int(step), *others) for step, *others in frames]
             for method, frames in state["frames"].items()
         }
         self._last = {str(method): maps for method, maps in state["last"].items()}
 
 
 def shrunk(maps: Tensor, max_size: int) -> Tensor:
-    """Returns (samples, height, width) averaged so that no side is above ``max_size``."""
-    height, width = maps.shape[1:]
-    if max(height, width) <= max_size:
+    """Returns (samples, height, width) averaged so that no side is above ``max_size``.
+
+    A short side stays as it is.
+    """
+    ratio = max_size / max(maps.shape[1:])
+    if ratio >= 1:
         return maps
-    ratio = max_size / max(height, width)
-    size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-    return F.adaptive_avg_pool2d(maps.unsqueeze(1), size).squeeze(1)
+    height, width = (max(min(side, _FEW), round(side * ratio)) for side in maps.shape[1:])
+    return F.adaptive_avg_pool2d(maps.unsqueeze(1), (height, width)).squeeze(1)
 
 
 def _remembered(maps: Tensor) -> Tensor:

@@ -1,0 +1,205 @@
+"""What to write where the user's model fails in an extra pass: advice in plain words."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from vis_callbacks.engine.scores import describe
+from vis_callbacks.guard import Attempt
+
+_SHAPES = (
+    r"mat1 and mat2 (shapes|must have the same dtype)",
+    r"expected input\[.*channels",
+    r"[Ee]xpected .*\b\d-?D\b.* input",
+    r"should be unbatched 2-?D or batched 3-?D",
+    r"input\.size\(-1\) must be equal to input_size",
+    r"Expected [23]D or [34]D .*got \dD",
+    r"normalized_shape|running_mean should contain|expecting embedding dimension",
+    r"The size of tensor a .* must match",
+    r"is invalid for input of size",
+    r"number of subscripts in the equation",
+    r"Expected size for first two dimensions",
+    r"Expected tensor for argument .*indices",
+    r"Input type .* should be the same",
+)
+_NO_GRAPH = (
+    r"does not require grad and does not have a grad_fn",
+    r"Set allow_unused=True",
+    r"Inference tensors cannot be saved for backward",
+    r"Can't call numpy\(\) on Tensor that requires grad",
+)
+_TAKEN_APART = (
+    r"values to unpack",
+    r"too many indices for tensor",
+    r"only integers, slices",
+    r"'Tensor' object has no attribute",
+)
+_WHOLE_BATCHES = ("batch", "data", "sample", "samples", "item", "example", "b")
+_LOOKING = ("discriminator", "disc", "critic", "netd", "d", "classifier", "encoder", "backbone")
+_INPUT_NAMES = ("pixel_values", "image", "images", "x", "input", "inputs", "input_ids")
+
+
+def advice_for(error: BaseException, model: nn.Module, inputs: object) -> str:
+    """Returns in a sentence or two what to write, nothing where the error is not a known one.
+
+    Args:
+        error: What a pass of ours through the user's model raised.
+        model: The module whose ``forward`` was called.
+        inputs: What it was given.
+    """
+    words = ""
+    with Attempt():  # a message of the user's may fail itself
+        words = str(error)
+    cases: Sequence[Callable[[str, nn.Module, object], str]] = (
+        _of_arguments,
+        _of_names,
+        _of_whole_batches,
+        _of_graphs,
+        _of_shapes,
+    )
+    return next(filter(None, (case(words, model, inputs) for case in cases)), "")
+
+
+def _of_arguments(words: str, model: nn.Module, inputs: object) -> str:
+    """Advises where ``forward`` takes more than the input."""
+    found = re.search(r"(\w+)\.forward\(\) missing .*arguments?: (.+)", words)
+    if found is None:
+        return ""
+    names = re.findall(r"'(\w+)'", found[2])
+    if found[1] == type(model).__name__:  # Python names those by position first
+        required = [p.name for p in _parameters(model)[1:] if _is_required(p)]
+        names = required if set(names) <= set(required) else names
+    given = ", ".join(f"{name}=torch.{_fill_of(name)}_like(inputs)" for name in names)
+    advice = (
+        f"{found[1]}.forward also takes {_listed(names)}, and an extra pass gives it the input "
+        f"alone. Write forward_fn=lambda module, inputs: module(inputs, {given}), with fixed "
+        "values of the right shape"
+    )
+    if len(names) != 1 or not isinstance(inputs, Tensor):
+        return f"{advice}."
+    return f"{advice}; or give it both of each sample in one tensor: {_both_in_one(inputs)}."
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    is_one = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return is_one and parameter.default is parameter.empty
+
+
+def _fill_of(name: str) -> str:
+    return "ones" if "mask" in name else "zeros"
+
+
+def _both_in_one(inputs: Tensor) -> str:
+    """Returns the two functions that join two inputs of a batch and part them again."""
+    shape = tuple(inputs.shape[1:])
+    if not shape:
+        return (
+            "input_fn=lambda batch: torch.stack(batch[:2], 1) and forward_fn=lambda module, "
+            "inputs: module(*inputs.unbind(1))"
+        )
+    first = f"inputs[:, :{prod(shape)}]"
+    first = first if len(shape) == 1 else f"{first}.unflatten(1, {shape})"
+    return (
+        "input_fn=lambda batch: torch.cat([part.flatten(1) for part in batch[:2]], 1) and "
+        f"forward_fn=lambda module, inputs: module({first}, inputs[:, {prod(shape)}:])"
+    )
+
+
+def _of_names(words: str, model: nn.Module, inputs: object) -> str:
+    """Advises where ``forward`` takes its input by name only."""
+    found = re.search(
+        r"(\w+)\.forward\(\) takes \d+ positional arguments? but \d+ were given", words
+    )
+    if found is None:
+        return ""
+    names = [p.name for p in _parameters(model) if p.kind is p.KEYWORD_ONLY]
+    known = [name for name in names if name in _INPUT_NAMES]
+    has_any = any(p.kind is p.VAR_KEYWORD for p in _parameters(model))
+    if not names and not has_any:
+        return (
+            f"{found[1]}.forward takes no input. Write forward_fn=lambda module, inputs: ... that "
+            "runs the network on the inputs and returns the scores."
+        )
+    name = (known or names or ["x"])[0]
+    return (
+        f"{found[1]}.forward takes its input by name. Write "
+        f"forward_fn=lambda module, inputs: module({name}=inputs)"
+        + ("." if names else ", with the name that it reads in place of x.")
+    )
+
+
+def _of_whole_batches(words: str, model: nn.Module, inputs: object) -> str:
+    """Advises where ``forward`` takes a whole batch apart."""
+    parameters = _parameters(model)
+    attribute = re.search(r"'Tensor' object has no attribute '(\w+)'", words)
+    is_of_batch = bool(parameters) and parameters[0].name.lower() in _WHOLE_BATCHES
+    if not is_of_batch or not _matches(words, _TAKEN_APART):
+        return ""
+    given = '{"image": inputs}'
+    if attribute is not None:
+        given = f"types.SimpleNamespace({attribute[1]}=inputs)"
+    elif "unpack" in words:
+        given = "(inputs, None)"
+    return (
+        f"{type(model).__name__}.forward takes a whole batch, and an extra pass gives it the "
+        f"input alone. Write forward_fn=lambda module, inputs: module({given}), in the form that "
+        "it takes apart."
+    )
+
+
+def _of_graphs(words: str, model: nn.Module, inputs: object) -> str:
+    """Advises where no gradient reaches the input."""
+    if not _matches(words, _NO_GRAPH):
+        return ""
+    children = _children(model)
+    chain = "inputs"
+    for name in children if 1 < len(children) <= 3 else ("backbone", "head"):
+        chain = f"module.{name}({chain})"
+    return (
+        "the scores do not depend on the input through a graph: a part of "
+        f"{type(model).__name__} runs under torch.no_grad() or torch.inference_mode(), or its "
+        "output is detached. Write a forward_fn that runs this part with gradients, such as "
+        f"forward_fn=lambda module, inputs: {chain}."
+    )
+
+
+def _of_shapes(words: str, model: nn.Module, inputs: object) -> str:
+    """Advises where ``forward`` takes something else than what was found in the batch."""
+    if not _matches(words, _SHAPES):
+        return ""
+    children = _children(model)
+    looking = next((name for name in _LOOKING if name in map(str.lower, children)), None)
+    by_lower = {name.lower(): name for name in children}
+    name = by_lower[looking] if looking else (children or ["discriminator"])[-1]
+    return (
+        f"{type(model).__name__}.forward does not take what was found in the batch, "
+        f"{describe(inputs)}. If another part of the batch is its input, write "
+        "input_fn=lambda batch: ... that returns it; if none is, as the noise of a GAN, have "
+        "another network looked at: "
+        f"forward_fn=lambda module, inputs: module.{name}(inputs)."
+    )
+
+
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # written in C
+        return []
+
+
+def _children(model: nn.Module) -> list[str]:
+    """Returns the names of the networks that a module consists of."""
+    return [n for n, child in model.named_children() if any(True for _ in child.parameters())]
+
+
+def _matches(words: str, patterns: Sequence[str]) -> bool:
+    return any(re.search(pattern, words) for pattern in patterns)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
