@@ -102,7 +102,7 @@ class Stateful(pl.LightningModule):
         return torch.optim.RMSprop(self.parameters(), 1e-3)
 
 
-@program("Stateful LSTM, moved on inside `forward`", says=[NEEDS_FORWARD_FN])
+@program("Stateful LSTM, moved on inside `forward`", says=[r"Expected hidden\[0\] size"])
 def stateful_lstm() -> Program:
     waves = torch.randn(64, 10, 4).cumsum(1)
     return Program(module=Stateful(), data=loader(waves, waves.mean(2, keepdim=True)))
@@ -301,7 +301,8 @@ class Tabular(pl.LightningModule):
 
 
 @program(
-    "Table of categories and numbers, the target popped out of the batch", says=[NEEDS_FORWARD_FN]
+    "Table of categories and numbers, the target popped out of the batch",
+    says=["too many indices", "non-tuple sequence"],
 )
 def tabular() -> Program:
     numbers, labels = vectors(features=6)
