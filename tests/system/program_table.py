@@ -43,7 +43,11 @@ def page(outcomes: Iterable[tuple[Entry, Outcome]]) -> str:
 def _cell(name: str, outcome: Outcome, reasons: list[str]) -> str:
     if outcome.tags[name]:
         return "shown"
-    reason = _one_line(outcome.reasons.get(name, "It has nothing to say of these few steps."))
+    reason = _one_line(
+        outcome.reasons.get(
+            name, "It reads evaluations, of which there was none, or had no cause to say anything."
+        )
+    )
     if reason not in reasons:
         reasons.append(reason)
     return str(reasons.index(reason) + 1)
