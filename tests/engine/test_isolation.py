@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, prune
 
 from vis_callbacks.engine import isolation
 from vis_callbacks.engine.isolation import (
+    ExtraPassError,
     call_resolved,
     eager_stance,
     forked_rng,
@@ -884,3 +885,26 @@ def test_two_networks_need_a_forward_function():
 def test_no_network_needs_a_forward_function():
     with pytest.raises(TypeError, match=r"are: none\. Write forward_fn="):
         resolve_forward(LightningModule())
+
+
+class OfTwo(nn.Module):
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return x / lengths
+
+
+def test_a_pass_that_fails_for_a_known_reason_says_what_to_write():
+    words = r"missing 1 required .* 'lengths'\. .*forward_fn=lambda module, inputs: "
+    with isolated(OfTwo()) as forward, pytest.raises(ExtraPassError, match=words) as caught:
+        forward(X)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_any_other_error_of_the_users_forward_arrives_as_it_is():
+    error = KeyError("theirs")
+
+    def fail(*args):
+        raise error
+
+    with isolated(OfTwo(), forward=fail) as forward, pytest.raises(KeyError) as caught:
+        forward(X)
+    assert caught.value is error

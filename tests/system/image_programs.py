@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import torchmetrics
 import torchvision
 from pytorch_lightning.callbacks import BackboneFinetuning
-from tests.system.program import NUM_CLASSES, Program, pictures, program
+from tests.system.program import NEEDS_FORWARD_FN, NUM_CLASSES, Program, pictures, program
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from torchvision.models.detection import FasterRCNN
@@ -101,7 +101,10 @@ def torchmetrics_classifier() -> Program:
 class FineTuned(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = torchvision.models.shufflenet_v2_x0_5(weights=None, num_classes=32)
+        blocks = [[1, 8, 1, 1], [3, 16, 1, 2]]
+        self.backbone = torchvision.models.MobileNetV2(
+            num_classes=32, width_mult=0.2, inverted_residual_setting=blocks
+        )
         self.head = nn.Linear(32, NUM_CLASSES)
         self.save_hyperparameters()
 
@@ -187,7 +190,7 @@ class TwoViews(Dataset[Any]):
         return views, int(self.labels[index])
 
 
-@program("Momentum encoder with a queue (MoCo), moved on inside `forward`")
+@program("Momentum encoder with a queue (MoCo), moved on inside `forward`", says=[NEEDS_FORWARD_FN])
 def momentum_encoder() -> Program:
     return Program(module=MoCo(), data=DataLoader(TwoViews(), 16, shuffle=True, drop_last=True))
 
@@ -437,7 +440,7 @@ def as_pyramid(samples: Any) -> Any:
     return [x, F.avg_pool2d(x, 2), F.avg_pool2d(x, 4)], y
 
 
-@program("Multi-scale input: a list of the batch at three sizes")
+@program("Multi-scale input: a list of the batch at three sizes", says=["Dimension out of range"])
 def multi_scale() -> Program:
     data = DataLoader(TensorDataset(*pictures()), 16, collate_fn=as_pyramid)
     return Program(module=MultiScale(), data=data)
@@ -523,7 +526,7 @@ class ImageAndNumbers(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-2)
 
 
-@program("Two inputs: an image and a row of numbers")
+@program("Two inputs: an image and a row of numbers", says=[NEEDS_FORWARD_FN])
 def two_inputs() -> Program:
     images, labels = pictures()
     data = loader(images, torch.randn(64, 5), labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 NUM_CLASSES = 4
+# What is said where `forward` cannot be called with the input alone: an example to copy.
+NEEDS_FORWARD_FN = r"forward_fn=lambda \w+, inputs: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +41,13 @@ class Entry:
     Args:
         title: What the program is, in the words of the table.
         make: Returns it; the random streams start anew before.
-        says: A regular expression for each line of level warning that is right, one a cause.
-        failures: How many contained failures are right.
+        says: A regular expression for each cause that may be told at level warning, in one line,
+            and may make monitors fail. Of every other program there is no such line.
     """
 
     title: str
     make: Callable[[], Program]
     says: tuple[str, ...] = ()
-    failures: int = 0
 
     @property
     def name(self) -> str:
@@ -57,12 +58,12 @@ ENTRIES: list[Entry] = []
 
 
 def program(
-    title: str, **expected: Any
+    title: str, says: Sequence[str] = ()
 ) -> Callable[[Callable[[], Program]], Callable[[], Program]]:
     """Lists the function below it as a program."""
 
     def listed(make: Callable[[], Program]) -> Callable[[], Program]:
-        ENTRIES.append(Entry(title, make, **expected))
+        ENTRIES.append(Entry(title, make, tuple(says)))
         return make
 
     return listed

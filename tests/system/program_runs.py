@@ -6,9 +6,12 @@ import logging
 import re
 import warnings
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -19,33 +22,36 @@ from tests.tiny import smallest
 from tests.writers.reading import read
 from torch import Tensor, nn
 
+import vis_callbacks
 from vis_callbacks import Monitor
 from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.guard import Guard
 
-NUM_EPOCHS = 3
+OUR_FILES = Path(vis_callbacks.__file__).parent
+NUM_EPOCHS = 2
+_SUMMARY = " contained failures in "  # of the line at the end of a run
 EVERY_N_STEPS = 4
-# A square that covers more is hidden at fewer positions.
+# A square that covers more is hidden at fewer positions; by default it is fitted to the input.
 _FEWER: dict[str, dict[str, Any]] = {
-    "OcclusionMonitor": {"window_size": 4, "stride": 4},
-    "TopPatchesMonitor": {"layers": ["*"]},
+    "OcclusionMonitor": {"window_size": None, "stride": None},
 }
 
 
 class Lines(logging.Handler):
-    """Keeps what the package says, from level info on, and how many failures it contained."""
+    """Keeps what the package says at level warning, and how many failures it contained."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.warnings: list[str] = []
-        self.remarks: list[str] = []
+        self.summaries: list[str] = []
         self.num_contained = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         self.num_contained += hasattr(record, "contained")
-        if record.levelno >= logging.WARNING:
+        if _SUMMARY in record.getMessage():
+            self.summaries.append(record.getMessage())
+        elif record.levelno >= logging.WARNING:
             self.warnings.append(record.getMessage())
-        elif record.levelno >= logging.INFO:
-            self.remarks.append(record.getMessage())
 
 
 class Losses(pl.Callback):
@@ -63,10 +69,11 @@ class Outcome:
     """What a program left behind: its own results, and what the monitors said and showed."""
 
     facts: dict[str, str]
-    python_warnings: set[str]
+    python_warnings: list[str]  # raised in our files
     lines: Lines
     alerts: list[Alert] = field(default_factory=list)
     tags: dict[str, list[str]] = field(default_factory=dict)  # by monitor
+    reasons: dict[str, str] = field(default_factory=dict)  # why there is nothing, by monitor
 
 
 def run(entry: Entry, folder: Path, *, monitored: bool) -> Outcome:
@@ -74,10 +81,10 @@ def run(entry: Entry, folder: Path, *, monitored: bool) -> Outcome:
     pl.seed_everything(0, verbose=False)
     program = entry.make()
     monitors = _monitors(program) if monitored else []
-    lines, losses = Lines(), Losses()
+    lines, losses, reasons = Lines(), Losses(), dict[str, str]()
     logger = logging.getLogger("vis_callbacks")
     logger.addHandler(lines)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, _noted(reasons):
         warnings.simplefilter("always")
         try:
             trainer = _fit(program, folder, [losses, *monitors])
@@ -89,8 +96,21 @@ def run(entry: Entry, folder: Path, *, monitored: bool) -> Outcome:
     facts["metrics"] = digest(trainer.callback_metrics)
     facts["steps"] = str((trainer.global_step, trainer.current_epoch))
     alerts = [alert for monitor in monitors for alert in monitor.alerts]
-    said = {f"{w.category.__name__}: {w.message}" for w in caught}
-    return Outcome(facts, said, lines, alerts, _shown(monitors, folder))
+    said = [str(w.message) for w in caught if OUR_FILES in Path(w.filename).parents]
+    return Outcome(facts, said, lines, alerts, _shown(monitors, folder), reasons)
+
+
+@contextmanager
+def _noted(reasons: dict[str, str]) -> Iterator[None]:
+    """Keeps the first reason that each monitor has had for showing less than it can."""
+    note = Guard.note
+
+    def noted(guard: Guard, stage: str, error: Exception) -> None:
+        reasons.setdefault(guard.owner, str(error))
+        note(guard, stage, error)
+
+    with patch.object(Guard, "note", noted):
+        yield
 
 
 def _fit(program: Program, folder: Path, ours: list[pl.Callback]) -> pl.Trainer:

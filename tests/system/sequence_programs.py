@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.demos.lstm import LightningLSTM, SequenceSampler, SimpleLSTM
 from pytorch_lightning.demos.transformer import LightningTransformer, Transformer
-from tests.system.program import NUM_CLASSES, Program, program, vectors
+from tests.system.program import NEEDS_FORWARD_FN, NUM_CLASSES, Program, program, vectors
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -49,7 +49,7 @@ class DemoTransformer(LightningTransformer):
         return DataLoader(Text())
 
 
-@program("Lightning's own demo: LightningTransformer")
+@program("Lightning's own demo: LightningTransformer", says=[NEEDS_FORWARD_FN])
 def lightning_transformer() -> Program:
     return Program(module=DemoTransformer(), data=None, trainer={"limit_train_batches": 12})
 
@@ -67,7 +67,9 @@ class DemoLSTM(LightningLSTM):
         return DataLoader(text, batch_sampler=SequenceSampler(text, batch_size=8))
 
 
-@program("Lightning's own demo: LightningLSTM, its state kept from step to step")
+@program(
+    "Lightning's own demo: LightningLSTM, its state kept from step to step", says=[NEEDS_FORWARD_FN]
+)
 def lightning_lstm() -> Program:
     return Program(module=DemoLSTM(), data=None)
 
@@ -100,7 +102,7 @@ class Stateful(pl.LightningModule):
         return torch.optim.RMSprop(self.parameters(), 1e-3)
 
 
-@program("Stateful LSTM, moved on inside `forward`")
+@program("Stateful LSTM, moved on inside `forward`", says=[r"Expected hidden\[0\] size"])
 def stateful_lstm() -> Program:
     waves = torch.randn(64, 10, 4).cumsum(1)
     return Program(module=Stateful(), data=loader(waves, waves.mean(2, keepdim=True)))
@@ -138,7 +140,7 @@ def padded(samples: Any) -> Any:
     return pad_sequence(tokens, True), lengths, pad_sequence(tags, True, -100)
 
 
-@program("Tagging with a packed LSTM, padding ignored")
+@program("Tagging with a packed LSTM, padding ignored", says=[NEEDS_FORWARD_FN])
 def packed_lstm() -> Program:
     texts = [torch.randint(1, VOCABULARY, (4 + n % 5,)) for n in range(48)]
     samples = [(text, text % 5) for text in texts]
@@ -180,7 +182,7 @@ class TextClassifier(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), 3e-3)
 
 
-@program("Text classifier in the style of Hugging Face: forward(**batch)")
+@program("Text classifier in the style of Hugging Face: forward(**batch)", says=[NEEDS_FORWARD_FN])
 def forward_of_a_dictionary() -> Program:
     samples = []
     for n in range(64):
@@ -298,7 +300,10 @@ class Tabular(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-2)
 
 
-@program("Table of categories and numbers, the target popped out of the batch")
+@program(
+    "Table of categories and numbers, the target popped out of the batch",
+    says=["too many indices", "non-tuple sequence"],
+)
 def tabular() -> Program:
     numbers, labels = vectors(features=6)
     samples = [
@@ -504,7 +509,7 @@ class BurgersEquation(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-3)
 
 
-@program("Physics-informed network: derivatives by the inputs in the step")
+@program("Physics-informed network: derivatives by the inputs in the step", says=[NEEDS_FORWARD_FN])
 def physics_informed() -> Program:
     return Program(
         module=BurgersEquation(), data=loader(torch.rand(64, 1) * 2 - 1, torch.rand(64, 1))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelPruning
 from pytorch_lightning.utilities import CombinedLoader
 from tests.system.image_programs import small_cnn
-from tests.system.program import NUM_CLASSES, Program, pictures, program, vectors
+from tests.system.program import NEEDS_FORWARD_FN, NUM_CLASSES, Program, pictures, program, vectors
 from torch import Tensor, nn
 from torch.ao import quantization
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -62,7 +62,10 @@ class Gan(pl.LightningModule):
         return [torch.optim.Adam(part.parameters(), 2e-4, betas=(0.5, 0.9)) for part in parts]
 
 
-@program("GAN with two optimizers and manual optimization; `forward` takes noise")
+@program(
+    "GAN with two optimizers and manual optimization; `forward` takes noise",
+    says=[NEEDS_FORWARD_FN],
+)
 def gan() -> Program:
     images, labels = pictures(channels=1, size=8)
     return Program(module=Gan(), data=loader(images.tanh(), labels))
@@ -126,7 +129,7 @@ class Denoiser(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-3)
 
 
-@program("Diffusion: a denoiser of (x, t)")
+@program("Diffusion: a denoiser of (x, t)", says=[NEEDS_FORWARD_FN])
 def diffusion() -> Program:
     return Program(module=Denoiser(), data=loader(pictures(channels=1)[0]))
 
@@ -151,7 +154,7 @@ class ClipLike(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), 1e-3)
 
 
-@program("Contrastive training of images and texts (CLIP)")
+@program("Contrastive training of images and texts (CLIP)", says=[NEEDS_FORWARD_FN])
 def clip() -> Program:
     images, labels = pictures()
     samples = [

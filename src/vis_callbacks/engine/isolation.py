@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module  # where the hooks on all modules live
 from torch.nn.utils.prune import BasePruningMethod
 
+from vis_callbacks.engine.advice import advice_for
 from vis_callbacks.engine.kept_state import put_back_mapping
 from vis_callbacks.engine.scores import at_least_float32, find_scores
 from vis_callbacks.engine.state_watch import KeptState, StateWatch
+from vis_callbacks.guard import Attempt
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -34,6 +36,10 @@ class ForwardFn(Protocol):
     def __call__(self, inputs: Tensor, *, chunk: int | None = None) -> Tensor:
         """Returns the scores; of at most ``chunk`` samples at a time where it is given."""
         ...
+
+
+class ExtraPassError(RuntimeError):
+    """The user's forward pass failed in an extra pass; the message says what to write."""
 
 
 @final
@@ -77,10 +83,19 @@ class IsolatedForward:
         return self._module
 
     def run(self, inputs: Any) -> Any:
-        """Returns whatever the forward pass returns: for reading activations."""
+        """Returns whatever the forward pass returns: for reading activations.
+
+        Raises:
+            ExtraPassError: It failed, and there is something to write that mends it.
+        """
         module, inputs = self.module, _without_inference(inputs)
-        with self._kept.given(inputs), self._forward_context():
+        with Attempt() as attempt, self._kept.given(inputs), self._forward_context():
             return self._forward(module, inputs)
+        error = attempt.error
+        assert error is not None  # else the pass has returned
+        if advice := advice_for(error, module, inputs):
+            raise ExtraPassError(f"{str(error).rstrip('.')}. {advice}") from error
+        raise error
 
     def close(self) -> None:
         """Ends its life, and lets go of the model."""
