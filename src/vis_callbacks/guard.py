@@ -18,6 +18,7 @@ from typing import Any, Self
 
 log = logging.getLogger("vis_callbacks")
 
+_MAX_WORDS = 1500  # with the advice that some errors carry
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -155,7 +156,7 @@ class Guard:
 
     def remark(self, words: str, before: str = ": ") -> None:
         """Says something once for all monitors that is good to know, and no failure."""
-        if (key := ("remark", words)) not in self._causes:
+        if (key := ("remark", _NUMBERS.sub("#", words))) not in self._causes:
             self._causes[key] = words
             say(f"{self.owner}{before}{words}", level=logging.INFO)
 
@@ -199,7 +200,7 @@ def _words_of(error: Exception) -> str:
     text = "(its message cannot be shown)"
     with Attempt():
         text = str(error)
-    return text if len(text) <= 500 else f"{text[:500]}..."
+    return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}..."
 
 
 def _drop_frames(error: Exception) -> None:

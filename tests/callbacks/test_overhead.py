@@ -10,6 +10,7 @@ from vis_callbacks.callbacks import overhead as module
 from vis_callbacks.callbacks import seat, session, straight_line
 from vis_callbacks.callbacks.overhead import Overhead, divided
 from vis_callbacks.callbacks.steps import GroupTable
+from vis_callbacks.engine import capture, module_hooks
 from vis_callbacks.engine import engine as engine_module
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.writers.writer import Writer
@@ -21,6 +22,11 @@ def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module, "perf_counter", lambda: now[0])
     return now
+
+
+def stop_clocks(monkeypatch, clock: list[float]) -> None:
+    for place in (engine_module, module_hooks, capture):
+        monkeypatch.setattr(place, "perf_counter", lambda: clock[0])
 
 
 def spend(overhead: Overhead, clock: list[float], seconds: float) -> None:
@@ -101,6 +107,8 @@ STAGES = {
     "finding the batch's parts": (Engine, "start_batch"),
     "watching the update": (session, "UpdateWatch"),
     "an extra pass": (Engine, "read_isolated"),
+    "hooks around modules": (capture.Capture, "_before"),
+    "looking at functions": (capture.Capture, "_look_at"),
     "closing a capture": (Engine, "end_capture"),
     "counting": (Engine, "count_batch"),
     "optimizer groups": (GroupTable, "now"),
@@ -132,7 +140,8 @@ def test_the_time_of_every_stage_is_counted(stage, clock, monkeypatch, tmp_path)
             is_running[0] = False
 
     monkeypatch.setattr(holder, name, slow)
-    monkeypatch.setattr(engine_module, "perf_counter", lambda: clock[0])
+    stop_clocks(monkeypatch, clock)
+    monkeypatch.setattr(engine_module, "_was_compiled", lambda: stage == "an extra pass")
     monitors = [ActivationsDummy(), EmbeddingDummy(), SaliencyDummy()]
     monitors[0].rules = (Never(),)
     tiny_fit(tmp_path, [*monitors, Sees()], num_sanity_val_steps=0)
@@ -150,7 +159,7 @@ def test_the_users_own_forward_is_not_counted(clock, monkeypatch, tmp_path):
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(TinyModule, "training_step", slow)
-    monkeypatch.setattr(engine_module, "perf_counter", lambda: clock[0])
+    stop_clocks(monkeypatch, clock)
     monitor = ActivationsDummy()
     tiny_fit(tmp_path, [monitor])
     assert [seat.overhead.seconds for seat in seats] == [0.0]

@@ -16,7 +16,7 @@ from vis_callbacks.callbacks.steps import (
 def sums_of(*batches: torch.Tensor) -> dict[str, torch.Tensor]:
     sums = StepSums()
     for inputs in batches:
-        sums.add_inputs(inputs)
+        sums.add_inputs(inputs, torch.device("cpu"))
     return sums.values()
 
 

@@ -276,3 +276,13 @@ def test_a_probe_that_names_layers_is_never_served_by_a_plan():
         model(x)
         engine.end()
     assert list(named.values) == ["layers.0"]
+
+
+def test_a_layer_touches_the_input_though_it_was_called_with_something_else_before(net):
+    engine, x = Engine(net), torch.randn(2, 3, 8, 8)
+    engine.begin([subscribe(engine)], live=True)
+    engine.start_batch((x,))
+    for given in (torch.rand_like(x), x):
+        net(given)
+    engine.end()
+    assert [info.touches_input for info in engine.weights][:1] == [True]

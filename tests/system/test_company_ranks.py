@@ -22,7 +22,7 @@ TOGETHER = ["equal", "equal after rank 0 only", "late rank"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs all trainings, in two processes that are started once."""
     folder = tmp_path_factory.mktemp("company_ranks")
-    run_in_two_ranks("tests.system.company_ranks", folder, timeout=240)
+    run_in_two_ranks("tests.system.company_ranks", folder)
     return folder
 
 

@@ -126,7 +126,9 @@ def test_a_failure_on_one_rank_keeps_no_rank_waiting(folder: Path, name: str) ->
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_failure_is_known_on_the_rank_where_it_happened(folder: Path, name: str) -> None:
     run = outcome(folder, name, int(name[-1]))
-    assert any("FaultError" in cause for counts in run.failures for cause in counts)
+    assert any(
+        "FaultError" in cause for counts in (*run.failures, run.shared_failures) for cause in counts
+    )
 
 
 @pytest.mark.parametrize("rank", RANKS)

@@ -28,9 +28,7 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.log import read_alerts
-from vis_callbacks.callbacks import session
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
-from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.report import Report
 
@@ -189,8 +187,6 @@ def test_the_reference_samples_are_on_the_device_of_the_resumed_run(
 ) -> None:
     fit(tmp_path, Devices(), Saving(STOP), max_steps=STOP)
     monkeypatch.setattr(RunView, "device", torch.device("meta"))
-    on_cpu = lambda *args, devices, **kwargs: Engine(*args, **kwargs)  # noqa: E731
-    monkeypatch.setattr(session, "Engine", on_cpu)
     monitor = Devices()
     fit(tmp_path, monitor, ckpt=tmp_path / f"{STOP}.ckpt")
     assert monitor.devices == {torch.device("meta")}

@@ -33,6 +33,7 @@ from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.reactions import AlertRaisedError
+from vis_callbacks.callbacks.session import session_of
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
@@ -77,6 +78,7 @@ class Outcome:
     histories: Sequence[Mapping[str, Any]]
     alerts: Sequence[str]
     failures: Sequence[Mapping[str, int]]
+    shared_failures: Mapping[str, int]
     raised: str | None
     called: int
 
@@ -114,6 +116,7 @@ def fit(
         histories=[monitor.history.state() for monitor in monitors],
         alerts=[f"{a.kind} {a.step}" for monitor in monitors for a in monitor.alerts],
         failures=[dict(monitor.guard.counts) for monitor in monitors],
+        shared_failures=dict(session_of(trainer).guard.counts),
         raised=raised,
         called=len(called),
     )

@@ -18,8 +18,8 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
     """Returns fresh monitors of activations, filters, features and saliency.
 
     These four cost little enough to be left on. The other three are added by hand, for they
-    take many passes (`OcclusionMonitor`, `ActivationMaximizationMonitor`) or must be told which
-    layers to look at (`TopPatchesMonitor`).
+    take many passes (`OcclusionMonitor`, `ActivationMaximizationMonitor`) or slow each batch of
+    a validation (`TopPatchesMonitor`).
 
     Args:
         **options: Given to each of them, such as ``class_names``, ``mean`` and ``std``; see

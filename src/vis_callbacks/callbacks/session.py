@@ -261,14 +261,24 @@ class Session:
 
     # -- what it costs
 
-    def _divided(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _divided(self) -> Iterator[None]:
         """Counts the time of a hook; what serves several monitors is divided among them."""
 
         def asking() -> list[Overhead]:
             seats = self._step.due if self._step is not None else self._collecting
             return [seat.overhead for seat in seats]
 
-        return divided(lambda: [seat.overhead for seat in self._seats], asking)
+        # What was read inside the user's own pass, before this hook.
+        sharing, seconds = asking(), self._take_hook_seconds()
+        for overhead in sharing:
+            overhead.spend(seconds / len(sharing))
+        with divided(lambda: [seat.overhead for seat in self._seats], asking):
+            yield
+        self._take_hook_seconds()  # of functions that are called in here: they are counted
+
+    def _take_hook_seconds(self) -> float:
+        return self._engine.take_hook_seconds() if self._engine is not None else 0.0
 
     # -- a training step
 
@@ -290,10 +300,8 @@ class Session:
         if self._step is not None:
             self._step.was_read = self._step.live
             self._engine.start_batch(batch)
-            found = self._engine.batch
-            if found is not None and found.inputs is not None:
-                with self.guard.contain("reading statistics of the inputs"):
-                    self._step.sums.add_inputs(found.inputs)
+            with self.guard.contain("reading statistics of the inputs"):
+                self._step.sums.add_inputs(self._engine.inputs, RunView(trainer).device)
 
     @_counted
     def before_backward(self, trainer: Any) -> None:

@@ -15,6 +15,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, NoReturn, Self
 
@@ -177,6 +178,7 @@ class Capture:
         names: Of the model, where they are known.
 
     Attributes:
+        hooks: Around the modules; they know what looking has taken.
         outermost: The ids of the modules that were called by no other.
         inner: Those of the modules that were.
         was_interrupted: Whether it took itself off because the compiler began to build a graph.
@@ -208,7 +210,7 @@ class Capture:
         self.outermost: set[int] = set()
         self.inner: set[int] = set()
         self.was_interrupted = False
-        self._hooks = ModuleHooks(self._before, self._after, self._fail, self._interrupt)
+        self.hooks = ModuleHooks(self._before, self._after, self._fail, self._interrupt)
         self._mode: _FunctionMode | None = None
         self._fused: nn.Module | None = None  # running, and the mode is off for it
         self._is_paused = False
@@ -223,7 +225,7 @@ class Capture:
         if self.is_open:
             return self
         try:
-            self._hooks.open()
+            self.hooks.open()
             self._open_mode()
         except BaseException:
             self.close()
@@ -242,13 +244,13 @@ class Capture:
     @property
     def is_open(self) -> bool:
         """Whether anything is attached."""
-        return self._hooks.is_open or self._mode is not None
+        return self.hooks.is_open or self._mode is not None
 
     def start_batch(self) -> None:
         """Begins the count of calls anew, for the next micro-batch of the step."""
         self._clear()
         self._is_paused = False
-        if self._hooks.is_open and self._mode is None:
+        if self.hooks.is_open and self._mode is None:
             self._open_mode()
 
     def follow(self, tensors: Iterable[Tensor]) -> None:
@@ -275,7 +277,7 @@ class Capture:
 
     def close(self) -> None:
         """Takes everything off again, in whatever state it is."""
-        self._hooks.close()
+        self.hooks.close()
         self.pause()
         self._clear()
         self._raw.clear()
@@ -284,11 +286,11 @@ class Capture:
     def _interrupt(self) -> None:
         """Takes off the mode and the hooks, which the compiler would trace or guard on."""
         self.was_interrupted = True
-        self._hooks.mute()
+        self.hooks.mute()
         self.pause()
 
     def _open_mode(self) -> None:
-        self._mode = _FunctionMode(self._look_at, self._fail, self._raw)
+        self._mode = _FunctionMode(self._look_at, self._fail, self._raw, self.hooks)
         self._mode.__enter__()
 
     def _leave_mode(self) -> None:
@@ -523,14 +525,20 @@ class _FunctionMode(TorchFunctionMode):
             result, or None.
         fail: Takes what goes wrong in either. What the function itself raises is the user's.
         followed: While this holds anything, every function is looked at.
+        hooks: Are told of the seconds that looking takes.
     """
 
     def __init__(
-        self, look_at: Callable[..., Any], fail: Fail, followed: Mapping[int, Tensor]
+        self,
+        look_at: Callable[..., Any],
+        fail: Fail,
+        followed: Mapping[int, Tensor],
+        hooks: ModuleHooks,
     ) -> None:
         super().__init__()
         self._look_at: Contained | None = Contained(look_at, fail)
         self._followed = followed
+        self._hooks = hooks
         self._below: Any = None
 
     def __enter__(self) -> Self:
@@ -550,10 +558,14 @@ class _FunctionMode(TorchFunctionMode):
         is_known = type(func) in _FUNCTION_TYPES and func in _LOOKED_AT
         if look_at is None or not (is_known or self._followed):
             return func(*args, **(kwargs or {}))
+        started = perf_counter()
         look = look_at(func, args, kwargs or {})
+        called = perf_counter()
         result = func(*args, **(kwargs or {}))
+        returned = perf_counter()
         if look is not None:
             Contained(look, look_at.fail)(result)
+        self._hooks.seconds += called - started + perf_counter() - returned
         return result
 
     def leave(self) -> None:

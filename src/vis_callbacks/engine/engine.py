@@ -142,6 +142,7 @@ class Engine:
         self._guards = guards or EngineGuards()
         self._batches_of: dict[int, Batch] = {}
         self._num_rows = 0  # of the batch, where its number of samples is not known
+        self._reduced_seconds = 0.0
         self._names: ModelNames | None = None
         self._planner: Planner | None = None
         self._plan: Plan | None = None
@@ -191,6 +192,14 @@ class Engine:
         capture takes itself off before a graph is made; see `gave_way`.
         """
         return not _was_compiled() and not any(map(is_compiled, self.model.modules()))
+
+    def take_hook_seconds(self) -> float:
+        """Returns what hooks and mode have taken since the last time, reductions left out."""
+        if self._capture is None:
+            return 0.0
+        seconds = self._capture.hooks.seconds - self._reduced_seconds
+        self._capture.hooks.seconds = self._reduced_seconds = 0.0
+        return max(seconds, 0.0)
 
     def gave_way(self) -> bool:
         """Whether the open capture has taken itself off for the compiler, and closes it.
@@ -266,9 +275,10 @@ class Engine:
             self._capture.follow(t for t in tensors_in(batch) if t.dim() > 1)
 
     @property
-    def batch(self) -> Batch | None:
-        """The batch that is being read, as one of the monitors finds it."""
-        return next(iter(self._batches_of.values()), None)
+    def inputs(self) -> Tensor | None:
+        """The inputs of the batch that is being read, as one of the monitors finds them."""
+        found = (batch.inputs for batch in self._batches_of.values())
+        return next((inputs for inputs in found if inputs is not None), None)
 
     def _keep_inputs(self) -> None:
         """Copies the inputs that an extra pass will run on: the user's step may write to them."""
@@ -503,7 +513,9 @@ class Engine:
                 _merge_into(subscription, name, reduced[make])
             if attempt.error is not None:
                 subscription.fail("reading activations", attempt.error)
-            subscription.spend(perf_counter() - started)
+            seconds = perf_counter() - started
+            subscription.spend(seconds)
+            self._reduced_seconds += seconds
 
     def _activation(self, name: str, seen: Seen, batch: Batch) -> Activation:
         values, inputs, axis = seen.values, seen.inputs, seen.unit_axis
@@ -521,7 +533,10 @@ class Engine:
         )
 
     def _note_weight(self, info: WeightInfo) -> None:
-        self._weights.setdefault(info.layer, info)
+        known = self._weights.get(info.layer)
+        # A discriminator is called with what was made before it is called with the input.
+        if known is None or (info.touches_input and not known.touches_input):
+            self._weights[info.layer] = info
 
     def _batch_for(self, subscription: Subscription) -> Batch:
         key = id(subscription.batch_of)

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from torch import nn
@@ -52,6 +53,9 @@ class ModuleHooks:
         interrupt: Called when the compiler begins to build a graph. It must take off what would
             become part of the graph, by `mute`: `close` would shorten a list that the compiler
             is just going through.
+
+    Attributes:
+        seconds: What the two functions have taken.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class ModuleHooks:
         self._after = Contained(after, fail)
         self._interrupt = Contained(interrupt, fail)
         self._handles: list[RemovableHandle] = []
+        self.seconds = 0.0
         self._thread = 0
         self._compiler: Any = None
 
@@ -108,11 +113,15 @@ class ModuleHooks:
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() == self._thread:
+            started = perf_counter()
             self._before(module, args)
+            self.seconds += perf_counter() - started
 
     def _on_return(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if threading.get_ident() == self._thread:
+            started = perf_counter()
             self._after(module, args, output)
+            self.seconds += perf_counter() - started
 
     def _on_compile(self, *args: Any) -> None:
         if threading.get_ident() == self._thread:

@@ -101,7 +101,7 @@ class PlannedCapture:
     def __init__(self, model: nn.Module, plan: Plan, sink: Sink, fail: Fail) -> None:
         self._plan = plan
         self._sink = sink
-        self._hooks = ModuleHooks(self._before, self._after, fail, self._interrupt)
+        self.hooks = ModuleHooks(self._before, self._after, fail, self._interrupt)
         self._others = frozenset(
             id(module)
             for module in model.modules()
@@ -115,7 +115,7 @@ class PlannedCapture:
         self.was_interrupted = False
 
     def __enter__(self) -> Self:
-        self._hooks.open()
+        self.hooks.open()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -124,7 +124,7 @@ class PlannedCapture:
     @property
     def is_open(self) -> bool:
         """Whether anything is attached."""
-        return self._hooks.is_open
+        return self.hooks.is_open
 
     @property
     def fits(self) -> bool:
@@ -142,13 +142,13 @@ class PlannedCapture:
 
     def close(self) -> None:
         """Takes everything off again, in whatever state it is."""
-        self._hooks.close()
+        self.hooks.close()
         self._num_calls.clear()
 
     def _interrupt(self) -> None:
         """Takes the hooks off: the compiler would guard on them."""
         self.was_interrupted = True
-        self._hooks.mute()
+        self.hooks.mute()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if id(module) in self._plan.outermost and not self._is_paused and not in_backward():

@@ -91,9 +91,8 @@ class RollCall:
 
     def _close(self, said: str) -> str:
         """Returns the answer of this call: ``said``, unless another rank was first."""
-        if self._store.add(self._key("closed"), 1) == 1:
-            self._store.set(self._key("answer"), said)
-        return self._store.get(self._key("answer")).decode()
+        closed: bytes = self._store.compare_set(self._key("answer"), "", said)
+        return closed.decode()
 
     def _are_equal(self) -> bool:
         said = {self._store.get(self._key(str(rank))).decode() for rank in self._present()}

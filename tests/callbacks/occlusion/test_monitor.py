@@ -327,17 +327,20 @@ def scalars(report: Report) -> dict[str, float]:
     return {item.tag.rpartition("/")[2]: float(item.value) for item in report.of(Scalar)}
 
 
+_SEEN: list[Tensor] = []  # of the module, since what hangs on a model is put back after a pass
+
+
 def test_a_colour_can_stand_for_what_is_hidden():
-    seen: list[Tensor] = []
+    _SEEN.clear()
 
     class Recording(TinyModule):
         def forward(self, x: Tensor) -> Tensor:
-            seen.append(x.clone())
+            _SEEN.append(x.clone())
             return super().forward(x)
 
     monitor = OcclusionMonitor(window_size=6, baseline=(1.0, -2.0, 0.5))
     look(monitor, Recording(), torch.randn(2, 3, 6, 6))
-    assert seen[-1][0, :, 3, 3].tolist() == [1.0, -2.0, 0.5]
+    assert _SEEN[-1][0, :, 3, 3].tolist() == [1.0, -2.0, 0.5]
     wrong = OcclusionMonitor(baseline=(1.0, 2.0))
     with pytest.raises(ValueError, match="has 2 numbers, but the inputs have 3 channels"):
         look(wrong, TinyModule(), torch.randn(2, 3, 6, 6))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.capture import Capture, Seen
 from vis_callbacks.engine.engine import samples_units_positions
 from vis_callbacks.engine.score_functions import run_with_layers
@@ -109,7 +111,8 @@ def ask(
     is_share = are_classes or (may_be_classes and scores.shape[1] > 1)
     met = [name for name in looks[0][1] if all(name in found for _, found in looks)]
     if layer is not None and not met:
-        run_with_layers(forward, parts[0][:1], [layer])  # raises where there is no such layer
+        with suppress(MethodUnsuitedError):  # the layer is there, and no sample reached it
+            run_with_layers(forward, parts[0][:1], [layer])  # raises where there is no such layer
     followed = met[-1] if met else None
     activities = [found[followed] for _, found in looks] if followed else [scores[:, :1]]
     return Question(
