@@ -49,7 +49,7 @@ def test_rank_0_goes_on_with_what_it_sees_alone(folder: Path, name: str) -> None
     for steps, samples in zip(run["steps"], run["samples"], strict=True):
         assert steps
         assert {n for n in samples if not math.isnan(n)} <= {RANK_BATCH}
-    assert RANK_BATCH in run["samples"][0] or name == "rank 1 only"
+    assert name == "rank 1 only" or RANK_BATCH in run["samples"][0]
     assert run["failures"] == [{}] * len(run["steps"])
 
 
@@ -105,8 +105,8 @@ def test_an_evaluation_asks_as_well(folder: Path) -> None:
 
 def test_an_extra_pass_of_one_rank_joins_no_collective_of_the_model(folder: Path) -> None:
     run = outcome(folder, "rank 0 with collectives", 0)
-    assert run["steps"][0] == list(range(1, NUM_STEPS))  # the first step is read by an extra pass
-    (cause,) = run["failures"][0]
+    assert run["steps"] == [[]]
+    (cause,) = run["of_passes"]
     assert "the forward pass waits for other ranks" in cause
 
 

@@ -142,6 +142,15 @@ def test_the_other_monitors_go_on_beside_one_that_fails_on_one_rank(
         assert run.failures[1:] == [{}, {}]
 
 
+def test_a_layer_that_one_rank_alone_calls_is_left_out_and_nothing_else(folder: Path) -> None:
+    for rank in RANKS:
+        run = outcome(folder, "routed", rank)
+        assert [len(kept["steps"]) for kept in run.histories] == [NUM_STEPS, NUM_STEPS]
+        assert run.failures == [{}, {}]
+        totals = {layer for metric, layer in history(run, 1) if metric == "total"}
+        assert totals == {"network.net.1", "network.net.3"}
+
+
 def test_one_alert_is_written_once_and_known_to_both_ranks(folder: Path) -> None:
     written = read_alerts(folder / "alert" / "alerts.jsonl")
     assert [(a.kind, a.state, a.step) for a in written.alerts] == [

@@ -61,6 +61,17 @@ def half_dead() -> nn.Module:
     return network
 
 
+class Routed(nn.Module):
+    """Sends samples through an expert on rank 1 alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.expert = half_dead(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.expert(self.net(x)) if this_rank() == 1 else self.net(x)
+
+
 def data(*, nan_from: int | None = None) -> CountingData:
     """Returns samples for all steps; from one step on those of rank 1 hold a NaN, if wanted."""
     samples = vectors(2 * RANK_BATCH * NUM_STEPS)
@@ -89,12 +100,13 @@ def fit(
     *,
     nan_from: int | None = None,
     batch_size: int = RANK_BATCH,
+    make: Callable[[], nn.Module] = half_dead,
     called: Sequence[Any] = (),
     **options: Any,
 ) -> Outcome:
     """Trains without shuffling: two ranks see in a step what one process sees of twice the size."""
     pl.seed_everything(5, verbose=False)
-    module = Net(half_dead(), sgd)
+    module = Net(make(), sgd)
     samples = data(nan_from=nan_from)
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     sampler = DistributedSampler(samples, num_ranks, this_rank(), shuffle=False)
@@ -252,6 +264,7 @@ def in_bursts(*monitors: Monitor) -> Sequence[Monitor]:
 SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
     "plain": fit,
     "watched": lambda folder: fit(folder, [watching(), Summing()]),
+    "routed": lambda folder: fit(folder, [watching(), Summing()], make=Routed),
     "in bursts": lambda folder: fit(folder, in_bursts(watching(), Summing())),
     "stop in bursts": lambda folder: fit(
         folder, in_bursts(watching(on_alert="stop")), nan_from=FAULT_STEP

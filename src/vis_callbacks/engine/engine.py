@@ -32,7 +32,7 @@ from vis_callbacks.engine.layer_names import LayerNames
 from vis_callbacks.engine.layers import matches, module_names, no_such_layer
 from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe, WeightInfo
-from vis_callbacks.engine.ranks import RanksError, gather, merge_two
+from vis_callbacks.engine.ranks import Gathered, RanksError, gather, merge_two
 from vis_callbacks.engine.state_watch import StateWatch
 from vis_callbacks.guard import Attempt, Guard, NothingToShow
 
@@ -596,11 +596,14 @@ def merge_ranks(
                 subscription.fail("merging over ranks", RanksError("it failed on another rank"))
             subscription.values = {}
         subscription.num_samples = int(sum(part["samples"][i] for part in states.values))
-    flat = {("shared", "", name): value for name, value in shared.items()}
+    flat: _Flat = {("shared", "", name): value for name, value in shared.items()}
     for i, subscription in enumerate(subscriptions):
         for layer, named in subscription.values.items():
             flat |= {(str(i), layer, name): value for name, value in named.items()}
-    gathered = gather(None, {_SEPARATOR.join(key): value for key, value in flat.items()})
+    gathered = _gathered(flat)
+    if not gathered.values and not any(gathered.statuses):  # so say all ranks, or none
+        flat = _read_everywhere(flat, subscriptions)
+        gathered = _gathered(flat)
     if gathered.problem is not None:
         for subscription in subscriptions:
             if subscription.failure is None:
@@ -617,6 +620,29 @@ def merge_ranks(
                 merge = partial(merge_two, how=subscription.probe.merge[name])
                 subscription.values[layer][name] = reduce(merge, parts)
     return total
+
+
+_Flat = dict[tuple[str, str, str], Tensor]  # by subscription, layer and name
+
+
+def _gathered(flat: _Flat) -> Gathered:
+    return gather(None, {_SEPARATOR.join(key): value for key, value in flat.items()})
+
+
+def _read_everywhere(flat: _Flat, subscriptions: Sequence[Subscription]) -> _Flat:
+    """Returns what every rank has read, and drops the other layers.
+
+    An expert may be called on one rank alone.
+    """
+    names = "\n".join(_SEPARATOR.join(key) for key in flat).encode()
+    parts = gather(None, {"names": torch.tensor(list(names), dtype=torch.uint8)}).values
+    by_rank = [set(bytes(part["names"].tolist()).decode().split("\n")) for part in parts]
+    everywhere = set.intersection(*by_rank) if by_rank else set()
+    missing = {key[:2] for key in flat if _SEPARATOR.join(key) not in everywhere}
+    for place, layer in missing:
+        if place != "shared":
+            subscriptions[int(place)].values.pop(layer, None)
+    return {key: value for key, value in flat.items() if key[:2] not in missing}
 
 
 def _counts(subscriptions: Sequence[Subscription]) -> Tensor:
