@@ -35,5 +35,5 @@ def guessed_size(batch: Any) -> int:
 
     That is the length that most of its tensors have; of several such the first.
     """
-    lengths = Counter(len(tensor) for tensor in tensors_in(batch) if tensor.dim() > 0)
+    lengths = Counter(int(t.size(0)) for t in tensors_in(batch) if t.dim() > 0)
     return lengths.most_common(1)[0][0] if lengths else 0
