@@ -26,7 +26,6 @@ from photographs import CLASS_NAMES
 from vis_callbacks.analysis.filters import as_filters
 from vis_callbacks.analysis.occlusion import occlude
 from vis_callbacks.analysis.occlusion_plan import plan_occlusion
-from vis_callbacks.analysis.probabilities import probabilities
 from vis_callbacks.analysis.saliency import attribute
 from vis_callbacks.analysis.saliency_maps import saliency_maps
 from vis_callbacks.engine.isolation import isolated
@@ -66,7 +65,7 @@ def occlusion(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarra
     plan = plan_occlusion(tuple(images.shape[-2:]), len(images))
 
     def measure(occluded: Tensor, owners: Tensor) -> Tensor:
-        shares = probabilities(model(occluded))
+        shares = model(occluded).softmax(1)
         of_class = shares.gather(1, labels[owners, None])
         return torch.cat([of_class, shares.argmax(1, keepdim=True)], dim=1)
 

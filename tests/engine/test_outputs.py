@@ -264,3 +264,17 @@ def test_what_was_learned_survives_a_restart():
     outputs.learn(scores_of(labels, 10), labels)
     later.restore(outputs.state())
     assert later.are_classes
+
+
+def test_probabilities_are_those_of_the_softmax_and_stay_what_they_are():
+    scores = torch.randn(5, 4)
+    shares = scores.softmax(1)
+    torch.testing.assert_close(Outputs().probabilities(scores), shares)
+    torch.testing.assert_close(Outputs().probabilities(scores.log_softmax(1)), shares)
+    assert torch.equal(Outputs().probabilities(shares), shares)
+
+
+def test_scores_at_several_positions_are_averaged():
+    scores = torch.randn(2, 3, 4, 5)
+    expected = scores.mean((2, 3)).softmax(1)
+    torch.testing.assert_close(Outputs().probabilities(scores), expected)

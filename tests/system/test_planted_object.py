@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from vis_callbacks.analysis.occlusion import occlude
 from vis_callbacks.analysis.occlusion_plan import OcclusionPlan, plan_occlusion
-from vis_callbacks.analysis.probabilities import probabilities
 from vis_callbacks.analysis.saliency import METHODS, attribute
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_layer_gradient, class_score
@@ -69,7 +68,7 @@ def test_the_probability_falls_most_where_the_detail_is_hidden(
     net, unseen, baseline, coarse_to_fine, record_property
 ):
     def probability(inputs: Tensor, owners: Tensor) -> Tensor:
-        return probabilities(net(inputs)).gather(1, unseen.labels[owners, None])
+        return net(inputs).softmax(1).gather(1, unseen.labels[owners, None])
 
     plan = plan_occlusion((SIDE, SIDE), NUM_UNSEEN, coarse_to_fine=coarse_to_fine)
     maps = occlude(probability, unseen.images, plan, baseline)
