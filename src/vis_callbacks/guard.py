@@ -139,7 +139,7 @@ class Guard:
         # Several failures at one snapshot are one in the row.
         self.in_a_row += self.counts.total() == self._count_before
         self.counts[cause] += 1
-        _drop_frames(error)
+        drop_frames(error)
         say(
             f"{self.owner} failed in {cause.rstrip('.')}{where}. Training goes on; what failed "
             "is left out, and the same failure is not reported again.",
@@ -203,7 +203,7 @@ def _words_of(error: Exception) -> str:
     return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}..."
 
 
-def _drop_frames(error: Exception) -> None:
+def drop_frames(error: Exception) -> None:
     """Lets go of an exception's frames, and of the exceptions before it: they hold the model.
 
     Those before it may be the user's and keep their own frames.

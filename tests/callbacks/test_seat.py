@@ -1,17 +1,28 @@
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
 
+from vis_callbacks.callbacks.options import CheckedOptions
 from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.seat import Kept, Moment, Seat, keep_references, settle_references
+from vis_callbacks.callbacks.seat import (
+    Kept,
+    Moment,
+    Seat,
+    find_parts,
+    keep_references,
+    settle_references,
+)
 from vis_callbacks.engine.engine import Subscription
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.schedule import BurstEnds, Bursts, EveryNSteps, RunFacts, Schedule
+from vis_callbacks.guard import Guard
 
 FACTS = RunFacts(planned_steps=2000, batch_size=64)
 
@@ -157,3 +168,15 @@ def test_what_is_kept_for_long_holds_no_hundreds_of_samples():
     fewer, more = (SaliencyDummy(num_samples=n) for n in (1, 500))
     keep_references([fewer, more], [torch.randn(64, 5), torch.arange(64) % 3], "the first batch")
     assert fewer.references.inputs.untyped_storage().nbytes() == 5 * 4
+
+
+def test_a_batch_that_is_not_understood_is_let_go_of_at_once():
+    batch = {"x": torch.zeros(2, dtype=torch.complex64)}
+    reference = weakref.ref(batch["x"])
+    gc.disable()
+    try:
+        assert find_parts(batch, CheckedOptions(), Guard("tester")).inputs is None
+        del batch
+        assert reference() is None
+    finally:
+        gc.enable()

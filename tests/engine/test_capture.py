@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from vis_callbacks.engine.capture import Capture, ModelNames, Seen, remove_inert_modes
+from vis_callbacks.engine.planned_capture import Plan, PlannedCapture
 from vis_callbacks.engine.probe import WeightInfo
 
 # Nonlinearities in evaluation mode, and in training mode where auxiliary heads add some.
@@ -555,6 +556,16 @@ def test_a_forked_process_inherits_nothing_that_is_open():
             os._exit(len(_get_current_function_mode_stack()) + num_hooks())
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert len(_get_current_function_mode_stack()) == 1
+
+
+def test_a_forked_process_inherits_no_planned_capture_either():
+    capture = PlannedCapture(Forms(), Plan({}, frozenset(), ()), lambda seen: None, print)
+    with capture:
+        child = os.fork()
+        if child == 0:
+            os._exit(num_hooks())
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert num_hooks() == 3
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
-from vis_callbacks.engine.engine import Engine, samples_units_positions
+from vis_callbacks.engine.engine import Engine, _read_everywhere, samples_units_positions
 from vis_callbacks.engine.probe import Batch, Probe
+from vis_callbacks.engine.ranks import Gathered
 from vis_callbacks.guard import Guard
 
 
@@ -286,3 +287,59 @@ def test_a_layer_touches_the_input_though_it_was_called_with_something_else_befo
         net(given)
     engine.end()
     assert [info.touches_input for info in engine.weights][:1] == [True]
+
+
+def test_an_evaluation_in_which_the_compiler_begins_is_given_up(net):
+    engine, x = Engine(net), torch.randn(2, 3, 8, 8)
+    subscription = subscribe(engine)
+    engine.begin([subscription], live=True)
+    engine.start_batch(x)
+    net(x)
+    assert not engine.miss_what_was_interrupted("why")
+    engine._capture._interrupt()
+    assert engine.miss_what_was_interrupted("why")
+    assert (subscription.values, subscription.failure) == ({}, "why")
+    engine.end()
+
+
+def test_what_is_compiled_after_the_forward_pass_leaves_what_was_read_of_it(net):
+    engine, x = Engine(net), torch.randn(2, 3, 8, 8)
+    subscription = subscribe(engine)
+    engine.begin([subscription], live=True)
+    engine.start_batch(x)
+    net(x)
+    engine.pause()
+    engine._capture._interrupt()
+    assert not engine.gave_way()
+    engine.count_batch()
+    once = {name: values["positive"].clone() for name, values in subscription.values.items()}
+    engine.start_batch(x)  # another micro-batch: the capture cannot see it any more
+    assert not engine.reads_live
+    engine.read_isolated(training=True)
+    engine.count_batch()
+    assert once
+    assert subscription.num_samples == 4
+    for name, values in subscription.values.items():
+        torch.testing.assert_close(values["positive"], 2 * once[name])
+    engine.end()
+
+
+def test_one_missing_number_of_a_rank_takes_no_other_with_it(monkeypatch):
+    theirs = "shared\x1f\x1fsamples\n0\x1ffc\x1ftotal"
+    mine = {
+        ("shared", "", "samples"): torch.ones(1),
+        ("shared", "", "loss_sum"): torch.ones(1),
+        ("0", "fc", "total"): torch.ones(1),
+        ("0", "expert", "total"): torch.ones(1),
+    }
+
+    def gather(status, values):
+        other = torch.tensor(list(theirs.encode()), dtype=torch.uint8)
+        return Gathered((None, None), ({"names": values["names"]}, {"names": other}))
+
+    monkeypatch.setattr("vis_callbacks.engine.engine.gather", gather)
+    subscription = subscribe(Engine(nn.ReLU()))
+    subscription.values = {"fc": {"total": torch.ones(1)}, "expert": {"total": torch.ones(1)}}
+    kept = _read_everywhere(mine, [subscription])
+    assert set(kept) == {("shared", "", "samples"), ("0", "fc", "total")}
+    assert set(subscription.values) == {"fc"}

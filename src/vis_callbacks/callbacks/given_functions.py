@@ -83,6 +83,22 @@ def _call(option: str, call: Callable[[], Any], looks_like: str) -> Any:
 
 
 def _run_forward(forward: Callable[..., Any], inputs: Tensor, run: RunView) -> None:
+    """Raises what the user's function raises; what our own pass fails with is told elsewhere."""
+    raised: list[Exception] = []
+
+    def watched(module: Any, given: Any) -> Any:
+        with Attempt() as attempt:
+            return forward(module, given)
+        if attempt.error is not None:
+            raised.append(attempt.error)
+            raise attempt.error
+        return None
+
     context = run.forward_context
-    with isolated(run.model, forward=forward, forward_context=context, grad=False) as passed:
+    with (
+        Attempt(),
+        isolated(run.model, forward=watched, forward_context=context, grad=False) as passed,
+    ):
         passed.run(inputs)
+    if raised:
+        raise raised[0]

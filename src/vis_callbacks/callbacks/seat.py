@@ -20,7 +20,7 @@ from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
 from vis_callbacks.engine.user_functions import harmless
-from vis_callbacks.guard import Attempt, Guard, NothingToShow
+from vis_callbacks.guard import Attempt, Guard, NothingToShow, drop_frames
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor
@@ -152,8 +152,10 @@ def find_parts(batch: Any, options: CheckedOptions, guard: Guard) -> Batch:
     with Attempt() as of_labels:
         labels = options.of_labels(batch)
     for function, attempt in ((options.input_fn, of_inputs), (options.label_fn, of_labels)):
-        if function is not None and attempt.error is not None:
-            guard.note("finding inputs and labels", attempt.error)
+        if attempt.error is not None:
+            if function is not None:
+                guard.note("finding inputs and labels", attempt.error)
+            drop_frames(attempt.error)  # they hold the batch, and the error
     num_samples = guessed_size(batch) if inputs is None else len(inputs)
     return Batch(inputs=inputs, labels=labels, num_samples=num_samples)
 

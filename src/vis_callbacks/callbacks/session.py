@@ -298,8 +298,8 @@ class Session:
         if self._step is None and step >= self._next_due:
             self._begin_step(RunView(trainer), step, batch)
         if self._step is not None:
-            self._step.was_read = self._step.live
             self._engine.start_batch(batch)
+            self._step.was_read = self._step.live and self._engine.reads_live
             with self.guard.contain("reading statistics of the inputs"):
                 self._step.sums.add_inputs(self._engine.inputs, RunView(trainer).device)
 
@@ -332,8 +332,10 @@ class Session:
             return
         step, run = self._step, RunView(trainer)
         try:
-            # A manual loop may have no backward that we are told of.
-            self._read_by_extra_pass(step, self._engine)
+            why = "the compiler began after the backward pass of a manual loop"
+            if not self._engine.miss_what_was_interrupted(why):
+                # A manual loop may have no backward that we are told of.
+                self._read_by_extra_pass(step, self._engine)
             self._count(step, run, outputs)
         except BaseException:
             self._drop_step()
@@ -382,12 +384,14 @@ class Session:
             whole=[seat for seat in due if seat.is_whole(step, self._facts)],
             read=subscriptions,
             live=self._engine.can_read_live,
+            was_read=self._engine.can_read_live,
         )
         self._engine.begin(subscriptions, live=opened.live, in_burst=not opened.whole)
         self._leave_out_resting(due)
         if opened.whole:
             self._engine.forget_names()
-            opened.updates = UpdateWatch(run.optimizers)
+            with self.guard.contain("watching the update"):
+                opened.updates = UpdateWatch(run.optimizers)
 
     def _begin_snapshot(self) -> None:
         for guard in self.engine_guards:
@@ -484,7 +488,9 @@ class Session:
     def evaluation_batch_end(self, dataloader_idx: int) -> None:
         """Closes the capture over one batch, or reads the batch by an extra pass."""
         if self._collecting and dataloader_idx == 0 and self._engine is not None:
-            if not self._engine.reads_live:
+            why = "the compiler began in the midst of the evaluation"
+            is_lost = self._engine.miss_what_was_interrupted(why)
+            if not is_lost and not self._engine.reads_live:
                 self._engine.read_isolated(training=False)
             self._engine.end_capture()
             self._engine.count_batch()

@@ -143,6 +143,9 @@ class UpdateWatch:
         ]
 
 
+_Norms = Sequence[Sequence[tuple[Tensor, Tensor]]]  # by optimizer and group
+
+
 class GroupTable:
     """The parameter groups of a run's optimizers: their names, which stay, and their rates."""
 
@@ -153,14 +156,14 @@ class GroupTable:
     def now(
         self,
         optimizers: Sequence[torch.optim.Optimizer],
-        norms: Sequence[Sequence[tuple[Tensor, Tensor]]] | None = None,
+        norms: _Norms | None = None,
     ) -> tuple[Group, ...]:
         """Returns what is known of each group at this step; ``norms`` as `UpdateWatch` has them."""
         groups = []
         for i, optimizer in enumerate(optimizers):
             for j, group in enumerate(optimizer.param_groups):
                 names = self._names(optimizers, i, j)
-                weight_norm, update_norm = norms[i][j] if norms is not None else (None, None)
+                weight_norm, update_norm = _norms_of(norms, i, j)
                 groups.append(
                     Group(
                         name=names.name,
@@ -188,6 +191,12 @@ class GroupTable:
                 "/".join(path), kind, tuple(names.get(id(p), "") for p in parameters)
             )
         return self._known[key]
+
+
+def _norms_of(norms: _Norms | None, i: int, j: int) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the norms of one group, None for one that has joined during the step."""
+    is_known = norms is not None and i < len(norms) and j < len(norms[i])
+    return norms[i][j] if norms is not None and is_known else (None, None)
 
 
 class _GroupNames(NamedTuple):

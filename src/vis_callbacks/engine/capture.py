@@ -230,7 +230,7 @@ class Capture:
         except BaseException:
             self.close()
             raise
-        _OPEN.add(self)
+        OPEN_CAPTURES.add(self)
         return self
 
     def __exit__(
@@ -281,11 +281,12 @@ class Capture:
         self.pause()
         self._clear()
         self._raw.clear()
-        _OPEN.discard(self)
+        OPEN_CAPTURES.discard(self)
 
     def _interrupt(self) -> None:
         """Takes off the mode and the hooks, which the compiler would trace or guard on."""
-        self.was_interrupted = True
+        # What is compiled in backward or update leaves what was read of the forward pass.
+        self.was_interrupted = not self._is_paused
         self.hooks.mute()
         self.pause()
 
@@ -639,11 +640,11 @@ _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttenti
 
 
 # A process that is forked during a captured step (a loader's worker) inherits what is open.
-_OPEN: weakref.WeakSet[Capture] = weakref.WeakSet()
+OPEN_CAPTURES: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
-    for capture in list(_OPEN):
+    for capture in list(OPEN_CAPTURES):
         capture.close()
 
 

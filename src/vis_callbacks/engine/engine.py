@@ -201,6 +201,13 @@ class Engine:
         self._capture.hooks.seconds = self._reduced_seconds = 0.0
         return max(seconds, 0.0)
 
+    def miss_what_was_interrupted(self, why: str) -> bool:
+        """Gives up the occasion where the open capture has taken itself off for the compiler."""
+        is_interrupted = self._capture is not None and self._capture.was_interrupted
+        for subscription in self._due if is_interrupted else ():
+            subscription.miss(why)
+        return is_interrupted
+
     def gave_way(self) -> bool:
         """Whether the open capture has taken itself off for the compiler, and closes it.
 
@@ -235,6 +242,7 @@ class Engine:
         """
         for subscription in due:
             subscription.reset()
+        self._layers.start_occasion()
         self.resume(due, live=live, in_burst=in_burst)
 
     def resume(self, due: Sequence[Subscription], *, live: bool, in_burst: bool = False) -> None:
@@ -266,8 +274,7 @@ class Engine:
             if subscription.failure is None:
                 with subscription.containing("reading the batch"):
                     self._batch_for(subscription)
-        self._layers.start_batch()
-        if self._capture is None:
+        if self._capture is None or not self._capture.is_open:
             self._keep_inputs()
             return
         self._capture.start_batch()
@@ -638,11 +645,12 @@ def _read_everywhere(flat: _Flat, subscriptions: Sequence[Subscription]) -> _Fla
     parts = gather(None, {"names": torch.tensor(list(names), dtype=torch.uint8)}).values
     by_rank = [set(bytes(part["names"].tolist()).decode().split("\n")) for part in parts]
     everywhere = set.intersection(*by_rank) if by_rank else set()
-    missing = {key[:2] for key in flat if _SEPARATOR.join(key) not in everywhere}
-    for place, layer in missing:
-        if place != "shared":
-            subscriptions[int(place)].values.pop(layer, None)
-    return {key: value for key, value in flat.items() if key[:2] not in missing}
+    missing = [key for key in flat if _SEPARATOR.join(key) not in everywhere]
+    layers = {key[:2] for key in missing if key[0] != "shared"}
+    for place, layer in layers:
+        subscriptions[int(place)].values.pop(layer, None)
+    kept = [key for key in flat if key not in missing and key[:2] not in layers]
+    return {key: flat[key] for key in kept}
 
 
 def _counts(subscriptions: Sequence[Subscription]) -> Tensor:

@@ -14,7 +14,7 @@ class LayerNames:
 
     Two calls from ``training_step`` may share a name and yet be different layers; the number of
     units tells. But a head that grows is the same layer with another number of units. So a
-    number that is new takes the name over from one that this batch has not met, and only a
+    number that is new takes the name over from one that this occasion has not met, and only a
     number that comes back after that has a name of its own.
 
     Attributes:
@@ -28,8 +28,8 @@ class LayerNames:
         self._replaced: dict[_Key, set[int]] = {}
         self._met: dict[_Key, set[int]] = {}
 
-    def start_batch(self) -> None:
-        """Begins another batch."""
+    def start_occasion(self) -> None:
+        """Begins another step or evaluation: within one, no name changes its layer."""
         self._met.clear()
 
     def note(self, seen: Seen) -> str:

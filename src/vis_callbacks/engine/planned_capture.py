@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vis_callbacks.analysis.nonlinearities import MODULE_TYPES, Nonlinearity
 from vis_callbacks.engine.capture import (
+    OPEN_CAPTURES,
     Seen,
     Sink,
     WeightedCall,
@@ -116,6 +117,7 @@ class PlannedCapture:
 
     def __enter__(self) -> Self:
         self.hooks.open()
+        OPEN_CAPTURES.add(self)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -144,10 +146,12 @@ class PlannedCapture:
         """Takes everything off again, in whatever state it is."""
         self.hooks.close()
         self._num_calls.clear()
+        OPEN_CAPTURES.discard(self)
 
     def _interrupt(self) -> None:
         """Takes the hooks off: the compiler would guard on them."""
-        self.was_interrupted = True
+        # What is compiled in backward or update leaves what was read of the forward pass.
+        self.was_interrupted = not self._is_paused
         self.hooks.mute()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
