@@ -12,14 +12,15 @@ from vis_callbacks import Monitor
 
 
 def shipped() -> list[type[Monitor]]:
-    """Returns the concrete monitors of the package, however deep they are derived."""
+    """Returns the concrete monitors of the package by name, however deep they are derived."""
     for name in vis_callbacks.__all__:
         getattr(vis_callbacks, name)
-    return [
+    concrete = (
         cls
         for cls in _descendants(Monitor)
         if cls.__module__.startswith("vis_callbacks.") and not inspect.isabstract(cls)
-    ]
+    )
+    return sorted(concrete, key=lambda cls: cls.__name__)  # subclasses come in order of import
 
 
 def _descendants(cls: type[Monitor]) -> Iterator[type[Monitor]]:
