@@ -28,14 +28,13 @@ from vis_callbacks.engine.scores import (
 )
 from vis_callbacks.guard import NothingToShow, say
 from vis_callbacks.monitors.saliency.methods import METHODS, named_method
-from vis_callbacks.monitors.saliency.pictures import MAX_TILE, Facts, draw_grid, draw_strip
+from vis_callbacks.monitors.saliency.pictures import Facts, pictures_of
 from vis_callbacks.monitors.saliency.questions import Answer, Question, answer_to, sanity_score
 from vis_callbacks.monitors.saliency.science import (
     effective_area,
     rank_correlation,
     remembered,
     share_in_mask,
-    shrunk,
 )
 from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.report import Image, Report, Scalar
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
-    from vis_callbacks.engine.score_functions import Score
     from vis_callbacks.engine.snapshot import Snapshot
 
 _STRIP_SAMPLES = 2  # rows of a picture over the training
@@ -184,7 +182,14 @@ class SaliencyMonitor(Monitor):
             if snapshot.stage == "fit":
                 items += self._recorded(snapshot.step, answer)
             if snapshot.wants_pictures:
-                items += self._pictures(snapshot, references, answer)
+                facts = Facts(
+                    step=snapshot.step,
+                    unit=self._name_of_unit,
+                    notes=self._notes(questions, references),
+                    options=self.options,
+                )
+                film = self._films[method] if snapshot.stage == "fit" else None
+                items += pictures_of(answer, references, film, facts)
         return Report(step=snapshot.step, items=tuple(items))
 
     def state(self) -> Mapping[str, Any]:
@@ -211,7 +216,7 @@ class SaliencyMonitor(Monitor):
         if self._unit is not None:
             score = unit_score(forward, self._unit, positions=self.positions)
             nobody = torch.full((len(inputs),), -1, device=inputs.device)
-            return [Question("unit", lambda rows: score, nobody, score(inputs))]
+            return [Question("unit", lambda _: score, nobody, score(inputs))]
         scores = forward(inputs)
         if snapshot.wants_pictures:
             self.outputs.learn(scores, references.labels)
@@ -226,7 +231,7 @@ class SaliencyMonitor(Monitor):
             questions.append(
                 Question(
                     column if are_classes else _NEUTRAL.get(column, column),
-                    partial(_score_of, forward, found.indices, read),
+                    partial(class_score, forward, read=read),
                     found.indices,
                     select_scores(shares, found.indices),
                     found.note if are_classes else _neutral(found.note),
@@ -276,7 +281,7 @@ class SaliencyMonitor(Monitor):
             if self.cam_layer is not None:
                 self._chosen_layer = named_cam_layer(forward, inputs, self.cam_layer)
             else:
-                score = question.score(slice(len(inputs)))
+                score = question.score(question.indices[: len(inputs)])
                 before = None if self._unit is None else self._unit.layer
                 self._chosen_layer = choose_cam_layer(forward, inputs, score, before=before)
         return self._chosen_layer
@@ -307,76 +312,26 @@ class SaliencyMonitor(Monitor):
             maps=maps[:_STRIP_SAMPLES],
             indices=first.indices[:_STRIP_SAMPLES],
             values=first.values[:_STRIP_SAMPLES].float(),
-            are_classes=torch.full((), first.num_classes > 0, device=maps.device),
+            are_classes=first.are_classes,
         )
         if last is not None and last.shape == maps.shape:
             similarity = rank_correlation(last.to(maps.device).float(), maps.float())
             yield _mean(f"saliency/similarity/{method}", similarity)
 
-    def _pictures(
-        self, snapshot: Snapshot, references: References, answer: Answer
-    ) -> Iterator[Image]:
-        """Yields all samples at this step, and the first ones over the training."""
-        method, questions, maps = answer.method, answer.questions, answer.maps
-        inputs = _small_images(references.inputs)
-        facts = self._facts(snapshot.step, references, answer)
-        arrays = {
-            "images": inputs,
-            "maps": torch.stack([shrunk(of_one, MAX_TILE) for of_one in maps]),
-            "strengths": torch.stack([of_one.abs().flatten(1).mean(1) for of_one in maps]),
-            "indices": torch.stack([question.indices for question in questions]),
-            "values": torch.stack([question.values for question in questions]),
-            "completeness": answer.first.completeness_error,
-            "without_gradient": answer.first.without_gradient,
-        }
-        if references.labels is not None:
-            labels, num_classes = references.labels.to(inputs.device), questions[0].num_classes
-            is_class = (labels >= 0) & ((labels < num_classes) | (num_classes == 0))
-            arrays["labels"] = torch.where(is_class, labels, -1)
-        known = {name: array for name, array in arrays.items() if array is not None}
-        yield Image(tag=f"saliency/{method}", draw=partial(draw_grid, facts=facts), arrays=known)
-        film = self._films[method]
-        if len(film) > 1 and snapshot.stage == "fit":
-            draw = partial(draw_strip, steps=tuple(film.steps), facts=facts)
-            over_time = {"images": inputs[:_STRIP_SAMPLES], **film.stacked()}
-            yield Image(tag=f"saliency/over_time/{method}", draw=draw, arrays=over_time)
-
-    def _facts(self, step: int, references: References, answer: Answer) -> Facts:
-        """Returns what the pictures say of how they were made."""
-        questions, unit = answer.questions, self._unit
+    def _notes(self, questions: Sequence[Question], references: References) -> list[str]:
+        """Returns what must be said of the targets."""
         notes = dict.fromkeys(question.note for question in questions if question.note)
-        are_classes = questions[0].num_classes > 0
-        is_unknown = unit is None and not are_classes and self.options.outputs == "auto"
-        if is_unknown and references.labels is not None:
+        is_unknown = self._unit is None and not questions[0].num_classes
+        if is_unknown and self.options.outputs == "auto" and references.labels is not None:
             notes[_UNKNOWN_OUTPUTS] = None
-        where = " at its strongest position"
-        if self.positions == "sum":
-            where = ", the sum over its positions"
-        if unit is None or unit.position is not None:
-            where = ""
-        return Facts(
-            method=answer.method,
-            step=step,
-            source=references.source,
-            columns=tuple(question.column for question in questions),
-            are_classes=are_classes,
-            unit="" if unit is None else f"unit {unit}{where}",
-            whole="image" if references.inputs.dim() > 3 else "input",
-            used=answer.first.used,
-            cam_layer=answer.cam_layer,
-            notes=tuple(notes),
-            options=self.options,
-        )
+        return list(notes)
 
-
-def _score_of(
-    forward: IsolatedForward,
-    indices: Tensor,
-    read: Callable[[Tensor], Tensor] | None,
-    rows: Tensor | slice,
-) -> Score:
-    """Returns the score of some of the samples."""
-    return class_score(forward, indices[rows], read=read)
+    @property
+    def _name_of_unit(self) -> str:
+        if self._unit is None:
+            return ""
+        where = {"strongest": " at its strongest position", "sum": ", the sum over its positions"}
+        return f"unit {self._unit}{where[self.positions] if self._unit.position is None else ''}"
 
 
 def _neutral(note: str) -> str:
@@ -386,12 +341,3 @@ def _neutral(note: str) -> str:
 
 def _mean(name: str, values: Tensor) -> Scalar:
     return Scalar(tag=name, value=values.nanmean())
-
-
-def _small_images(inputs: Tensor) -> Tensor:
-    """Returns what is shown of the inputs, averaged to the size they are shown at."""
-    if inputs.dim() > 4:
-        return inputs
-    channels = inputs if inputs.dim() > 2 else inputs.unsqueeze(1)
-    small = shrunk(channels.float().reshape(-1, *channels.shape[-2:]), MAX_TILE)
-    return small.view(*channels.shape[:-2], *small.shape[1:])

@@ -1,26 +1,34 @@
-"""What `SaliencyMonitor` draws: maps beside their image, and over the training."""
+"""What `SaliencyMonitor` draws: images with their maps, at one step and over the training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from vis_callbacks.monitors.saliency.methods import METHODS
+from vis_callbacks.monitors.saliency.science import shrunk
 from vis_callbacks.pictures.canvas import blank
 from vis_callbacks.pictures.colours import Scale, colour_map, missing_note
 from vis_callbacks.pictures.inputs import input_pictures
 from vis_callbacks.pictures.text import FAINT_INK, Rgb, class_name, line_height, number, write
 from vis_callbacks.pictures.tiles import Tile, TileRow, fitted_tile, tile_table
+from vis_callbacks.report import Image as ImageItem
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import CheckedOptions
     from vis_callbacks.engine.cam_layer import CamLayer
+    from vis_callbacks.engine.references import References
+    from vis_callbacks.monitors.saliency.questions import Answer, Question
     from vis_callbacks.monitors.saliency.relu_rules import RuleInUse
+    from vis_callbacks.pictures.film_strip import FilmStrip
 
 MAX_TILE = 128  # pixels of the longer side
 _TILE = (96, MAX_TILE)
@@ -28,194 +36,165 @@ _TILE = (96, MAX_TILE)
 # noise looks dull, what stands out is bright, and only the brightest places are cut off.
 _LARGEST = 6.0
 
-_SUBJECTS = {  # of a picture over the training, by the title of a column
-    "label": "the label",
-    "predicted": "the predicted class",
-    "output = label": "the output that the label is the number of",
-    "highest output": "the highest output",
-}
-
 Values = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the pictures say of how they were made.
+    """What the pictures of all methods say of how they were made.
 
     Attributes:
-        columns: The titles of what is explained, see `Question.column`.
-        are_classes: Whether the outputs are known to be scores of classes.
+        step: Of the snapshot.
         unit: The unit that is explained and what is taken of it, or "".
-        whole: What an input is called: an "image", or an "input".
-        used: What gradients came through; None for the gradient's own rule.
+        notes: On the targets.
+        options: Of the monitor.
     """
 
-    method: str
     step: int
-    source: str
-    columns: tuple[str, ...]
-    are_classes: bool
     unit: str
-    whole: str
-    used: RuleInUse | None
-    cam_layer: CamLayer | None
-    notes: tuple[str, ...]
+    notes: Sequence[str]
     options: CheckedOptions
 
-    @property
-    def is_signed(self) -> bool:
-        """Whether a sign says for or against."""
-        return METHODS[self.method].times_input
 
-    @property
-    def explanation(self) -> str:
-        """What the method shows."""
-        what = "the class's score" if self.are_classes else "the output"
-        return METHODS[self.method].explanation.format(
-            what="the unit" if self.unit else what,
-            layer=self.cam_layer and self.cam_layer.name,
-            part="pixel" if self.whole == "image" else "value",
-            whole=self.whole,
-        )
+def pictures_of(
+    answer: Answer, references: References, film: FilmStrip | None, facts: Facts
+) -> Iterator[ImageItem]:
+    """Yields the pictures of a method: all samples at this step, and the film's."""
+    method, questions, first = answer.method, answer.questions, answer.questions[0]
+    inputs, source = references.inputs, f"reference samples from {references.source}"
+    whole, images = "image" if inputs.dim() > 3 else "input", _small_images(inputs)
+    what = "unit" if facts.unit else "class's score" if first.num_classes else "output"
+    explanation = METHODS[method].explanation.format(
+        what=f"the {what}",
+        whole=whole,
+        part="pixel" if whole == "image" else "value",
+        layer=answer.cam_layer and answer.cam_layer.name,
+    )
+    draw = partial(
+        draw_maps, whole=whole, is_signed=METHODS[method].times_input, options=facts.options
+    )
+    arrays = {
+        "images": images,
+        "maps": torch.stack([shrunk(maps, MAX_TILE) for maps in answer.maps]),
+        "strengths": torch.stack([maps.abs().flatten(1).mean(1) for maps in answer.maps]),
+        "indices": torch.stack([question.indices for question in questions]),
+        "values": torch.stack([question.values for question in questions]),
+        "are_classes": torch.stack([question.are_classes for question in questions]),
+        "labels": _known_labels(references.labels, first),
+        "completeness": answer.first.completeness_error,
+        "without_gradient": answer.first.without_gradient,
+    }
+    caption = [
+        explanation,
+        facts.unit,
+        f"step {facts.step:,}; {len(images)} {source}",
+        "each map is divided by its own mean, so that all maps have one scale",
+        _rule(answer.first.used),
+        _choice(answer.cam_layer, what),
+        *facts.notes,
+    ]
+    yield ImageItem(
+        tag=f"saliency/{method}",
+        draw=partial(draw, titles=[question.column for question in questions], caption=caption),
+        arrays={name: array for name, array in arrays.items() if array is not None},
+    )
+    if film is None or len(film) < 2:
+        return
+    over_time = film.stacked()
+    num_samples = over_time["maps"].shape[1]
+    caption = [
+        explanation,
+        f"over the training: {facts.unit or first.column}; each map is divided by its own mean",
+        f"{num_samples} {source}",
+        *facts.notes,
+    ]
+    titles = [f"step {step:,}" for step in film.steps]
+    yield ImageItem(
+        tag=f"saliency/over_time/{method}",
+        draw=partial(draw, titles=titles, caption=caption, is_over_time=True),
+        arrays={"images": images[:num_samples], **over_time},
+    )
 
-    @property
-    def rule(self) -> str:
-        """What followed the method's rule, and what did not."""
-        if self.used is None:
-            return ""
-        others = ", ".join(f"{count} {kind}" for kind, count in sorted(self.used.left_out.items()))
-        left = f", {others} did not" if others else ""
-        return f"{self.used.num_relus} ReLUs a pass followed the rule{left}"
 
-    @property
-    def choice(self) -> str:
-        """Why Grad-CAM looks at its layer."""
-        if self.cam_layer is None or not self.cam_layer.is_chosen:
-            return ""
-        to = "the unit" if self.unit else "the score"
-        return f"the layer was chosen as the last that all paths from the input to {to} pass"
-
-
-def draw_grid(
+def draw_maps(
     images: Values,
     maps: Values,
     indices: Values,
     values: Values,
-    strengths: Values,
+    are_classes: Values,
     labels: Values | None = None,
+    strengths: Values | None = None,
     completeness: Values | None = None,
     without_gradient: Values | None = None,
     *,
-    facts: Facts,
+    titles: Sequence[str],
+    caption: Sequence[str],
+    whole: str,
+    is_signed: bool,
+    options: CheckedOptions,
+    is_over_time: bool = False,
 ) -> Rgb:
-    """Returns every image with its maps.
+    """Returns each image with its maps: of several targets, or of several steps.
 
     Args:
         images: (samples, channels, height, width), as the network sees them.
         maps: (columns, samples, height, width).
         indices: (columns, samples) of the classes or outputs, -1 for a unit.
         values: (columns, samples) the probability, or the output's or the unit's value.
-        strengths: (columns, samples) the maps' mean magnitudes.
+        are_classes: (columns,) whether the outputs were known to be scores of classes.
         labels: (samples,), -1 for those that name no class.
+        strengths: (columns, samples) the maps' mean magnitudes.
         completeness: (samples,) the error.
         without_gradient: (samples,) the share of the positions of Grad-CAM's layer.
-        facts: What to say.
+        titles: Of the columns.
+        caption: Lines over the picture.
+        whole: What an input is called.
+        is_signed: See `map_tile`.
+        options: Of the monitor.
+        is_over_time: Columns are steps.
     """
-    shown = input_pictures(images, facts.options.mean, facts.options.std)
+
+    def name(index: int, is_class: bool) -> str:
+        return class_name(index, options.class_names) if is_class else f"output {index}"
+
+    shown = input_pictures(images, options.mean, options.std)
     rows, drawn = [], []
     for sample, image in enumerate(shown.images):
         label = -1 if labels is None else int(labels[sample])
-        words = [f"sample {sample}"]
-        if label >= 0 and "label" not in facts.columns:
-            names = facts.options.class_names
-            words.append(f"label: {class_name(label, names) if facts.are_classes else label}")
-        tiles = [Tile(picture=image, title=facts.whole, lines=words)]
-        for column, title in enumerate(facts.columns):
-            index = int(indices[column, sample])
-            lines = _lines(index, values[column, sample], facts, facts.are_classes)
+        words = [] if is_over_time else [f"sample {sample}"]
+        if label >= 0 and "label" not in titles:
+            words.append(f"label: {name(label, True) if are_classes[0] else label}")
+        tiles = [Tile(picture=image, title=whole, lines=words)]
+        for column, title in enumerate(titles):
+            index, value = int(indices[column, sample]), float(values[column, sample])
+            lines = [name(index, are_classes[column])] if index >= 0 else []
+            lines.append(f"p = {value:.2f}" if are_classes[column] else f"value {number(value)}")
             if title == "predicted" and label >= 0:
                 lines[-1] += ", right" if index == label else ", wrong"
-            if column > 0 and index == indices[0, sample]:
+            if column and not is_over_time and index == indices[0, sample]:
                 tiles.append(Tile(picture=_same_as_before(image), title=title, lines=lines))
-                continue
-            drawn.append(maps[column, sample])
-            tiles.append(
-                map_tile(drawn[-1], image, title=title, lines=lines, is_signed=facts.is_signed)
-            )
+            else:
+                drawn.append(maps[column, sample])
+                tiles.append(map_tile(drawn[-1], image, title, lines, is_signed=is_signed))
         rows.append(TileRow(tiles=tiles))
-    kind = "images" if facts.unit else "classes" if facts.are_classes else "outputs"
-    caption = [
-        facts.explanation,
-        facts.unit,
-        f"step {facts.step:,}; {len(rows)} reference samples from {facts.source}",
-        "each map is divided by its own mean, so that the scale is the same for all epochs and "
-        f"{kind}{_range_of(strengths)}",
-        facts.rule,
-        facts.choice,
-        _without_gradient(without_gradient),
-        _completeness(completeness),
-        *facts.notes,
-        shown.note,
-    ]
-    return map_table(rows, drawn, caption, is_signed=facts.is_signed, rows_across=2)
-
-
-def draw_strip(
-    images: Values,
-    maps: Values,
-    indices: Values,
-    values: Values,
-    are_classes: Values,
-    *,
-    steps: Sequence[int],
-    facts: Facts,
-) -> Rgb:
-    """Returns the first images' maps over the training, an image a row, a step a column.
-
-    Args:
-        images: (samples, channels, height, width).
-        maps: (frames, samples, height, width).
-        indices: (frames, samples).
-        values: (frames, samples).
-        are_classes: (frames,) whether the outputs were known to be classes then.
-        steps: One for each frame.
-        facts: What to say.
-    """
-    shown = input_pictures(images, facts.options.mean, facts.options.std)
-    rows = []
-    for sample, image in enumerate(shown.images):
-        tiles = [Tile(picture=image)]
-        for frame, were_classes in enumerate(are_classes):
-            lines = _lines(int(indices[frame, sample]), values[frame, sample], facts, were_classes)
-            tiles.append(
-                map_tile(maps[frame, sample], image, lines=lines, is_signed=facts.is_signed)
-            )
-        rows.append(TileRow(tiles=tiles))
-    subject = facts.unit or _SUBJECTS.get(facts.columns[0], facts.columns[0])
-    caption = [
-        facts.explanation,
-        f"over the training, for {subject}; each map is divided by its own mean",
-        f"{len(images)} reference samples from {facts.source}",
-        *facts.notes,
-        shown.note,
-    ]
-    columns = [facts.whole, *(f"step {step:,}" for step in steps)]
-    every_map = list(maps.reshape(-1, *maps.shape[2:]))
-    return map_table(rows, every_map, caption, is_signed=facts.is_signed, columns=columns)
+    measured = [_range_of(strengths), _without(without_gradient), _completeness(completeness)]
+    lines = [*caption, *measured, shown.note]
+    across = 1 if is_over_time else 2
+    return map_table(rows, drawn, lines, is_signed=is_signed, rows_across=across)
 
 
 def map_tile(
     values: Values,
     image: Rgb,
-    *,
     title: str = "",
     lines: Sequence[str] = (),
+    *,
     is_signed: bool = False,
 ) -> Tile:
-    """Returns a map (height, width) in colours, in the size of its image.
+    """Returns a map in colours, in the size of its image.
 
     Args:
-        values: See `saliency_maps`.
+        values: (height, width), see `saliency_maps`.
         image: (height, width, 3).
         title: Over the map.
         lines: Under it.
@@ -232,13 +211,9 @@ def map_table(
     caption: Sequence[object] = (),
     *,
     is_signed: bool = False,
-    columns: Sequence[str] = (),
-    rows_across: int = 1,
+    rows_across: int = 2,
 ) -> Rgb:
-    """Returns rows of `map_tile`, with what all maps have in common said over them.
-
-    ``maps`` are all that are drawn; see `map_tile` and `tile_table` for the other arguments.
-    """
+    """Returns rows of `map_tile`, with what all ``maps`` have in common said over them."""
     num_silent = sum(not values.any() for values in maps)
     lines = [
         *caption,
@@ -248,7 +223,6 @@ def map_table(
     return tile_table(
         rows,
         lines,
-        columns=columns,
         scale=_scale(is_signed),
         units="x the map's own mean",
         tile=_TILE,
@@ -282,29 +256,53 @@ def _same_as_before(image: Rgb) -> Rgb:
     """Returns a tile that says that the map before it is this one's as well."""
     height, width = fitted_tile(image, _TILE).shape[:2]
     tile = blank(height, width, (244, 244, 244))
-    for index, text in enumerate(("the same", "map")):
-        y = max(0, height // 2 - line_height()) + index * line_height()
-        write(tile, text, width // 2, y, align="centre", colour=FAINT_INK)
+    y = max(0, (height - line_height()) // 2)
+    write(tile, "the same map", width // 2, y, align="centre", colour=FAINT_INK)
     return tile
 
 
-def _lines(index: int, value: float, facts: Facts, are_classes: bool) -> list[str]:
-    """Returns what is explained by a map, and its value."""
-    text = f"p = {value:.2f}" if are_classes else f"value {number(float(value))}"
-    if index < 0:
-        return [text]
-    names = facts.options.class_names
-    return [class_name(index, names) if are_classes else f"output {index}", text]
+def _small_images(inputs: Tensor) -> Tensor:
+    """Returns what is shown of the inputs, averaged to the size they are shown at."""
+    if inputs.dim() > 4:
+        return inputs
+    channels = inputs if inputs.dim() > 2 else inputs.unsqueeze(1)
+    small = shrunk(channels.float().reshape(-1, *channels.shape[-2:]), MAX_TILE)
+    return small.view(*channels.shape[:-2], *small.shape[1:])
 
 
-def _range_of(strengths: Values) -> str:
-    known = strengths[np.isfinite(strengths)]
+def _known_labels(labels: Tensor | None, question: Question) -> Tensor | None:
+    """Returns the labels, -1 for those that name none of the classes."""
+    if labels is None:
+        return None
+    labels, count = labels.to(question.indices.device), question.num_classes
+    is_class = (labels >= 0) & ((labels < count) | (count == 0))
+    return torch.where(is_class, labels, -1)
+
+
+def _rule(used: RuleInUse | None) -> str:
+    """Returns what followed the method's rule, and what did not."""
+    if used is None:
+        return ""
+    others = ", ".join(f"{count} {kind}" for kind, count in sorted(used.left_out.items()))
+    left = f", {others} did not" if others else ""
+    return f"{used.num_relus} ReLUs a pass followed the rule{left}"
+
+
+def _choice(layer: CamLayer | None, what: str) -> str:
+    """Returns why Grad-CAM looks at its layer."""
+    if layer is None or not layer.is_chosen:
+        return ""
+    return f"the layer was chosen as the last that all paths from the input to the {what} pass"
+
+
+def _range_of(strengths: Values | None) -> str:
+    known = np.empty(0) if strengths is None else strengths[np.isfinite(strengths)]
     if not known.size:
         return ""
-    return f" (means from {number(float(known.min()))} to {number(float(known.max()))})"
+    return f"the means are from {number(float(known.min()))} to {number(float(known.max()))}"
 
 
-def _without_gradient(shares: Values | None) -> str:
+def _without(shares: Values | None) -> str:
     """Returns what must be said of maps that most of a layer's positions have no part in."""
     if shares is None or np.median(shares) <= 0.5:
         return ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from vis_callbacks.engine.score_functions import layer_gradient
@@ -29,7 +30,7 @@ class Question:
 
     Attributes:
         column: Its title: "label", "predicted", "class 3", "output 3" or "unit".
-        score: For some of the samples, the function that is differentiated.
+        score: Indices of some of the samples -> the function that is differentiated.
         indices: (samples,) of the classes or outputs; -1 where a unit is explained.
         values: (samples,) the class's probability, or the output's or the unit's value.
         note: What must be said about the choice.
@@ -37,11 +38,16 @@ class Question:
     """
 
     column: str
-    score: Callable[[Rows], Score]
+    score: Callable[[Tensor], Score]
     indices: Tensor
     values: Tensor
     note: str = ""
     num_classes: int = 0
+
+    @property
+    def are_classes(self) -> Tensor:
+        """Whether the outputs are known to be scores of classes, beside the other tensors."""
+        return torch.full((), self.num_classes > 0, device=self.indices.device)
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def _attribution(
     layer: CamLayer | None,
     rows: Rows = slice(None),
 ) -> Attribution:
-    score = question.score(rows)
+    score = question.score(question.indices[rows])
     at_layer = None if layer is None else layer_gradient(forward, score, layer.name, layer.grid)
     return attribute(method, score, inputs[rows], layer_gradient=at_layer)
 
