@@ -203,7 +203,7 @@ def test_a_single_output_whose_labels_were_ages_stays_a_value():
     for _ in range(5):
         assert not outputs.learn(bits[:, None] * 2.0 - 1, bits)
     later = Outputs()
-    later.restore(outputs.state())
+    later.load_state_dict(outputs.state_dict())
     assert not later.learn(bits[:, None] * 2.0 - 1, bits)
 
 
@@ -262,7 +262,7 @@ def test_names():
 def test_what_was_learned_survives_a_restart():
     labels, outputs, later = torch.arange(100) % 10, Outputs(), Outputs()
     outputs.learn(scores_of(labels, 10), labels)
-    later.restore(outputs.state())
+    later.load_state_dict(outputs.state_dict())
     assert later.are_classes
 
 

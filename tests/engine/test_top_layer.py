@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.saliency import METHODS, attribute
-from vis_callbacks.analysis.saliency_maps import rank_correlation, saliency_maps
-from vis_callbacks.analysis.sanity import count_weighted_calls, random_top_layer
+from vis_callbacks.engine.top_layer import count_weighted_calls, random_top_layer
+from vis_callbacks.monitors.saliency.methods import METHODS
+from vis_callbacks.monitors.saliency.science import attribute, rank_correlation, saliency_maps
 
 
 def two_layers() -> nn.Sequential:
@@ -129,7 +129,7 @@ def sanity_scores(digits) -> dict[str, float]:
 
     def maps(name: str) -> Tensor:
         found = attribute(name, score, images, layer_gradient=layer_gradient)
-        return saliency_maps(found.values, is_signed=METHODS[name].is_signed)
+        return saliency_maps(found.values, is_signed=METHODS[name].times_input)
 
     num_calls = count_weighted_calls(lambda: model(images[:1]))
     scores = {}

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from vis_callbacks.analysis.saliency import attribute
 from vis_callbacks.engine.capture import Capture
 from vis_callbacks.engine.isolation import IsolatedForward, isolated
-from vis_callbacks.engine.score_functions import run_with_layers, unit_score, value_of_unit
-from vis_callbacks.engine.scores import Unit
+from vis_callbacks.engine.score_functions import run_with_layers, unit_score
+from vis_callbacks.engine.scores import Unit, value_of_unit
+from vis_callbacks.monitors.saliency.science import attribute
 
 NUM_DIRECTIONS = 3
 # In float64 the difference quotient is good to about 1e-9 of a layer's values where no ReLU and
