@@ -76,10 +76,7 @@ NETWORKS: dict[str, Case] = {
     ),
 }
 SLOW: dict[str, Case] = {
-    "densenet121": (models.densenet121, 64, "DenseNet/relu", (2, 2)),
-    "vgg11_bn": (models.vgg11_bn, 64, "features.27", (4, 4)),
-    "convnext_tiny": (models.convnext_tiny, 64, "features.7.2", (2, 2)),
-    "swin_t": (models.swin_t, 64, "features.7.1", (2, 2)),
+    "densenet": (lambda: models.DenseNet(8, (3, 2), 16), 64, "DenseNet/relu", (8, 8)),
     "inception_v3": (
         lambda: models.inception_v3(aux_logits=False, init_weights=False),
         128,

@@ -448,7 +448,7 @@ def test_a_label_beyond_the_scores_is_told():
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(300, 3)), (4, 1, 10, 30)),
         (lambda: nn.Conv2d(3, 5, 3), (4, 3, 8, 8)),  # scores at positions
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 3)), (4, 2, 6, 6, 6)),
-        (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (4, 3, 300, 200)),
+        (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (4, 3, 140, 90)),
     ],
 )
 def test_inputs_and_scores_of_every_form_are_drawn(model, shape):
@@ -590,13 +590,6 @@ def test_masks_that_do_not_fit_the_batch_are_refused(given):
 # -- in a run
 
 
-class FrozenLayers(TinyModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv.requires_grad_(False)
-        self.norm.requires_grad_(False)
-
-
 class AllFrozenButTheHead(TinyModule):
     def __init__(self) -> None:
         super().__init__()
@@ -623,7 +616,7 @@ class CheckpointedTwin(TinyModule):
 
 def fitted(folder: Path, module: Any, monitors: list[Any], **options: Any) -> Trainer:
     torch.manual_seed(3)  # the global numbers that Dropout draws
-    trainer = tiny_trainer(folder, monitors, **options)
+    trainer = tiny_trainer(folder, monitors, max_epochs=1, **options)
     trainer.fit(module, tiny_loader(), tiny_loader())
     return trainer
 
@@ -640,7 +633,6 @@ def made(cls: type[TinyModule]) -> TinyModule:
         (TinyModule, {"precision": "bf16-mixed"}),
         (TinyModule, {"precision": "bf16-true"}),
         (TinyModule, {"precision": "64-true"}),
-        (FrozenLayers, {}),
         (AllFrozenButTheHead, {}),
         (FrozenNorm, {}),
         (CheckpointedTwin, {}),
@@ -662,33 +654,6 @@ def test_maps_are_made_and_the_run_is_the_same_to_the_bit(cls, options, tmp_path
     assert (maps.reshape(len(maps), 4, -1).max(2) > 0).all()
     assert_identical(plain[0], fingerprint(trainer))
     assert plain[1] == digest(trainer.lightning_module.losses)
-
-
-@pytest.fixture
-def forget_graphs():
-    """Makes the process one in which nothing was compiled."""
-    import torch._dynamo
-
-    def forget() -> None:
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-
-    forget()
-    yield forget
-    forget()
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_compiled_model_is_explained_and_trains_to_the_same_bits(forget_graphs, tmp_path):
-    states = []
-    for monitors in ([], [monitor := SaliencyMonitor(every_n_train_steps=1)]):
-        forget_graphs()
-        compiled = torch.compile(made(TinyModule), backend="aot_eager")
-        trainer = fitted(tmp_path, compiled, monitors)
-        states.append(fingerprint(trainer))
-    assert monitor.guard.counts == {}
-    assert (picture(monitor.last_report).arrays["maps"] > 0).any()
-    assert_identical(*states)
 
 
 @pytest.mark.parametrize("entry", ["validate", "test"])
