@@ -60,10 +60,9 @@ def choose_cam_layer(
 
     Args:
         forward: The forward pass that the score runs.
-        inputs: (samples, channels, *positions): two are enough, while a model may squeeze one
-            sample away.
+        inputs: A few samples.
         score: Of these inputs.
-        before: The layer whose unit is explained; the layer is sought up to and with this one.
+        before: The layer whose unit is explained: no later one is taken.
 
     Raises:
         MethodUnsuitedError: There is no such layer.
@@ -91,11 +90,8 @@ def choose_cam_layer(
 def named_cam_layer(forward: IsolatedForward, inputs: Tensor, name: str) -> CamLayer:
     """Returns the layer that the user has named, with the grid of its positions.
 
-    A layer that is not there, or has no positions, is returned as well: the pass that reads it
-    says so.
-
-    Raises:
-        MethodUnsuitedError: Its positions are not those of the input.
+    A layer that is not there is returned as well: the pass that reads it says so. Raises
+    MethodUnsuitedError where the layer's positions are not those of the input.
     """
     survey = _Survey(forward, inputs, forward.run)
     place = next((place for place in survey.places if place.name == name), None)
@@ -196,9 +192,6 @@ def _on_all_paths(survey: _Survey) -> list[_Place]:
     """Returns the places, with several positions, that every path from score to input passes.
 
     The paths are counted: those up to a place, times those from there on, are all of them.
-
-    Raises:
-        NoGradientError: There is no path.
     """
     end, start = get_gradient_edge(survey.leaf).node, get_gradient_edge(survey.root.sum()).node
     graph, unvisited = dict[Node, list[Node]](), [start]

@@ -60,15 +60,11 @@ def class_score(
     *,
     read: Callable[[Tensor], Tensor] | None = None,
 ) -> Score:
-    """Returns the function that gives each sample's score of its class, (samples,).
+    """Returns the function that gives each sample's score of its target, (samples,).
 
     It is the unnormalised score: the probability also rises when all other classes fall
-    (Simonyan et al. 2014).
-
-    Args:
-        forward: Inputs to scores (samples, classes, ...); several positions are averaged.
-        targets: (samples,) int64.
-        read: The model's scores to those of classes, such as `Outputs.class_scores`.
+    (Simonyan et al. 2014). ``read`` makes the model's scores those of classes, see
+    `Outputs.class_scores`.
     """
 
     def score(inputs: Tensor) -> Tensor:
@@ -83,9 +79,8 @@ def unit_score(
 ) -> Score:
     """Returns the function that gives how strongly a unit answers to each sample, (samples,).
 
-    Its gradient is that of a layer whose own gradient is 0 but for a 1 at the unit. The
-    arguments are those of `value_of_unit`; the function raises ValueError where the model has no
-    such layer, unit or position.
+    The arguments are those of `value_of_unit`. The function raises ValueError where the model
+    has no such layer, unit or position.
     """
 
     def score(inputs: Tensor) -> Tensor:
@@ -100,13 +95,9 @@ def layer_gradient(
 ) -> LayerGradient:
     """Returns the function that gives a layer's activation and the score's gradient there.
 
-    Both are (samples, units, *positions), without graph: what Grad-CAM weighs.
-
-    Args:
-        forward: The forward pass that the score runs.
-        score: See `class_score` and `unit_score`.
-        layer: Its name, see `run_with_layers`.
-        grid: Rows and columns of the image's tokens; tokens without a place are left out.
+    Both are (samples, units, *positions), without graph: what Grad-CAM weighs. ``forward`` is
+    the forward pass that the score runs. With a ``grid``, the image's tokens lie in its rows and
+    columns, and tokens without a place are left out.
     """
 
     def activation_and_gradient(inputs: Tensor) -> tuple[Tensor, Tensor]:

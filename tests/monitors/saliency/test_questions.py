@@ -146,3 +146,8 @@ def test_the_sanity_check_touches_no_weight(make):
     before = digest(network.state_dict())
     assert sanity(network).isfinite().all()
     assert digest(network.state_dict()) == before
+
+
+def test_a_network_without_weights_has_no_top_layer():
+    with pytest.raises(ValueError, match=r"no top layer to randomise\. Leave the sanity check"):
+        sanity(nn.Flatten())

@@ -28,7 +28,7 @@ from vis_callbacks.engine.scores import (
 )
 from vis_callbacks.guard import NothingToShow, say
 from vis_callbacks.monitors.saliency.methods import METHODS, named_method
-from vis_callbacks.monitors.saliency.pictures import Facts, pictures_of
+from vis_callbacks.monitors.saliency.pictures import pictures_of
 from vis_callbacks.monitors.saliency.questions import Answer, Question, answer_to, sanity_score
 from vis_callbacks.monitors.saliency.science import (
     effective_area,
@@ -58,16 +58,15 @@ _UNKNOWN_OUTPUTS = (
 
 
 class SaliencyMonitor(Monitor):
-    """Shows which pixels of the reference images the network's answer hangs on.
+    """Shows which pixels of the reference images the network's answer depends on.
 
-    The same images at every epoch; for each the map of its true class and, where that is
-    another one, of the predicted class, side by side: one sees what the network looks at, when
-    that settles, and what it took for something else. `unit` asks the same of any unit of any
-    layer.
+    It shows the same images at every epoch, each with the map of its true class and, where that
+    is another one, of the predicted class. One sees what the network looks at, when that settles,
+    and what it took for something else. ``unit`` asks the same of any unit of any layer.
 
-    What it cannot tell: that the network is *right* to look there; nor what a region means
-    together with others. Guided backpropagation and the deconvnet draw the image's edges
-    whatever the network has learned (`sanity_check` measures that).
+    It cannot tell that the network is *right* to look there, nor what a region means together
+    with others. Guided backpropagation and the deconvnet draw the image's edges whatever the
+    network has learned (``sanity_check`` measures that).
 
     Args:
         methods: Of ``"gradient"``, ``"guided_backprop"``, ``"deconvnet"``,
@@ -182,14 +181,15 @@ class SaliencyMonitor(Monitor):
             if snapshot.stage == "fit":
                 items += self._recorded(snapshot.step, answer)
             if snapshot.wants_pictures:
-                facts = Facts(
+                items += pictures_of(
+                    answer,
+                    references,
+                    self._films[method] if snapshot.stage == "fit" else None,
                     step=snapshot.step,
                     unit=self._name_of_unit,
                     notes=self._notes(questions, references),
                     options=self.options,
                 )
-                film = self._films[method] if snapshot.stage == "fit" else None
-                items += pictures_of(answer, references, film, facts)
         return Report(step=snapshot.step, items=tuple(items))
 
     def state(self) -> Mapping[str, Any]:
@@ -257,11 +257,7 @@ class SaliencyMonitor(Monitor):
         forward: IsolatedForward,
         inputs: Tensor,
     ) -> Answer | None:
-        """Returns what a method says; None, said once, where it does not suit the network.
-
-        Raises:
-            NothingToShow: No method suits it.
-        """
+        """Returns what a method says; None, said once, where it does not suit the network."""
         try:
             layer = None
             if METHODS[method].uses_layer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,40 +38,32 @@ _LARGEST = 6.0
 Values = NDArray[Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What the pictures of all methods say of how they were made.
-
-    Attributes:
-        step: Of the snapshot.
-        unit: The unit that is explained and what is taken of it, or "".
-        notes: On the targets.
-        options: Of the monitor.
-    """
-
-    step: int
-    unit: str
-    notes: Sequence[str]
-    options: CheckedOptions
-
-
 def pictures_of(
-    answer: Answer, references: References, film: FilmStrip | None, facts: Facts
+    answer: Answer,
+    references: References,
+    film: FilmStrip | None,
+    *,
+    step: int,
+    unit: str,
+    notes: Sequence[str],
+    options: CheckedOptions,
 ) -> Iterator[ImageItem]:
-    """Yields the pictures of a method: all samples at this step, and the film's."""
+    """Yields the pictures of a method: all samples at this step, and the film's.
+
+    ``unit`` is the unit that is explained and what is taken of it, or ""; ``notes`` are on the
+    targets.
+    """
     method, questions, first = answer.method, answer.questions, answer.questions[0]
     inputs, source = references.inputs, f"reference samples from {references.source}"
     whole, images = "image" if inputs.dim() > 3 else "input", _small_images(inputs)
-    what = "unit" if facts.unit else "class's score" if first.num_classes else "output"
+    what = "unit" if unit else "class's score" if first.num_classes else "output"
     explanation = METHODS[method].explanation.format(
         what=f"the {what}",
         whole=whole,
         part="pixel" if whole == "image" else "value",
         layer=answer.cam_layer and answer.cam_layer.name,
     )
-    draw = partial(
-        draw_maps, whole=whole, is_signed=METHODS[method].times_input, options=facts.options
-    )
+    draw = partial(draw_maps, whole=whole, is_signed=METHODS[method].times_input, options=options)
     arrays = {
         "images": images,
         "maps": torch.stack([shrunk(maps, MAX_TILE) for maps in answer.maps]),
@@ -86,12 +77,12 @@ def pictures_of(
     }
     caption = [
         explanation,
-        facts.unit,
-        f"step {facts.step:,}; {len(images)} {source}",
+        unit,
+        f"step {step:,}; {len(images)} {source}",
         "each map is divided by its own mean, so that all maps have one scale",
         _rule(answer.first.used),
         _choice(answer.cam_layer, what),
-        *facts.notes,
+        *notes,
     ]
     yield ImageItem(
         tag=f"saliency/{method}",
@@ -104,9 +95,9 @@ def pictures_of(
     num_samples = over_time["maps"].shape[1]
     caption = [
         explanation,
-        f"over the training: {facts.unit or first.column}; each map is divided by its own mean",
+        f"over the training: {unit or first.column}; each map is divided by its own mean",
         f"{num_samples} {source}",
-        *facts.notes,
+        *notes,
     ]
     titles = [f"step {step:,}" for step in film.steps]
     yield ImageItem(
@@ -136,22 +127,9 @@ def draw_maps(
 ) -> Rgb:
     """Returns each image with its maps: of several targets, or of several steps.
 
-    Args:
-        images: (samples, channels, height, width), as the network sees them.
-        maps: (columns, samples, height, width).
-        indices: (columns, samples) of the classes or outputs, -1 for a unit.
-        values: (columns, samples) the probability, or the output's or the unit's value.
-        are_classes: (columns,) whether the outputs were known to be scores of classes.
-        labels: (samples,), -1 for those that name no class.
-        strengths: (columns, samples) the maps' mean magnitudes.
-        completeness: (samples,) the error.
-        without_gradient: (samples,) the share of the positions of Grad-CAM's layer.
-        titles: Of the columns.
-        caption: Lines over the picture.
-        whole: What an input is called.
-        is_signed: See `map_tile`.
-        options: Of the monitor.
-        is_over_time: Columns are steps.
+    Shapes are (samples, ...) or (columns, samples, ...). ``indices`` are of classes or outputs,
+    or -1 for a unit; ``values`` are the probability, or the output's or the unit's value;
+    ``labels`` are -1 where they name no class; ``strengths`` are the maps' mean magnitudes.
     """
 
     def name(index: int, is_class: bool) -> str:
@@ -193,12 +171,8 @@ def map_tile(
 ) -> Tile:
     """Returns a map in colours, in the size of its image.
 
-    Args:
-        values: (height, width), see `saliency_maps`.
-        image: (height, width, 3).
-        title: Over the map.
-        lines: Under it.
-        is_signed: Red speaks for what is explained and blue against it, instead of viridis.
+    ``values`` are (height, width), see `saliency_maps`. Where they are signed, red speaks for
+    what is explained and blue against it; otherwise the colours are viridis.
     """
     colours = Image.fromarray(colour_map(relative(values), scale=_scale(is_signed)))
     picture = np.asarray(colours.resize(image.shape[1::-1], Image.Resampling.NEAREST))

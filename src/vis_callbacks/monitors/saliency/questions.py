@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vis_callbacks.engine.score_functions import layer_gradient
 from vis_callbacks.engine.scores import at_least_float32
-from vis_callbacks.engine.top_layer import count_weighted_calls, random_top_layer
+from vis_callbacks.engine.top_layer import WeightedCalls
 from vis_callbacks.monitors.saliency.methods import METHODS
 from vis_callbacks.monitors.saliency.science import attribute, rank_correlation, saliency_maps
 
@@ -46,23 +46,18 @@ class Question:
 
     @property
     def are_classes(self) -> Tensor:
-        """Whether the outputs are known to be scores of classes, beside the other tensors."""
+        """Whether the outputs are known to be scores of classes, on the device."""
         return torch.full((), self.num_classes > 0, device=self.indices.device)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one method says to the questions.
-
-    Attributes:
-        maps: For each question (samples, height, width).
-        first: The attribution that the first question's maps were made of.
-    """
+    """What one method says to the questions."""
 
     method: str
     questions: Sequence[Question]
-    maps: Sequence[Tensor]
-    first: Attribution
+    maps: Sequence[Tensor]  # for each question (samples, height, width)
+    first: Attribution  # to the first question
     cam_layer: CamLayer | None
 
 
@@ -87,8 +82,19 @@ def answer_to(
 
 
 def sanity_score(answer: Answer, forward: IsolatedForward, inputs: Tensor) -> Tensor:
-    """Returns (samples,) how much the first maps are like those with a random top layer."""
-    with random_top_layer(count_weighted_calls(lambda: forward(inputs[:1]))):
+    """Returns (samples,) how much the first maps are like those with a random top layer.
+
+    Raises:
+        ValueError: There is no layer with weights.
+    """
+    with torch.no_grad(), WeightedCalls() as calls:
+        forward(inputs[:1])
+    if not calls.count:
+        raise ValueError(
+            "the forward pass calls no linear layer and no convolution, so there is no top layer "
+            "to randomise. Leave the sanity check off."
+        )
+    with WeightedCalls(calls.count):
         other = _attribution(answer.method, answer.questions[0], forward, inputs, answer.cam_layer)
     return rank_correlation(answer.maps[0], _maps(answer.method, other))
 

@@ -6,11 +6,10 @@ With f what went into the ReLU and R the gradient from above, a ReLU passes
 - the deconvnet (Zeiler and Fergus 2014): R where R > 0;
 - guided backpropagation (Springenberg et al. 2015): R where f > 0 and R > 0.
 
-A rule replaces the *calls*: modules, reused modules, functions, in-place forms, ``clamp(min=0)``
-and ``threshold(0, 0)`` are all seen, and no module is hooked or exchanged. A hook on a module
-would miss the functions, and would change the gradient of everything else that uses what went
-into the ReLU. Max-pooling needs nothing: autograd sends a gradient to the maximum's place, which
-is what the deconvnet's switches are for.
+A rule replaces the *calls*, of modules, functions, in-place forms, ``clamp(min=0)`` and
+``threshold(0, 0)``. A hook on a module would miss the functions, and would change the gradient of
+everything else that uses what went into the ReLU. Max-pooling needs nothing: autograd sends a
+gradient to the maximum's place, which is what the deconvnet's switches are for.
 """
 
 from __future__ import annotations
@@ -53,15 +52,10 @@ class RuleInUse:
 def relu_rule(rule: ReluRule) -> Iterator[RuleInUse]:
     """Makes gradients of passes inside the context go through every ReLU by this rule.
 
-    Forward passes give bit for bit what they give without it. The backward pass may run inside
-    or outside. ReLU6, and a hardtanh that begins at 0, are ReLUs whose slope is also 0 above
-    their upper end. Other nonlinearities have no such rule and pass their own gradient.
-
-    Args:
-        rule: "gradient" leaves everything as it is.
-
-    Yields:
-        The count of the ReLUs that gradients came through; with "gradient" it stays 0.
+    Forward passes give bit for bit what they give without it, and the backward pass may run
+    inside or outside. ReLU6, and a hardtanh that begins at 0, are ReLUs whose slope is also 0
+    above their upper end. Other nonlinearities pass their own gradient. "gradient" leaves
+    everything as it is and counts nothing.
 
     Example:
         >>> x = torch.tensor([1.0, -1.0], requires_grad=True)
@@ -70,10 +64,6 @@ def relu_rule(rule: ReluRule) -> Iterator[RuleInUse]:
         ...     (gradient,) = torch.autograd.grad(y, x, torch.tensor([-2.0, 3.0]))
         >>> gradient, used.num_relus
         (tensor([0., 3.]), 1)
-
-    References:
-        Zeiler and Fergus 2014, "Visualizing and understanding convolutional networks";
-        Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", figure 1.
     """
     used = RuleInUse()
     if rule == "gradient":

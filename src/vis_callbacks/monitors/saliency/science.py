@@ -34,10 +34,8 @@ class Attribution:
     Attributes:
         values: In the shape of the inputs, without graph; of Grad-CAM one channel.
         used: What the gradients of one pass came through; None for the gradient's own rule.
-        completeness_error: (samples,) |sum of the values - difference of the scores| over the
-            latter, for a method that is complete; above 0.05 take more steps.
-        without_gradient: (samples,) the share of the positions of Grad-CAM's layer that the
-            score does not depend on, to first order.
+        completeness_error: (samples,) of a complete method, relative; above 0.05 take more steps.
+        without_gradient: (samples,) the share of Grad-CAM's positions without a gradient.
     """
 
     values: Tensor
@@ -114,13 +112,7 @@ def _require_relus(method: Method, used: RuleInUse) -> None:
 def mean_gradient(
     score: Score, inputs: Tensor, points: Iterable[tuple[Tensor, float]]
 ) -> tuple[Tensor, int]:
-    """Returns the weighted sum of the score's gradients at points like the inputs.
-
-    The second value is the number of passes that it took.
-
-    Raises:
-        NoGradientError: The score does not depend on the inputs.
-    """
+    """Returns the weighted sum of the score's gradients at the points, and how many passes ran."""
     copies = max(1, _MAX_VALUES // max(1, inputs.numel()))  # in one pass
     total, num_passes = torch.zeros_like(inputs), 0
     remaining = iter(points)
@@ -143,15 +135,8 @@ def mean_gradient(
 def grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     """Returns Grad-CAM's map (samples, *positions): where units that raise the score fire.
 
-    Each unit is weighed by its mean gradient over the positions; what is below 0 is cut off
-    (Selvaraju et al. 2017).
-
-    Args:
-        activation: (samples, units, *positions) of the last layer that still has positions.
-        gradient: Of the score with respect to it.
-
-    Raises:
-        MethodUnsuitedError: The layer has no positions.
+    Each unit of the activation (samples, units, *positions) is weighed by its mean gradient over
+    the positions; what is below 0 is cut off.
     """
     if activation.dim() < 3:
         raise MethodUnsuitedError(
@@ -166,9 +151,6 @@ def upsampled(maps: Tensor, inputs: Tensor) -> Tensor:
     """Returns maps (samples, *positions) in the size of the inputs, linear between positions.
 
     The result has one channel if the inputs have some.
-
-    Raises:
-        MethodUnsuitedError: The maps have other axes than the inputs.
     """
     has_channels = maps.dim() != inputs.dim()
     size = tuple(inputs.shape[2 if has_channels else 1 :])
@@ -187,11 +169,7 @@ def saliency_maps(values: Tensor, *, is_signed: bool = False) -> Tensor:
     """Returns one number for each position, (samples, height, width), of an attribution.
 
     It is the largest magnitude of the channels (Simonyan et al. 2014) or, where signs count,
-    their sum. Vectors and series become one row, and of a volume the middle slice is taken.
-
-    Args:
-        values: (samples, channels, *positions), (samples, height, width) or (samples, features).
-        is_signed: See `Method.times_input`.
+    their sum. A row of features becomes one row, and of a volume the middle slice is taken.
     """
     if values.dim() in (2, 3):
         return (values if is_signed else values.abs()).reshape(len(values), -1, values.shape[-1])
@@ -229,16 +207,9 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def share_in_mask(maps: Tensor, masks: Tensor) -> Tensor:
-    """Returns (samples,) the share of the saliency's magnitude that lies inside the mask.
+    """Returns (samples,) the share of the saliency's magnitude where the mask is not 0.
 
-    It is NaN for a map that is 0 everywhere.
-
-    Args:
-        maps: (samples, height, width).
-        masks: The same shape; what is not 0 is inside.
-
-    Raises:
-        ValueError: The shapes differ.
+    It is NaN for a map that is 0 everywhere. Raises ValueError where the shapes differ.
     """
     if maps.shape != masks.shape:
         raise ValueError(
