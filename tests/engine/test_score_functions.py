@@ -167,17 +167,6 @@ def test_a_unit_is_asked_at_its_strongest_position_at_one_or_at_all(
     torch.testing.assert_close(found, expected(second_relu(forward.module, images())))
 
 
-def test_a_unit_of_a_linear_layer_has_one_position(forward):
-    for positions in ("strongest", "sum"):
-        found = unit_score(forward, Unit("head", 1), positions=positions)(images())
-        torch.testing.assert_close(found, forward(images())[:, 1])
-
-
-def test_a_unit_beyond_the_layer_is_refused(forward):
-    with pytest.raises(ValueError, match=r"has 4 units\. Use an index from 0 to 3"):
-        unit_score(forward, Unit("relu", 4))(images())
-
-
 # -- layers that cannot be read
 
 

@@ -44,10 +44,6 @@ def test_a_unit_written_otherwise_is_refused(text):
         Unit.parse(text)
 
 
-def test_a_unit_can_be_a_key():
-    assert {Unit("a", 1): 2}[Unit("a", 1)] == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -67,24 +63,13 @@ def test_an_index_beyond_the_layer_is_refused():
         Unit("fc", 5).check({"fc": 5})
 
 
-def test_a_unit_that_is_there_is_accepted():
-    Unit("fc", 4).check({"fc": 5})
-
-
-def test_without_a_position_a_unit_is_as_strong_as_its_strongest_one():
-    activation = torch.zeros(2, 3, 4, 4)
-    activation[0, 1, 2, 3] = 7.0
-    assert value_of_unit(activation, Unit("conv", 1)).tolist() == [7.0, 0.0]
-
-
-def test_a_position_selects_a_neuron():
+def test_a_unit_is_as_strong_as_its_strongest_position_or_as_the_neuron_that_is_named():
     activation = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    assert torch.equal(value_of_unit(activation, Unit("conv", 1)), activation[:, 1].amax((1, 2)))
     selected = value_of_unit(activation, Unit("conv", 1, (2, 3)))
     assert torch.equal(selected, activation[:, 1, 2, 3])
-
-
-def test_a_unit_of_a_linear_layer_has_no_positions():
-    assert value_of_unit(SCORES, Unit("fc", 2)).tolist() == [3.0, 0.0]
+    for positions in ("strongest", "sum"):
+        assert value_of_unit(SCORES, Unit("fc", 2), positions=positions).tolist() == [3.0, 0.0]
 
 
 @pytest.mark.parametrize("position", [(1,), (4, 0), (0, 0, 0)])
@@ -96,13 +81,15 @@ def test_a_position_that_does_not_fit_is_refused(position):
 # -- targets
 
 
-def test_both_is_the_label_and_the_prediction():
-    assert expand_target("both") == ("label", "predicted")
-
-
 @pytest.mark.parametrize("target", ["label", "predicted", 0, 7])
-def test_a_single_target_stays_alone(target):
+def test_both_is_the_label_and_the_prediction_and_another_target_stays_alone(target):
+    assert expand_target("both") == ("label", "predicted")
     assert expand_target(target) == (target,)
+
+
+def test_the_predicted_class_has_the_highest_score_and_a_number_is_the_same_for_all():
+    assert resolve_targets(SCORES, "predicted").indices.tolist() == [1, 0]
+    assert resolve_targets(SCORES, 2).indices.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -119,14 +106,6 @@ def test_a_single_target_stays_alone(target):
 def test_a_wrong_target_is_refused(target, error, words):
     with pytest.raises(error, match=words):
         expand_target(target)
-
-
-def test_the_predicted_class_is_the_highest_score():
-    assert resolve_targets(SCORES, "predicted").indices.tolist() == [1, 0]
-
-
-def test_a_class_is_the_same_for_all():
-    assert resolve_targets(SCORES, 2).indices.tolist() == [2, 2]
 
 
 def test_a_class_beyond_the_scores_is_refused():

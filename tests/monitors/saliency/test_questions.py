@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from vis_callbacks.engine.cam_layer import CamLayer
 from vis_callbacks.engine.isolation import IsolatedForward, isolated
-from vis_callbacks.engine.score_functions import class_score, unit_score
-from vis_callbacks.engine.scores import Unit
+from vis_callbacks.engine.score_functions import class_score
 from vis_callbacks.monitors.saliency.questions import Question, answer_to, sanity_score
 
 N, CLASSES = 6, 3
@@ -58,12 +57,6 @@ def asked(forward: IsolatedForward, classes: list[int]) -> Question:
     return Question("label", partial(class_score, forward), torch.tensor(classes), torch.zeros(N))
 
 
-def maps_of_unit(forward: IsolatedForward, unit: Unit, **options) -> Tensor:
-    score = unit_score(forward, unit, **options)
-    question = Question("unit", lambda _: score, torch.full((N,), -1), torch.zeros(N))
-    return answer_to("gradient", [question], forward, IMAGES).maps[0]
-
-
 def test_the_gradient_of_a_linear_network_is_each_samples_row_of_weights():
     network, classes = Linear(), [0, 2, 1, 1, 0, 2]
     with isolated(network) as forward:
@@ -89,19 +82,6 @@ def test_equal_questions_cost_one_answer_and_share_no_memory(model, forward):
     assert model.num_samples == N
     assert torch.equal(*answer.maps)
     assert answer.maps[0].data_ptr() != answer.maps[1].data_ptr()
-
-
-def test_a_unit_at_a_position_is_asked_in_its_receptive_field(model, forward):
-    expected = torch.zeros(6, 6)
-    expected[:3, 2:5] = model.conv.weight.detach()[1, 0].abs()
-    found = maps_of_unit(forward, Unit("conv", 1, (0, 2)))
-    torch.testing.assert_close(found, expected.expand(N, 6, 6))
-
-
-def test_the_sum_over_positions_is_another_question_than_the_strongest_one(forward):
-    strongest = maps_of_unit(forward, Unit("conv", 0))
-    assert ((strongest > 0).flatten(1).sum(1) == 9).all()
-    assert (maps_of_unit(forward, Unit("conv", 0), positions="sum") > 0).all()
 
 
 def test_a_method_is_given_the_layer_that_it_looks_at(forward):
