@@ -22,34 +22,26 @@ _MAX_LUCK = 0.001  # the probability that so many classes are met by clusters wi
 
 @dataclass
 class _Learned:
-    """What outputs and labels have shown so far; the last two are of a single output.
+    """What outputs and labels have shown so far."""
 
-    Attributes:
-        looks_above_chance: Comparisons in a row in which outputs and labels agreed.
-        is_beyond_probability: The output was once outside the range of a probability.
-        has_other_labels: The labels were once other numbers than 0 and 1.
-    """
-
-    looks_above_chance: int = 0
+    looks_above_chance: int = 0  # comparisons in a row in which they agreed
     has_agreed: bool = False
-    is_beyond_probability: bool = False
-    has_other_labels: bool = False
+    is_beyond_probability: bool = False  # a single output was once below 0 or above 1
+    has_other_labels: bool = False  # those of a single output were once not 0 or 1
 
 
 class Outputs:
     """What is known of a model's outputs: class scores, or values that are no classes.
 
-    Contrastive networks, autoencoders and regressions have outputs too, and their batches may
-    have labels. Of such a model nothing may be called "class 52" or "misclassified". So the
-    outputs count as scores of classes where the user says so (``outputs="classes"``, or
-    ``class_names``), and else only once labels and outputs agree: the labels are whole numbers
-    below the number of outputs, one a sample, and the highest output is the label more often
-    than by chance, for more classes than by luck, in three comparisons in a row (in one of 50
-    samples or more).
+    Of contrastive networks, autoencoders and regressions nothing may be called "class 52" or
+    "misclassified", although their batches may have labels. So the outputs count as scores of
+    classes where the user says so (``outputs="classes"``, or ``class_names``), and else only once
+    labels and outputs agree: the labels are whole numbers below the number of outputs, one a
+    sample, and the highest output is the label more often than by chance, for more classes than
+    by luck, in three comparisons in a row (in one of 50 samples or more).
 
-    A single output is the score of class 1. Class 0 has its negative, and the probability
-    that is left. Where the labels of a single output were once other numbers than 0 and 1, such
-    as ages, it stays a value for the rest of the run.
+    A single output is the score of class 1; class 0 has its negative, and the probability that is
+    left. Once its labels were other numbers than 0 and 1, such as ages, it stays a value.
 
     Args:
         kind: What the user says.
@@ -74,11 +66,9 @@ class Outputs:
         It waits for the device: call it where pictures are made, not at each step.
 
         Args:
-            scores: (samples, outputs, ...), as the model returns them in evaluation mode, of
-                samples of which no part was hidden.
-            labels: As a loss takes them: whole numbers (samples,), of which negative ones name
-                no class, rows with a single 1, or floating 0 and 1. Labels of another form, such
-                as the masks of a segmentation, are no evidence.
+            scores: (samples, outputs, ...), as the model returns them in evaluation mode.
+            labels: As a loss takes them, see `class_labels`. Labels of another form, such as the
+                masks of a segmentation, are no evidence.
         """
         learned = self._learned
         scores = per_output(scores.detach())
@@ -109,13 +99,9 @@ class Outputs:
         return torch.cat([other, scores], 1)
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Returns (samples, classes): of each class its probability.
+        """Returns the probabilities (samples, classes) of scores (samples, outputs, ...).
 
-        Of scores at several positions it is the mean. Rows that are probabilities stay as they
-        are.
-
-        Args:
-            scores: (samples, outputs, ...) as the model returns them.
+        Scores at several positions are averaged. Rows that are probabilities stay as they are.
         """
         scores = per_output(scores)
         if scores.shape[1] == 1:

@@ -32,18 +32,13 @@ def noisy_copies(
     """Yields noisy copies of the inputs.
 
     The noise is the same at each call, so that two maps differ only because the network does.
-    Each copy is drawn by itself, so that it does not matter how many run at once.
-
-    Args:
-        inputs: (samples, ...).
-        num_copies: The paper finds little gained beyond 50.
-        noise: Standard deviation as a share of each input's range (largest minus smallest
-            value): 0.1 to 0.2 in the paper.
+    Its standard deviation is a share of each input's range (largest minus smallest value): 0.1 to
+    0.2 in the paper, which finds little gained beyond 50 copies.
     """
     generator = torch.Generator(inputs.device).manual_seed(0)
     flat = inputs.flatten(1)
     spread = noise * (flat.amax(1) - flat.amin(1)).view(-1, *[1] * (inputs.dim() - 1))
-    for _ in range(num_copies):
+    for _ in range(num_copies):  # one by one: it does not matter how many run at once
         drawn = torch.randn(
             inputs.shape, generator=generator, dtype=inputs.dtype, device=inputs.device
         )
@@ -51,11 +46,7 @@ def noisy_copies(
 
 
 def way_from_zero(inputs: Tensor, *, num_steps: int = 50) -> Iterator[tuple[Tensor, float]]:
-    """Yields points on the straight way from 0 to the inputs.
-
-    They lie at the places of Gauss and Legendre. 0 stands for "no signal": it is the mean where
-    inputs are normalised.
-    """
+    """Yields points from 0 ("no signal") to the inputs, at the places of Gauss and Legendre."""
     places, weights = np.polynomial.legendre.leggauss(num_steps)
     for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
         yield (1 + place) / 2 * inputs, weight / 2

@@ -91,11 +91,11 @@ def pictures_of(
     )
     if film is None or len(film) < 2:
         return
-    over_time = film.stacked()
+    over_time, subject = film.stacked(), unit or f'"{first.column}"'
     num_samples = over_time["maps"].shape[1]
     caption = [
         explanation,
-        f"over the training: {unit or first.column}; each map is divided by its own mean",
+        f"{subject} over the training; each map is divided by its own mean",
         f"{num_samples} {source}",
         *notes,
     ]
@@ -273,7 +273,7 @@ def _range_of(strengths: Values | None) -> str:
     known = np.empty(0) if strengths is None else strengths[np.isfinite(strengths)]
     if not known.size:
         return ""
-    return f"the means are from {number(float(known.min()))} to {number(float(known.max()))}"
+    return f"the maps' means are from {number(float(known.min()))} to {number(float(known.max()))}"
 
 
 def _without(shares: Values | None) -> str:
