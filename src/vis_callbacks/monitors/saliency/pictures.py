@@ -214,11 +214,8 @@ def relative(maps: Values) -> NDArray[np.float64]:
     """
     values = np.asarray(maps, dtype=np.float64)
     sizes = np.where(np.isfinite(values), np.abs(values), 0)
-    largest = sizes.max(axis=(-2, -1), keepdims=True)
-    largest = np.where(largest > 0, largest, 1)
-    means = (sizes / largest).mean(axis=(-2, -1), keepdims=True)  # of tiny numbers it would be 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        return values / largest / np.where(means > 0, means, 1)
+    means = sizes.mean(axis=(-2, -1), keepdims=True)
+    return values / np.where(means > 0, means, 1)
 
 
 def _scale(is_signed: bool) -> Scale:
