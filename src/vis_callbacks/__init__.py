@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
     from vis_callbacks.callbacks.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
-    from vis_callbacks.callbacks.saliency import SaliencyMonitor as SaliencyMonitor
     from vis_callbacks.callbacks.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.engine.probe import Activation as Activation
     from vis_callbacks.engine.probe import Batch as Batch
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
     from vis_callbacks.layer_table import summary as summary
     from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
+    from vis_callbacks.monitors.saliency import SaliencyMonitor as SaliencyMonitor
     from vis_callbacks.report import Image as Image
     from vis_callbacks.report import Readings as Readings
     from vis_callbacks.report import Report as Report
@@ -56,7 +56,7 @@ _HOME = {
     "Readings": "report",
     "Report": "report",
     "Rule": "alerts.alert",
-    "SaliencyMonitor": "callbacks.saliency",
+    "SaliencyMonitor": "monitors.saliency",
     "Scalar": "report",
     "Snapshot": "engine.snapshot",
     "Text": "report",

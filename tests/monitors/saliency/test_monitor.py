@@ -23,12 +23,11 @@ from tests.writers.reading import scalars as scalars_in
 from torch import Tensor, nn
 
 from vis_callbacks import SaliencyMonitor, Snapshot
-from vis_callbacks.analysis.saliency import METHODS
-from vis_callbacks.callbacks.saliency.pictures import _without_gradient
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.scores import Unit
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitors.saliency.methods import METHODS
 from vis_callbacks.report import Image, Report, Scalar, transfer
 
 EVERY_METHOD = tuple(METHODS)
@@ -57,6 +56,27 @@ def picture(report: Report, tag: str = "saliency/gradient") -> Image:
     return {item.tag: item for item in report.of(Image)}[tag]
 
 
+def caption(report: Report, tag: str = "saliency/gradient") -> str:
+    """Returns what a picture says of how it was made."""
+    return "\n".join(map(str, words_of(report, tag)[-1]))
+
+
+def words_of(report: Report, tag: str = "saliency/gradient") -> list[tuple[str, ...]]:
+    """Returns what stands over and under each tile, row by row, and over the whole picture."""
+    found: list[tuple[str, ...]] = []
+
+    def noted(rows, lines, **_) -> np.ndarray:
+        found.extend((tile.title, *tile.lines) for row in rows for tile in row.tiles)
+        found.append(tuple(lines))
+        return np.zeros((1, 1, 3), dtype=np.uint8)
+
+    shown = picture(report, tag)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vis_callbacks.monitors.saliency.pictures.tile_table", noted)
+        shown.draw(**shown.arrays)
+    return found
+
+
 def drawn(report: Report) -> dict[str, np.ndarray]:
     return {item.tag: item.draw(**item.arrays) for item in report.of(Image)}
 
@@ -83,7 +103,7 @@ def test_label_and_prediction_stand_side_by_side():
     predicted = scores.argmax(1)
     assert (predicted != given.labels).any()
     weights = model[1].weight.view(NUM_CLASSES, 3, 6, 6).abs().amax(1).detach()
-    np.testing.assert_array_equal(arrays["classes"], torch.stack([given.labels, predicted]))
+    np.testing.assert_array_equal(arrays["indices"], torch.stack([given.labels, predicted]))
     np.testing.assert_array_equal(arrays["maps"], weights[torch.stack([given.labels, predicted])])
     shares = scores.softmax(1)
     np.testing.assert_allclose(
@@ -109,7 +129,7 @@ def test_a_unit_is_explained_instead_of_a_class(unit):
     monitor = SaliencyMonitor(unit=unit)
     arrays = picture(looked(monitor, tiny_module())).arrays
     assert arrays["maps"].shape == (1, 4, 6, 6)
-    assert (arrays["classes"] == -1).all()
+    assert (arrays["indices"] == -1).all()
     active = arrays["values"][0] > 0
     assert active.any()
     assert (arrays["maps"][0][active].reshape(active.sum(), -1).max(1) > 0).all()
@@ -152,12 +172,6 @@ def test_every_method_is_drawn_for_a_unit():
     assert len(pictures) == len(EVERY_METHOD)
 
 
-def test_the_number_of_relus_that_followed_the_rule_is_told():
-    report = looked(SaliencyMonitor(methods=["guided_backprop"]), tiny_module())
-    facts = picture(report, "saliency/guided_backprop").draw.keywords["facts"]
-    assert facts.rule == "2 ReLUs a pass followed the rule"
-
-
 def test_a_method_that_does_not_suit_the_network_is_left_out_alone_and_said_once(caplog):
     monitor, model = SaliencyMonitor(methods=["guided_backprop", "gradient"]), linear()
     for step in (0, 1):
@@ -174,23 +188,22 @@ def test_what_the_rule_did_not_apply_to_is_told():
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Hardswish(), nn.Flatten(), nn.Linear(64, 3), nn.Sigmoid()
     )
     report = looked(SaliencyMonitor(methods=["guided_backprop"]), net)
-    facts = picture(report, "saliency/guided_backprop").draw.keywords["facts"]
-    assert facts.rule == "1 ReLUs a pass followed the rule, 1 hardswish, 1 sigmoid did not"
-    assert drawn(report)
+    said = "1 ReLUs a pass followed the rule, 1 hardswish, 1 sigmoid did not"
+    assert said in caption(report, "saliency/guided_backprop")
 
 
 def test_grad_cam_looks_where_it_is_told():
     monitor = SaliencyMonitor(methods=["grad_cam"], cam_layer="norm")
-    facts = picture(looked(monitor, tiny_module()), "saliency/grad_cam").draw.keywords["facts"]
-    assert facts.explanation.endswith("where the units of the layer norm speak for the output")
-    assert not facts.choice
+    words = caption(looked(monitor, tiny_module()), "saliency/grad_cam")
+    assert words.startswith("Grad-CAM: where the units of the layer norm speak for the output\n")
+    assert "was chosen" not in words
 
 
 def test_grad_cam_finds_the_last_layer_with_maps():
     report = looked(SaliencyMonitor(methods=["grad_cam"]), tiny_module())
-    facts = picture(report, "saliency/grad_cam").draw.keywords["facts"]
-    assert facts.cam_layer == "relu"
-    assert "the last that all paths from the input to the score pass" in facts.choice
+    words = caption(report, "saliency/grad_cam")
+    assert "units of the layer relu speak" in words
+    assert "the last that all paths from the input to the output pass" in words
 
 
 def test_without_a_layer_with_maps_grad_cam_says_so(caplog):
@@ -240,8 +253,7 @@ class ClassToken(nn.Module):
 def test_grad_cam_of_a_class_token_looks_where_all_tokens_have_a_say(head):
     report = looked(SaliencyMonitor(methods=["grad_cam"]), ClassToken(head))
     found = picture(report, "saliency/grad_cam")
-    facts = found.draw.keywords["facts"]
-    assert facts.cam_layer == "encoder.layers.0.norm2"
+    assert "the layer encoder.layers.0.norm2 speak" in caption(report, "saliency/grad_cam")
     assert (found.arrays["without_gradient"] == (0 if head else 1)).all()
     assert drawn(report)
 
@@ -249,12 +261,13 @@ def test_grad_cam_of_a_class_token_looks_where_all_tokens_have_a_say(head):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
 def test_a_map_that_most_positions_have_no_part_in_says_so():
     monitor = SaliencyMonitor(methods=["grad_cam"], cam_layer="encoder.layers.1.norm2")
-    found = picture(looked(monitor, ClassToken()), "saliency/grad_cam")
+    report = looked(monitor, ClassToken())
+    found, said = picture(report, "saliency/grad_cam"), "\nthe gradient is 0 at 100% of the layer's"
     assert (found.arrays["without_gradient"] == 1).all()
     assert (found.arrays["maps"] == 0).all()
-    words = _without_gradient(found.arrays["without_gradient"])
-    assert words.startswith("the gradient is 0 at 100% of the layer's positions (median)")
-    assert _without_gradient(np.array([0.4, 0.5, 0.9])) == ""
+    assert said in caption(report, "saliency/grad_cam")
+    found.arrays["without_gradient"] = np.array([0.4, 0.5, 0.5, 0.9])
+    assert "the gradient is 0 at" not in caption(report, "saliency/grad_cam")
 
 
 def test_tokens_lie_where_their_patches_were(tmp_path):
@@ -289,23 +302,6 @@ def test_tokens_that_no_patches_give_are_refused(caplog):
 # -- whether the outputs are classes
 
 
-def words_of(report: Report, tag: str = "saliency/gradient") -> list[tuple[str, ...]]:
-    """Returns what stands over and under each map, and over the whole picture."""
-    shown = picture(report, tag)
-    found: list[tuple[str, ...]] = []
-
-    def noted(rows, caption, **_) -> np.ndarray:
-        found.extend((m.title, *m.lines) for row in rows for m in row.maps)
-        found.extend(row.lines for row in rows)
-        found.append(tuple(caption))
-        return np.zeros((1, 1, 3), dtype=np.uint8)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vis_callbacks.callbacks.saliency.pictures.saliency_grid", noted)
-        shown.draw(**shown.arrays)
-    return found
-
-
 def one_logit() -> nn.Module:
     """Its logit is above 0 where the mean of the image is."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 1))
@@ -323,20 +319,19 @@ def test_a_single_logit_is_explained_for_the_true_label():
     options = {"methods": ["input_x_gradient"], "class_names": ["cat", "dog"]}
     report = looked(SaliencyMonitor(**options), one_logit(), references=bright_and_dark())
     arrays = picture(report, "saliency/input_x_gradient").arrays
-    assert arrays["classes"].tolist() == [[1, 0, 0, 1], [1, 0, 1, 0]]
+    assert arrays["indices"].tolist() == [[1, 0, 0, 1], [1, 0, 1, 0]]
     assert np.sign(arrays["maps"].mean((2, 3))).tolist() == [[1, 1, -1, -1], [1, 1, 1, 1]]
     assert arrays["values"].round().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     words = words_of(report, "saliency/input_x_gradient")
-    assert words[0] == ("label", "dog", "p = 1.00")
-    assert words[5] == ("predicted", "dog", "p = 1.00, wrong")
+    assert words[1] == ("label", "dog", "p = 1.00")
+    assert words[8] == ("predicted", "dog", "p = 1.00, wrong")
 
 
 def test_a_single_value_is_none_of_a_class():
     report = looked(SaliencyMonitor(outputs="values"), one_logit(), references=bright_and_dark())
-    assert words_of(report)[:2] == [
-        ("output 0", "output 0", "value 108"),
-        ("output 0",) * 2 + ("value -108",),
-    ]
+    words = words_of(report)
+    assert words[1] == ("output 0", "output 0", "value 108")
+    assert words[3] == ("output 0", "output 0", "value -108")
 
 
 def test_the_second_class_of_a_single_logit_can_be_asked_for():
@@ -359,7 +354,7 @@ def test_outputs_that_are_no_classes_are_called_by_their_number():
         assert "p = " not in text
         assert "class" not in text
         assert ("the labels have not shown" in text) == ("outputs" not in options)
-    assert [line[0] for line in words_of(report)[:4]] == ["highest output"] * 4
+    assert [line[0] for line in words_of(report)[:8]] == ["image", "highest output"] * 4
 
 
 def test_labels_that_agree_make_the_outputs_classes():
@@ -369,12 +364,14 @@ def test_labels_that_agree_make_the_outputs_classes():
     monitor, seen = SaliencyMonitor(), []
     for step in range(4):
         report = looked(monitor, model, step, references=given)
-        seen.append(words_of(report)[0])
+        seen.append(words_of(report)[1])
     assert seen[0] == ("output = label", "output 0", "value 1")
     assert seen[3] == ("label", "class 0", "p = 1.00")
-    strip = picture(report, "saliency/over_time/gradient").draw.keywords
-    assert strip["were_classes"] == [False, False, True, True]
-    assert drawn(report)
+    strip = picture(report, "saliency/over_time/gradient")
+    assert strip.arrays["are_classes"].tolist() == [False, False, True, True]
+    words = words_of(report, "saliency/over_time/gradient")
+    assert words[2] == ("step 1", "output 0", "value 1")
+    assert words[4] == ("step 3", "class 0", "p = 1.00")
 
 
 # -- numbers
@@ -422,17 +419,15 @@ def test_the_sanity_score_of_a_linear_network_is_about_zero():
 def test_missing_labels_are_told():
     monitor = SaliencyMonitor(outputs="classes")
     report = looked(monitor, tiny_module(), references=references(labels=None))
-    facts = picture(report).draw.keywords["facts"]
-    assert facts.notes == ("no usable labels: the predicted class instead",)
-    assert drawn(report)
+    assert "\nno usable labels: the predicted class instead\n" in caption(report)
 
 
 def test_a_label_beyond_the_scores_is_told():
     labels = torch.tensor([0, 1, 99, -1])
     monitor = SaliencyMonitor(class_names=["a", "b", "c"])
     report = looked(monitor, tiny_module(), references=references(labels=labels))
-    facts = picture(report).draw.keywords["facts"]
-    assert facts.notes == ("2 of 4 labels are none of the 3 classes: the predicted class instead",)
+    said = "2 of 4 labels are none of the 3 classes: the predicted class instead"
+    assert f"\n{said}\n" in caption(report)
     assert picture(report).arrays["labels"].tolist() == [0, 1, -1, -1]
 
 
@@ -448,7 +443,7 @@ def test_a_label_beyond_the_scores_is_told():
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(300, 3)), (4, 1, 10, 30)),
         (lambda: nn.Conv2d(3, 5, 3), (4, 3, 8, 8)),  # scores at positions
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 3)), (4, 2, 6, 6, 6)),
-        (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (4, 3, 300, 200)),
+        (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (4, 3, 140, 90)),
     ],
 )
 def test_inputs_and_scores_of_every_form_are_drawn(model, shape):
@@ -458,20 +453,26 @@ def test_inputs_and_scores_of_every_form_are_drawn(model, shape):
     assert len(drawn(looked(monitor, net, step=1, references=given))) == 4
 
 
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (torch.ones(4, 12, dtype=torch.int64), r"Tensor\(4, 12\) int64"),  # tokens
+        (torch.ones(4, 3, 6, 6, dtype=torch.uint8), r"Tensor\(4, 3, 6, 6\) uint8"),
+    ],
+)
+def test_inputs_that_have_no_gradient_are_refused_with_what_to_write(inputs, words):
+    with pytest.raises(NothingToShow, match=f"{words}, and no gradient.*input_fn"):
+        looked(SaliencyMonitor(), tiny_module(), references=references(inputs=inputs))
+
+
 @pytest.mark.parametrize("shape", [(4, 12), (4, 2, 500)])
 def test_what_is_no_image_is_called_an_input_and_seen(shape):
     model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape[1:])), 3))
     report = looked(SaliencyMonitor(), model, references=references(inputs=torch.randn(shape)))
-    facts = picture(report).draw.keywords["facts"]
-    assert facts.explanation.endswith("a small change of each value")
+    assert "to a small change of each value\n" in caption(report)
+    assert words_of(report)[0][0] == "input"
     assert picture(report).arrays["images"].shape[-1] <= 128
     assert drawn(report)["saliency/gradient"].shape[0] > 150
-
-
-def test_tokens_have_nothing_to_show():
-    tokens = references(inputs=torch.ones(4, 12, dtype=torch.int64))
-    with pytest.raises(NothingToShow, match=r"Tensor\(4, 12\) int64, and no gradient.*input_fn"):
-        looked(SaliencyMonitor(), nn.Embedding(5, 3), references=tokens)
 
 
 def test_a_backbone_without_gradients_has_nothing_to_show():
@@ -497,13 +498,6 @@ def test_a_unit_of_an_expert_that_got_no_sample_has_nothing_to_show():
 
     with pytest.raises(NothingToShow, match=r'layer "expert" gives 0 rows for 4 samples'):
         looked(SaliencyMonitor(unit="expert:1"), Experts())
-
-
-def test_inputs_that_have_no_gradient_are_refused_with_what_to_write():
-    given = references(inputs=torch.ones(4, 3, 6, 6, dtype=torch.uint8))
-    words = r"Tensor\(4, 3, 6, 6\) uint8, and no gradient.*input_fn"
-    with pytest.raises(NothingToShow, match=words):
-        looked(SaliencyMonitor(), tiny_module(), references=given)
 
 
 def test_without_reference_samples_it_says_what_to_write():
@@ -542,7 +536,7 @@ def test_an_evaluation_outside_of_fit_leaves_the_strip_alone():
     looked(monitor, model, 0)
     report = looked(monitor, model, 0, stage="test")
     assert list(drawn(report)) == ["saliency/gradient"]
-    assert monitor._record.steps("gradient") == [0]
+    assert monitor._films["gradient"].steps == [0]
 
 
 # -- options
@@ -557,7 +551,10 @@ def test_an_evaluation_outside_of_fit_leaves_the_strip_alone():
         ({"target": "lable"}, r'target="lable" is no target.*nearest: "label"'),
         ({"unit": "relu"}, r'unit "relu" is not written as .* Use "layer4.1.relu-1:17"'),
         ({"unit": 3}, r'unit=3 is a int. Use "layer4.1.relu-1:17"'),
-        ({"positions": "mean"}, r'positions=.mean. is none. Use "strongest" or "sum"'),
+        (
+            {"positions": "mean"},
+            r'positions=.mean. is none of the choices. Use "strongest" or "sum"',
+        ),
         ({"cam_layer": 3}, "cam_layer=3 is no name"),
         ({"mask_fn": "mask"}, "mask_fn=.mask. cannot be called"),
         ({"sanity_check": 1}, "sanity_check=1 is no bool"),
@@ -587,13 +584,6 @@ def test_masks_that_do_not_fit_the_batch_are_refused(given):
 # -- in a run
 
 
-class FrozenLayers(TinyModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv.requires_grad_(False)
-        self.norm.requires_grad_(False)
-
-
 class AllFrozenButTheHead(TinyModule):
     def __init__(self) -> None:
         super().__init__()
@@ -620,7 +610,7 @@ class CheckpointedTwin(TinyModule):
 
 def fitted(folder: Path, module: Any, monitors: list[Any], **options: Any) -> Trainer:
     torch.manual_seed(3)  # the global numbers that Dropout draws
-    trainer = tiny_trainer(folder, monitors, **options)
+    trainer = tiny_trainer(folder, monitors, max_epochs=1, **options)
     trainer.fit(module, tiny_loader(), tiny_loader())
     return trainer
 
@@ -637,7 +627,6 @@ def made(cls: type[TinyModule]) -> TinyModule:
         (TinyModule, {"precision": "bf16-mixed"}),
         (TinyModule, {"precision": "bf16-true"}),
         (TinyModule, {"precision": "64-true"}),
-        (FrozenLayers, {}),
         (AllFrozenButTheHead, {}),
         (FrozenNorm, {}),
         (CheckpointedTwin, {}),
@@ -659,33 +648,6 @@ def test_maps_are_made_and_the_run_is_the_same_to_the_bit(cls, options, tmp_path
     assert (maps.reshape(len(maps), 4, -1).max(2) > 0).all()
     assert_identical(plain[0], fingerprint(trainer))
     assert plain[1] == digest(trainer.lightning_module.losses)
-
-
-@pytest.fixture
-def forget_graphs():
-    """Makes the process one in which nothing was compiled."""
-    import torch._dynamo
-
-    def forget() -> None:
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-
-    forget()
-    yield forget
-    forget()
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_compiled_model_is_explained_and_trains_to_the_same_bits(forget_graphs, tmp_path):
-    states = []
-    for monitors in ([], [monitor := SaliencyMonitor(every_n_train_steps=1)]):
-        forget_graphs()
-        compiled = torch.compile(made(TinyModule), backend="aot_eager")
-        trainer = fitted(tmp_path, compiled, monitors)
-        states.append(fingerprint(trainer))
-    assert monitor.guard.counts == {}
-    assert (picture(monitor.last_report).arrays["maps"] > 0).any()
-    assert_identical(*states)
 
 
 @pytest.mark.parametrize("entry", ["validate", "test"])

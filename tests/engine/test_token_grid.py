@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vis_callbacks.analysis.token_grid import on_grid, token_grid
+from vis_callbacks.engine.token_grid import on_grid, token_grid
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
@@ -9,22 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.saliency import (
-    METHODS,
-    MethodUnsuitedError,
-    NoGradientError,
-    named_method,
-)
-from vis_callbacks.analysis.saliency_maps import effective_area, share_in_mask
 from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_flag, check_names
-from vis_callbacks.callbacks.saliency.pictures import SaliencyFacts, draw_grid, draw_strip
-from vis_callbacks.callbacks.saliency.questions import Answer, Question, answer_to
-from vis_callbacks.callbacks.saliency.record import SaliencyRecord, shrunk
+from vis_callbacks.callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.engine.cam_layer import CamLayer, choose_cam_layer, named_cam_layer
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
-from vis_callbacks.engine.score_functions import Positions, as_they_are, unit_score
+from vis_callbacks.engine.score_functions import class_score, unit_score
 from vis_callbacks.engine.scores import (
+    MethodUnsuitedError,
+    NoGradientError,
+    Positions,
     Target,
     Unit,
     expand_target,
@@ -33,7 +27,16 @@ from vis_callbacks.engine.scores import (
     select_scores,
 )
 from vis_callbacks.guard import NothingToShow, say
-from vis_callbacks.render.saliency_maps import MAX_TILE
+from vis_callbacks.monitors.saliency.methods import METHODS, named_method
+from vis_callbacks.monitors.saliency.pictures import pictures_of
+from vis_callbacks.monitors.saliency.questions import Answer, Question, answer_to, sanity_score
+from vis_callbacks.monitors.saliency.science import (
+    effective_area,
+    rank_correlation,
+    remembered,
+    share_in_mask,
+)
+from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
@@ -43,7 +46,11 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
 
+_STRIP_SAMPLES = 2  # rows of a picture over the training
+_CAM_SAMPLES = 2  # enough to find Grad-CAM's layer; a model may squeeze one sample away
 
+# What columns are called while the outputs are not known to be scores of classes.
+_NEUTRAL = {"label": "output = label", "predicted": "highest output"}
 _UNKNOWN_OUTPUTS = (
     "the labels have not shown so far what the outputs stand for: they are called by their "
     "numbers (the option outputs says what they are)"
@@ -51,16 +58,15 @@ _UNKNOWN_OUTPUTS = (
 
 
 class SaliencyMonitor(Monitor):
-    """Shows which pixels of the reference images the network's answer hangs on.
+    """Shows which pixels of the reference images the network's answer depends on.
 
-    The same images at every epoch; for each the map of its true class and, where that is
-    another one, of the predicted class, side by side: one sees what the network looks at, when
-    that settles, and what it took for something else. `unit` asks the same of any unit of any
-    layer.
+    It shows the same images at every epoch, each with the map of its true class and, where that
+    is another one, of the predicted class. One sees what the network looks at, when that settles,
+    and what it took for something else. ``unit`` asks the same of any unit of any layer.
 
-    What it cannot tell: that the network is *right* to look there; nor what a region means
-    together with others. Guided backpropagation and the deconvnet draw the image's edges
-    whatever the network has learned (`sanity_check` measures that).
+    It cannot tell that the network is *right* to look there, nor what a region means together
+    with others. Guided backpropagation and the deconvnet draw the image's edges whatever the
+    network has learned (``sanity_check`` measures that).
 
     Args:
         methods: Of ``"gradient"``, ``"guided_backprop"``, ``"deconvnet"``,
@@ -118,12 +124,13 @@ class SaliencyMonitor(Monitor):
         sanity_check: bool = False,
         **options: Unpack[MonitorOptions],
     ) -> None:
-        _check_methods(methods)
+        check_names("methods", methods, allow_empty=False)
+        for method in methods:
+            named_method(method)
         expand_target(target)
         if unit is not None and not isinstance(unit, str | Unit):
             raise TypeError(f'unit={unit!r} is a {type(unit).__name__}. Use "layer4.1.relu-1:17".')
-        if positions not in ("strongest", "sum"):
-            raise ValueError(f'positions={positions!r} is none. Use "strongest" or "sum".')
+        check_choice("positions", positions, ("strongest", "sum"))
         if cam_layer is not None and not isinstance(cam_layer, str):
             raise TypeError(f'cam_layer={cam_layer!r} is no name. Use one such as "layer4.1.relu".')
         if mask_fn is not None and not callable(mask_fn):
@@ -143,7 +150,7 @@ class SaliencyMonitor(Monitor):
         self.sanity_check = sanity_check
         self._unit = Unit.parse(unit) if isinstance(unit, str) else unit
         super().__init__(**options)
-        self._begin()
+        self.restore({})
 
     def probes(self) -> Sequence[Probe]:
         """Asks for nothing: all passes are its own."""
@@ -167,29 +174,37 @@ class SaliencyMonitor(Monitor):
             raise NothingToShow(str(why)) from why
         items: list[Scalar | Image] = []
         for method in self.methods:
-            answer = self._answer(method, questions, references.inputs)
+            answer = self._answer(method, questions, forward, references.inputs)
             if answer is None:
                 continue
-            items += self._scalars(answer, references)
+            items += self._scalars(answer, forward, references)
             if snapshot.stage == "fit":
                 items += self._recorded(snapshot.step, answer)
             if snapshot.wants_pictures:
-                items += self._pictures(snapshot, references, answer)
+                items += pictures_of(
+                    answer,
+                    references,
+                    self._films[method] if snapshot.stage == "fit" else None,
+                    step=snapshot.step,
+                    unit=self._name_of_unit,
+                    notes=self._notes(questions, references),
+                    options=self.options,
+                )
         return Report(step=snapshot.step, items=tuple(items))
 
     def state(self) -> Mapping[str, Any]:
         """Returns the maps of the strips, and the last ones."""
-        return self._record.state()
+        return {
+            "films": {method: film.state_dict() for method, film in self._films.items()},
+            "last": {method: maps.cpu() for method, maps in self._last.items()},
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on with the strips; an empty state begins anew."""
-        self._begin()
-        if state:
-            self._record.restore(state)
-
-    def _begin(self) -> None:
-        """Knows nothing yet."""
-        self._record = SaliencyRecord()
+        self._films: dict[str, FilmStrip] = defaultdict(FilmStrip)
+        for method, film in state.get("films", {}).items():
+            self._films[method].load_state_dict(film)
+        self._last: dict[str, Tensor] = dict(state.get("last", {}))
         self._chosen_layer: CamLayer | None = None
         self._left_out: set[str] = set()
 
@@ -201,30 +216,26 @@ class SaliencyMonitor(Monitor):
         if self._unit is not None:
             score = unit_score(forward, self._unit, positions=self.positions)
             nobody = torch.full((len(inputs),), -1, device=inputs.device)
-            values = score(inputs)
-            asked = partial(Question, unit=self._unit, positions=self.positions)
-            return [asked(forward, "unit", nobody, values)]
+            return [Question("unit", lambda _: score, nobody, score(inputs))]
         scores = forward(inputs)
         if snapshot.wants_pictures:
             self.outputs.learn(scores, references.labels)
         # A single output has a class 1 only where it is the score of one.
         are_classes = self.outputs.are_classes or (scores.shape[1] == 1 and self.target == 1)
-        targets = self._targets(scores.shape[1], are_classes)
-        read = self.outputs.class_scores if are_classes else as_they_are
+        read = self.outputs.class_scores if are_classes else None
         shares = self.outputs.probabilities(scores) if are_classes else scores
         questions = []
-        for target in targets:
-            found = resolve_targets(read(scores), target, references.labels)
-            name = target if isinstance(target, str) else self.outputs.name(target)
+        for target in self._targets(scores.shape[1], are_classes):
+            found = resolve_targets(read(scores) if read else scores, target, references.labels)
+            column = target if isinstance(target, str) else self.outputs.name(target)
             questions.append(
                 Question(
-                    forward,
-                    name,
+                    column if are_classes else _NEUTRAL.get(column, column),
+                    partial(class_score, forward, read=read),
                     found.indices,
                     select_scores(shares, found.indices),
                     found.note if are_classes else _neutral(found.note),
                     shares.shape[1] if are_classes else 0,
-                    read=read,
                 )
             )
         return questions
@@ -239,14 +250,19 @@ class SaliencyMonitor(Monitor):
         # Labels name none of the outputs that the user calls values.
         return ("predicted",) if self.options.outputs == "values" else targets
 
-    def _answer(self, method: str, questions: Sequence[Question], inputs: Tensor) -> Answer | None:
-        """Returns what a method says; None, said once, where it does not suit the network.
-
-        Raises:
-            NothingToShow: No method does.
-        """
+    def _answer(
+        self,
+        method: str,
+        questions: Sequence[Question],
+        forward: IsolatedForward,
+        inputs: Tensor,
+    ) -> Answer | None:
+        """Returns what a method says; None, said once, where it does not suit the network."""
         try:
-            return answer_to(method, questions, inputs, self._cam_layer(method, questions, inputs))
+            layer = None
+            if METHODS[method].uses_layer:
+                layer = self._cam_layer(questions[0], forward, inputs[:_CAM_SAMPLES])
+            return answer_to(method, questions, forward, inputs, layer)
         except NoGradientError as why:
             raise NothingToShow(str(why)) from why
         except MethodUnsuitedError as why:
@@ -255,27 +271,20 @@ class SaliencyMonitor(Monitor):
                 say(f"{self.name}: the map of {method} is left out: {why}")
             return None
 
-    def _cam_layer(
-        self, method: str, questions: Sequence[Question], inputs: Tensor
-    ) -> CamLayer | None:
-        """Returns where Grad-CAM looks, found once a run; None for a method without a layer."""
-        if not METHODS[method].uses_layer:
-            return None
-        if self._chosen_layer is not None and self._chosen_layer.is_final:
-            return self._chosen_layer
-        first = questions[0]
-        if self.cam_layer is not None:
-            self._chosen_layer = named_cam_layer(first.forward, inputs, self.cam_layer)
-        else:
-            self._chosen_layer = choose_cam_layer(
-                first.forward,
-                inputs,
-                lambda scores: select_scores(first.read(scores), first.classes[: len(scores)]),
-                before=None if self._unit is None else self._unit.layer,
-            )
+    def _cam_layer(self, question: Question, forward: IsolatedForward, inputs: Tensor) -> CamLayer:
+        """Returns where Grad-CAM looks, which is found once a run."""
+        if self._chosen_layer is None or not self._chosen_layer.is_final:
+            if self.cam_layer is not None:
+                self._chosen_layer = named_cam_layer(forward, inputs, self.cam_layer)
+            else:
+                score = question.score(question.indices[: len(inputs)])
+                before = None if self._unit is None else self._unit.layer
+                self._chosen_layer = choose_cam_layer(forward, inputs, score, before=before)
         return self._chosen_layer
 
-    def _scalars(self, answer: Answer, references: References) -> Iterator[Scalar]:
+    def _scalars(
+        self, answer: Answer, forward: IsolatedForward, references: References
+    ) -> Iterator[Scalar]:
         """Yields a method's numbers: means over the samples, for the first target."""
         method, maps = answer.method, answer.maps[0]
         yield _mean(f"saliency/effective_area/{method}", effective_area(maps))
@@ -286,85 +295,39 @@ class SaliencyMonitor(Monitor):
             errors = answer.first.completeness_error
             yield Scalar(tag=f"saliency/completeness_error/{method}", value=errors.nanmedian())
         if self.sanity_check:
-            yield _mean(f"saliency/sanity_score/{method}", answer.sanity(references.inputs))
+            scores = sanity_score(answer, forward, references.inputs)
+            yield _mean(f"saliency/sanity_score/{method}", scores)
 
     def _recorded(self, step: int, answer: Answer) -> Iterator[Scalar]:
-        """Adds the first target's maps to the past, and yields how like the last ones they are."""
-        method, maps, first = answer.method, answer.maps[0], answer.questions[0]
-        similarity = self._record.similarity(method, maps)
-        are_classes = first.num_classes > 0
-        self._record.append(
-            method, step, maps, first.classes, first.values, are_classes=are_classes
+        """Adds the first target's maps to the film, and yields how like the last ones they are."""
+        method, first = answer.method, answer.questions[0]
+        maps, last = remembered(answer.maps[0]), self._last.get(method)
+        self._last[method] = maps
+        self._films[method].add(
+            step,
+            maps=maps[:_STRIP_SAMPLES],
+            indices=first.indices[:_STRIP_SAMPLES],
+            values=first.values[:_STRIP_SAMPLES].float(),
+            are_classes=first.are_classes,
         )
-        if similarity is not None:
+        if last is not None and last.shape == maps.shape:
+            similarity = rank_correlation(last.to(maps.device).float(), maps.float())
             yield _mean(f"saliency/similarity/{method}", similarity)
 
-    def _pictures(
-        self, snapshot: Snapshot, references: References, answer: Answer
-    ) -> Iterator[Image]:
-        """Yields all samples at this step, and the first ones over the training."""
-        method, questions, options = answer.method, answer.questions, self.options
-        inputs = _small_images(references.inputs)
-        num_classes, layer = questions[0].num_classes, answer.cam_layer
-        facts = SaliencyFacts(
-            method=method,
-            is_signed=METHODS[method].is_signed,
-            step=snapshot.step,
-            is_image=references.inputs.dim() > 3,
-            columns=tuple(question.column for question in questions),
-            are_classes=num_classes > 0,
-            unit=None if self._unit is None else self._named_unit(self._unit),
-            num_relus=answer.first.num_relus,
-            left_out=answer.first.left_out,
-            cam_layer=None if layer is None else layer.name,
-            is_cam_layer_chosen=layer is not None and layer.is_chosen,
-            source=references.source,
-            notes=self._notes(questions, references),
-            class_names=options.class_names,
-            mean=options.mean,
-            std=options.std,
-        )
-        arrays = {
-            "images": inputs,
-            "maps": torch.stack([shrunk(maps, MAX_TILE) for maps in answer.maps]),
-            "strengths": torch.stack([maps.abs().flatten(1).mean(1) for maps in answer.maps]),
-            "classes": torch.stack([question.classes for question in questions]),
-            "values": torch.stack([question.values for question in questions]),
-        }
-        if references.labels is not None:
-            labels = references.labels.to(inputs.device)
-            is_class = (labels >= 0) & ((labels < num_classes) | (num_classes == 0))
-            arrays["labels"] = torch.where(is_class, labels, -1)
-        if answer.first.completeness_error is not None:
-            arrays["completeness"] = answer.first.completeness_error
-        if answer.first.without_gradient is not None:
-            arrays["without_gradient"] = answer.first.without_gradient
-        yield Image(tag=f"saliency/{method}", draw=partial(draw_grid, facts=facts), arrays=arrays)
-        steps = self._record.steps(method)
-        if len(steps) > 1 and snapshot.stage == "fit":
-            over_time = self._record.arrays(method)
-            yield Image(
-                tag=f"saliency/over_time/{method}",
-                draw=partial(
-                    draw_strip,
-                    steps=steps,
-                    were_classes=self._record.are_classes(method),
-                    facts=facts,
-                ),
-                arrays={"images": inputs[: over_time["maps"].shape[1]], **over_time},
-            )
-
-    def _notes(self, questions: Sequence[Question], references: References) -> tuple[str, ...]:
+    def _notes(self, questions: Sequence[Question], references: References) -> list[str]:
         """Returns what must be said of the targets."""
         notes = dict.fromkeys(question.note for question in questions if question.note)
         is_unknown = self._unit is None and not questions[0].num_classes
         if is_unknown and self.options.outputs == "auto" and references.labels is not None:
             notes[_UNKNOWN_OUTPUTS] = None
-        return tuple(notes)
+        return list(notes)
 
-    def _named_unit(self, unit: Unit) -> str:
+    @property
+    def _name_of_unit(self) -> str:
+        if self._unit is None:
+            return ""
         where = {"strongest": " at its strongest position", "sum": ", the sum over its positions"}
-        return f"unit {unit}{where[self.positions] if unit.position is None else ''}"
+        return f"unit {self._unit}{where[self.positions] if self._unit.position is None else ''}"
 
 
 def _neutral(note: str) -> str:
@@ -374,19 +337,3 @@ def _neutral(note: str) -> str:
 
 def _mean(name: str, values: Tensor) -> Scalar:
     return Scalar(tag=name, value=values.nanmean())
-
-
-def _small_images(inputs: Tensor) -> Tensor:
-    """Returns what is shown of the inputs, averaged to the size they are shown at."""
-    if inputs.dim() > 4:
-        return inputs
-    channels = inputs if inputs.dim() > 2 else inputs.unsqueeze(1)
-    flat = channels.float().reshape(-1, *channels.shape[-2:])
-    small = shrunk(flat, MAX_TILE)
-    return small.view(*channels.shape[:-2], *small.shape[1:])
-
-
-def _check_methods(methods: object) -> None:
-    check_names("methods", methods, allow_empty=False)
-    for method in methods if isinstance(methods, Sequence) else ():
-        named_method(method)

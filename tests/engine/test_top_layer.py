@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.saliency import METHODS, attribute
-from vis_callbacks.analysis.saliency_maps import rank_correlation, saliency_maps
-from vis_callbacks.analysis.sanity import count_weighted_calls, random_top_layer
+from vis_callbacks.engine.top_layer import WeightedCalls
+from vis_callbacks.monitors.saliency.methods import METHODS
+from vis_callbacks.monitors.saliency.science import attribute, rank_correlation, saliency_maps
 
 
 def two_layers() -> nn.Sequential:
@@ -18,64 +18,49 @@ def two_layers() -> nn.Sequential:
 
 def test_linear_layers_and_convolutions_are_counted():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
-    assert count_weighted_calls(lambda: model(torch.ones(1, 1, 4, 4))) == 2
+    with WeightedCalls() as calls:
+        model(torch.ones(1, 1, 4, 4))
+    assert calls.count == 2
 
 
 def test_the_last_layer_alone_gets_other_weights_and_keeps_its_bias():
     model, x = two_layers(), torch.randn(5, 4)
     hidden = model[1](model[0](x))
-    with random_top_layer(2):
+    with WeightedCalls(2):
         scores = model(x)
     found = torch.linalg.lstsq(hidden, scores - model[2].bias).solution.T
     assert (found - model[2].weight).abs().max() > 0.1
-    with random_top_layer(2, seed=1):
+    with WeightedCalls(2, seed=1):
         assert not torch.equal(model(x), scores)
-
-
-def test_every_pass_gets_the_same_random_weights():
-    model, x = two_layers(), torch.randn(5, 4)
-    with random_top_layer(2):
-        assert torch.equal(model(x), model(x))
 
 
 def test_the_random_weights_have_the_mean_and_spread_of_the_layers_own():
     model = nn.Linear(500, 400, bias=False)
     nn.init.normal_(model.weight, mean=0.3, std=0.2)
-    with random_top_layer(1):
+    with WeightedCalls(1):
         found = model(torch.eye(500))
     # Of 200,000 numbers: five standard errors.
     assert found.mean().item() == pytest.approx(0.3, abs=0.003)
     assert found.std().item() == pytest.approx(0.2, abs=0.003)
 
 
-def test_the_parameters_are_not_touched():
+def test_every_pass_gets_the_same_random_weights_and_no_parameter_or_generator_is_touched():
     model, x = two_layers(), torch.randn(5, 4)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    expected = model(x)
-    with random_top_layer(2):
-        model(x)
+    expected, state = model(x), torch.get_rng_state()
+    with WeightedCalls(2):
+        assert torch.equal(model(x), model(x))
     assert all(map(torch.equal, before, model.parameters()))
+    assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(model(x), expected)
 
 
 def test_keyword_arguments_are_understood():
     weight, x = torch.randn(3, 4), torch.randn(2, 4)
-    with random_top_layer(1):
+    with WeightedCalls(1):
         found = F.linear(input=x, weight=weight)
         assert torch.equal(found, F.linear(x, weight, None))
     assert not torch.equal(found, F.linear(x, weight))
-
-
-def test_the_global_random_numbers_go_on_as_if_nothing_was_drawn():
-    state = torch.get_rng_state()
-    with random_top_layer(1):
-        F.linear(torch.ones(1, 2), torch.ones(2, 2))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_network_without_weights_has_no_top_layer():
-    with pytest.raises(ValueError, match="there is no top layer"), random_top_layer(0):
-        pytest.fail("the context was entered")
 
 
 # -- the pattern of Adebayo et al. 2018
@@ -129,14 +114,13 @@ def sanity_scores(digits) -> dict[str, float]:
 
     def maps(name: str) -> Tensor:
         found = attribute(name, score, images, layer_gradient=layer_gradient)
-        return saliency_maps(found.values, is_signed=METHODS[name].is_signed)
+        return saliency_maps(found.values, is_signed=METHODS[name].times_input)
 
-    num_calls = count_weighted_calls(lambda: model(images[:1]))
     scores = {}
     for name in ("gradient", "guided_backprop", "grad_cam"):
         learned, found = maps(name), []
         for seed in range(4):
-            with random_top_layer(num_calls, seed):
+            with WeightedCalls(3, seed):
                 found.append(rank_correlation(learned, maps(name)).nanmean())
         scores[name] = torch.stack(found).mean().item()
     return scores

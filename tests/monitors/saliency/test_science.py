@@ -1,27 +1,33 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.relu_rules import relu_rule
-from vis_callbacks.analysis.saliency import (
+from vis_callbacks.engine.scores import NoGradientError
+from vis_callbacks.monitors.saliency import science
+from vis_callbacks.monitors.saliency.methods import (
     METHODS,
-    Gradient,
-    IntegratedGradients,
     Method,
-    MethodUnsuitedError,
-    NoGradientError,
-    SmoothGrad,
+    noisy_copies,
+    way_from_zero,
+)
+from vis_callbacks.monitors.saliency.science import (
     attribute,
+    effective_area,
     grad_cam,
-    mean_gradient,
+    rank_correlation,
+    remembered,
+    saliency_maps,
+    share_in_mask,
+    shrunk,
     upsampled,
 )
-from vis_callbacks.analysis.saliency_maps import saliency_maps
 
 CLASSES = torch.tensor([0, 2, 1])
 # Sums of a few hundred products in float64.
@@ -37,6 +43,19 @@ def images(seed: int = 0, size: int = 8) -> Tensor:
 def scored(model, classes: Tensor = CLASSES):
     """Returns the score of each sample's class, for whole copies of the samples."""
     return lambda x: model(x).gather(1, classes.repeat(len(x) // len(classes))[:, None])[:, 0]
+
+
+def integrated(num_steps: int) -> Method:
+    points = partial(way_from_zero, num_steps=num_steps)
+    return Method(points=points, times_input=True, is_complete=True)
+
+
+def smooth(num_copies: int, **options) -> Method:
+    return Method(points=partial(noisy_copies, num_copies=num_copies), **options)
+
+
+def flat_sum(x: Tensor) -> Tensor:
+    return x.flatten(1).sum(1)
 
 
 class SmallCNN(nn.Module):
@@ -76,13 +95,6 @@ def test_the_saliency_of_a_linear_network_is_the_largest_weight_of_the_channels(
     assert torch.equal(saliency_maps(values), weights.abs().amax(1))
 
 
-def test_gradient_times_input_of_a_linear_network_adds_up_to_score_less_bias():
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)).double()
-    values = attribute("input_x_gradient", scored(linear), images()).values
-    expected = scored(linear)(images()) - linear[1].bias[CLASSES]
-    torch.testing.assert_close(values.flatten(1).sum(1), expected, **CLOSE)
-
-
 def test_gradient_times_input_of_a_network_without_biases_adds_up_to_the_score():
     model = SmallCNN(bias=False)
     values = attribute("input_x_gradient", scored(model), images()).values
@@ -102,7 +114,7 @@ def test_grad_cam_of_a_mean_and_a_linear_layer_is_the_class_activation_map():
 def test_integrated_gradients_of_a_quadratic_score_are_exact(num_steps):
     # Gauss and Legendre's places are exact for the polynomials that they are enough for.
     values = attribute(
-        Method(IntegratedGradients(num_steps), times_input=True),
+        integrated(num_steps),
         lambda x: x.square().flatten(1).sum(1),
         images(),
     )
@@ -119,17 +131,10 @@ def test_integrated_gradients_add_up_to_what_the_way_makes_of_the_score():
 def test_the_completeness_error_tells_of_too_few_steps():
     errors = []
     for num_steps in (1, 2):  # two places are exact for the third power that the gradient is
-        method = Method(IntegratedGradients(num_steps), times_input=True)
-        found = attribute(method, lambda x: x.pow(4).flatten(1).sum(1), images())
+        found = attribute(integrated(num_steps), lambda x: x.pow(4).flatten(1).sum(1), images())
         errors.append(found.completeness_error)
     torch.testing.assert_close(errors[0], torch.full((3,), 0.5, dtype=torch.float64))
     assert errors[1].max() < 1e-12
-
-
-def test_a_baseline_is_where_the_way_begins():
-    method = Method(IntegratedGradients(baseline=2.0), times_input=True)
-    values = attribute(method, lambda x: x.square().flatten(1).sum(1), images()).values
-    torch.testing.assert_close(values, images().square() - 4, rtol=0, atol=1e-12)
 
 
 def test_smoothgrad_of_a_linear_score_is_its_gradient():
@@ -141,7 +146,7 @@ def test_smoothgrad_of_a_linear_score_is_its_gradient():
 
 def test_the_noise_of_smoothgrad_has_a_share_of_each_images_own_range():
     inputs = torch.stack([images()[0], 10 * images()[0]])
-    points = list(SmoothGrad(num_samples=200, noise=0.2).points(inputs))
+    points = list(noisy_copies(inputs, num_copies=200, noise=0.2))
     noise = torch.stack([point - inputs for point, _ in points])
     ranges = inputs.flatten(1).amax(1) - inputs.flatten(1).amin(1)
     spread = noise.std((0, 2, 3, 4))
@@ -152,27 +157,16 @@ def test_the_noise_of_smoothgrad_has_a_share_of_each_images_own_range():
 # -- a rule and an estimator are chosen apart
 
 
-@pytest.mark.parametrize("method", ["guided_backprop", "deconvnet"])
-def test_a_named_rule_is_the_gradient_under_that_rule(method):
-    score = scored(SmallCNN())
-    with relu_rule(METHODS[method].rule):
-        expected, _ = mean_gradient(score, images(), Gradient().points(images()))
-    found = attribute(method, score, images())
-    assert torch.equal(found.values, expected)
-    assert found.num_relus == 2
-
-
 def test_any_rule_goes_with_any_estimator():
-    guided = Method(SmoothGrad(num_samples=3), rule="guided")
-    found = attribute(guided, scored(SmallCNN()), images(), max_rows=3)
-    plain = attribute(Method(SmoothGrad(num_samples=3)), scored(SmallCNN()), images())
-    assert found.num_relus == 2
+    found = attribute(smooth(3, rule="guided"), scored(SmallCNN()), images())
+    plain = attribute(smooth(3), scored(SmallCNN()), images())
+    assert found.used.num_relus == 2
     assert (found.values - plain.values).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 7, 1000])
 @pytest.mark.parametrize("method", ["smoothgrad", "integrated_gradients"])
-def test_the_result_does_not_depend_on_how_many_run_at_a_time(method, max_rows):
+def test_the_result_does_not_depend_on_how_many_run_at_a_time(method, max_rows, monkeypatch):
     rows = []
 
     def score(x: Tensor) -> Tensor:
@@ -181,7 +175,8 @@ def test_the_result_does_not_depend_on_how_many_run_at_a_time(method, max_rows):
 
     model = SmallCNN()
     expected = attribute(method, scored(model), images())
-    found = attribute(method, score, images(), max_rows=max_rows)
+    monkeypatch.setattr(science, "_MAX_VALUES", max_rows * images()[0].numel())
+    found = attribute(method, score, images())
     torch.testing.assert_close(found.values, expected.values, **CLOSE)
     of_gradients = rows[:-1] if method == "integrated_gradients" else rows
     assert max(of_gradients) <= max(3, max_rows)
@@ -192,17 +187,10 @@ def test_large_inputs_run_one_copy_at_a_time():
 
     def score(x: Tensor) -> Tensor:
         rows.append(len(x))
-        return x.flatten(1).sum(1)
+        return flat_sum(x)
 
-    attribute(Method(SmoothGrad(num_samples=3)), score, torch.rand(2, 3, 512, 512))
+    attribute(smooth(3), score, torch.rand(2, 3, 512, 512))
     assert rows == [2, 2, 2]
-
-
-def test_the_parameters_get_no_gradient():
-    model = SmallCNN()
-    for method in METHODS:
-        attribute(method, scored(model), images(), layer_gradient=model.layer_gradient)
-    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -212,7 +200,8 @@ def test_every_method_gives_something_to_every_image(method):
     assert found.values.isfinite().all()
     assert found.values.flatten(1).abs().amax(1).min() > 0
     assert not found.values.requires_grad
-    assert (found.num_relus is None) == (METHODS[method].rule == "gradient")
+    assert (found.used is None) == (METHODS[method].rule == "gradient")
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "smoothgrad"])
@@ -240,37 +229,10 @@ def test_a_rule_without_relus_is_refused():
         attribute("guided_backprop", scored(gelu), images())
 
 
-def test_an_unknown_method_is_told_the_known_ones():
-    with pytest.raises(ValueError, match=r'no method "saliency"\. Use gradient, guided_'):
-        attribute("saliency", scored(SmallCNN()), images())
-
-
-def test_inputs_that_are_no_floating_point_numbers_are_refused():
-    with pytest.raises(TypeError, match=r"the inputs are torch.int64.*input_fn"):
-        attribute("gradient", scored(SmallCNN()), torch.ones(3, 3, 8, 8, dtype=torch.int64))
-
-
 def test_a_score_that_does_not_depend_on_the_input_is_refused():
     model = SmallCNN()
     with pytest.raises(NoGradientError, match="does not depend on the inputs by anything"):
         attribute("gradient", lambda x: model(x.detach())[:, 0].detach(), images())
-
-
-def test_a_backbone_without_gradients_under_a_head_with_some_is_told_in_these_words():
-    model = SmallCNN()
-
-    def score(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            features = model.features(x)
-        return model.head(features.mean((2, 3)))[:, 0]
-
-    with pytest.raises(NoGradientError, match=r"a part of it runs under torch\.no_grad"):
-        attribute("gradient", score, images())
-
-
-def test_a_score_that_is_not_one_number_a_sample_is_refused():
-    with pytest.raises(ValueError, match=r"3 samples has shape \(3, 4\). Return one number"):
-        attribute("gradient", SmallCNN(), images())
 
 
 def test_grad_cam_needs_a_layer():
@@ -284,21 +246,10 @@ def test_grad_cam_needs_positions():
 
 
 def test_grad_cam_needs_images():
-    with pytest.raises(ValueError, match=r"positions \(4, 4\) cannot be laid over .* size \(9,\)"):
-        upsampled(torch.ones(3, 4, 4), (9,))
-
-
-@pytest.mark.parametrize(("num_tokens", "size"), [(16, (4, 4)), (17, (4, 4)), (16, (3, 5))])
-def test_tokens_are_laid_out_as_the_patches_they_were_cut_in(num_tokens, size):
-    tokens = torch.arange(float(num_tokens)).expand(2, -1)
-    found = upsampled(tokens, size)[0, 0]
-    num_patches = size[0] * size[1]
-    assert found.flatten().tolist() == list(range(num_tokens - num_patches, num_tokens))
-
-
-def test_a_number_of_tokens_that_no_patches_give_is_refused():
-    with pytest.raises(MethodUnsuitedError, match=r"positions \(15,\) cannot be laid over"):
-        upsampled(torch.ones(2, 15), (32, 32))
+    with pytest.raises(
+        ValueError, match=r"positions \(4, 4\) cannot be laid over .* size \(9, 9, 9\)"
+    ):
+        upsampled(torch.ones(3, 4, 4), torch.ones(3, 2, 9, 9, 9))
 
 
 # -- networks that overwrite
@@ -333,7 +284,7 @@ def test_a_network_that_overwrites_has_the_same_gradient_as_one_that_does_not(me
     given = images()
     found = attribute(method, scored(Overwriting(True)), given)
     torch.testing.assert_close(found.values, expected.values, **CLOSE)
-    assert (found.num_relus, found.left_out) == (expected.num_relus, expected.left_out)
+    assert found.used == expected.used
     assert torch.equal(given, images())
     assert expected.values.abs().max() > 0
 
@@ -349,11 +300,12 @@ def test_another_error_of_the_network_is_its_own():
 # -- what is said of the way
 
 
-def test_nonlinearities_that_the_rule_left_alone_are_counted_for_one_pass():
+def test_nonlinearities_that_the_rule_left_alone_are_counted_for_one_pass(monkeypatch):
     net = Overwriting(False)
-    found = attribute(Method(SmoothGrad(4), rule="guided"), scored(net), images(), max_rows=3)
+    monkeypatch.setattr(science, "_MAX_VALUES", images().numel())
+    found = attribute(smooth(4, rule="guided"), scored(net), images()).used
     assert (found.num_relus, found.left_out) == (1, {"tanh": 1, "sigmoid": 1})
-    assert attribute("gradient", scored(net), images()).left_out == {}
+    assert attribute("gradient", scored(net), images()).used is None
 
 
 @pytest.mark.parametrize(
@@ -369,7 +321,7 @@ def test_grad_cam_lies_over_inputs_of_any_axes(shape, positions, expected):
     features = torch.rand(3, 5, *positions)
     found = attribute(
         "grad_cam",
-        lambda x: x.flatten(1).sum(1),
+        flat_sum,
         torch.rand(shape),
         layer_gradient=lambda x: (features, torch.ones_like(features)),
     )
@@ -427,7 +379,7 @@ def test_captum_agrees_on_smoothgrad_with_the_same_noise(captum):
     saliency = captum.Saliency(model)
     peers = [
         weight * saliency.attribute(point.requires_grad_(), CLASSES, abs=False)
-        for point, weight in SmoothGrad().points(images())
+        for point, weight in noisy_copies(images())
     ]
     found = attribute("smoothgrad", scored(model), images())
     torch.testing.assert_close(found.values, sum(peers), **AS_CAPTUM)
@@ -494,3 +446,79 @@ def by_hand(model: Shared, rule: str) -> Tensor:
     (above,) = torch.autograd.grad(scores.sum(), features)
     (at_hidden,) = torch.autograd.grad(before, hidden, passed(above, before) - 0.5 * above)
     return torch.autograd.grad(first, x, passed(at_hidden, first))[0]
+
+
+# -- what is measured of maps
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((2, 7), (2, 1, 7)),  # vectors
+        ((2, 5, 7), (2, 5, 7)),  # images without channels
+        ((2, 3, 5, 7), (2, 5, 7)),
+        ((2, 3, 4, 5, 7), (2, 5, 7)),  # volumes: the middle slice
+    ],
+)
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_inputs_of_every_form_get_a_map(shape, expected, is_signed):
+    assert saliency_maps(torch.randn(shape), is_signed=is_signed).shape == expected
+
+
+def test_a_map_is_the_largest_magnitude_of_the_channels_or_their_sum():
+    values = torch.tensor([[[[1.0, -5]], [[-3, 2]]]])
+    assert saliency_maps(values).tolist() == [[[3.0, 5.0]]]
+    assert saliency_maps(values, is_signed=True).tolist() == [[[-2.0, -3.0]]]
+    volume = torch.zeros(1, 1, 5, 2, 2)
+    volume[0, 0, 2] = 7.0
+    assert saliency_maps(volume).mean() == 7.0  # the middle slice
+
+
+def test_the_effective_area_is_one_for_an_even_map_and_one_place_for_a_point():
+    even, point = torch.ones(4, 5), torch.zeros(4, 5)
+    point[2, 3] = -1e-30
+    assert effective_area(torch.stack([even, point])).tolist() == pytest.approx([1, 1 / 20])
+    assert effective_area(torch.zeros(1, 2, 2)).isnan().all()
+
+
+def test_the_rank_correlation_is_that_of_scipy_ties_included():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(5, 6, 7, generator=generator)
+    second = first + torch.randn(5, 6, 7, generator=generator)
+    second[second < 0] = 0
+    expected = [
+        spearmanr(a.abs().flatten(), b.abs().flatten()).statistic
+        for a, b in zip(first, second, strict=True)
+    ]
+    assert rank_correlation(first, second).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_constant_map_is_like_nothing():
+    assert rank_correlation(torch.ones(1, 4, 4), torch.randn(1, 4, 4)).isnan().all()
+
+
+def test_the_share_inside_a_mask_counts_magnitudes():
+    maps = torch.tensor([[[1.0, -3], [2, 2]]])
+    masks = torch.tensor([[[0, 255], [0, 0]]])
+    assert share_in_mask(maps, masks).tolist() == [3 / 8]
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 3\) do not fit maps of shape \(1, 2, 2\)"):
+        share_in_mask(torch.ones(1, 2, 2), torch.ones(1, 3, 3))
+
+
+def test_large_maps_are_remembered_small_and_tiny_gradients_are_not_lost():
+    kept = remembered(1e-20 * torch.randn(2, 200, 200))
+    assert kept.shape == (2, 64, 64)
+    assert kept.dtype == torch.float16
+    assert kept.abs().mean() > 0.1
+    assert not remembered(torch.zeros(2, 4, 4)).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((30, 40), (30, 40)), ((128, 64), (64, 32)), ((1, 500), (1, 64)), ((3, 500), (3, 64))],
+)
+def test_maps_shrink_to_the_longer_side(size, expected):
+    assert shrunk(torch.ones(2, *size), 64).shape == (2, *expected)

@@ -1,16 +1,15 @@
 """How a gradient passes a ReLU: the rules of guided backpropagation and of the deconvnet.
 
-With f the sign of what went in and R the gradient from above, a ReLU passes
+With f what went into the ReLU and R the gradient from above, a ReLU passes
 
 - the gradient: R where f > 0;
 - the deconvnet (Zeiler and Fergus 2014): R where R > 0;
 - guided backpropagation (Springenberg et al. 2015): R where f > 0 and R > 0.
 
-A rule replaces the *calls*: modules, reused modules, functions, in-place forms, ``clamp(min=0)``
-and ``threshold(0, 0)`` all come by here, and no module is hooked or exchanged. A hook on a
-module would miss the functions, and would change the gradient of whatever else uses what went
-into the ReLU. Max-pooling needs nothing: autograd sends a gradient to the maximum's place, which
-is what the deconvnet's switches are for.
+A rule replaces the *calls*, of modules, functions, in-place forms, ``clamp(min=0)`` and
+``threshold(0, 0)``. A hook on a module would miss the functions, and would change the gradient of
+everything else that uses what went into the ReLU. Max-pooling needs nothing: autograd sends a
+gradient to the maximum's place, which is what the deconvnet's switches are for.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from torch.overrides import TorchFunctionMode
 from vis_callbacks.analysis.nonlinearities import RELU, RELU6, classify
 
 ReluRule = Literal["gradient", "guided", "deconvnet"]
-RELU_RULES: tuple[ReluRule, ...] = ("gradient", "guided", "deconvnet")
 
 
 @dataclass
@@ -54,18 +52,10 @@ class RuleInUse:
 def relu_rule(rule: ReluRule) -> Iterator[RuleInUse]:
     """Makes gradients of passes inside the context go through every ReLU by this rule.
 
-    Forward passes give what they give without, to the bit. The backward pass may run inside or
-    outside. ReLU6 and a hardtanh from 0 on are ReLUs whose slope is also 0 above their upper
-    end. Other nonlinearities have no such rule and pass their gradient.
-
-    Args:
-        rule: "gradient" leaves everything as it is.
-
-    Yields:
-        The count of the ReLUs that gradients came through; with "gradient" it stays 0.
-
-    Raises:
-        ValueError: There is no such rule.
+    Forward passes give bit for bit what they give without it, and the backward pass may run
+    inside or outside. ReLU6, and a hardtanh that begins at 0, are ReLUs whose slope is also 0
+    above their upper end. Other nonlinearities pass their own gradient. "gradient" leaves
+    everything as it is and counts nothing.
 
     Example:
         >>> x = torch.tensor([1.0, -1.0], requires_grad=True)
@@ -74,13 +64,7 @@ def relu_rule(rule: ReluRule) -> Iterator[RuleInUse]:
         ...     (gradient,) = torch.autograd.grad(y, x, torch.tensor([-2.0, 3.0]))
         >>> gradient, used.num_relus
         (tensor([0., 3.]), 1)
-
-    References:
-        Zeiler and Fergus 2014, "Visualizing and understanding convolutional networks";
-        Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", figure 1.
     """
-    if rule not in RELU_RULES:
-        raise ValueError(f'rule="{rule}" is no rule. Use {", ".join(RELU_RULES)}.')
     used = RuleInUse()
     if rule == "gradient":
         yield used
@@ -101,29 +85,31 @@ class _RuleMode(TorchFunctionMode):
         kwargs = kwargs or {}
         found = classify(func, args, kwargs)
         given = args[0] if args else kwargs.get("input")
-        if found is None or not _is_differentiated(given) or "out" in kwargs:
+        is_differentiated = (
+            isinstance(given, Tensor) and given.requires_grad and torch.is_grad_enabled()
+        )
+        if found is None or not is_differentiated or "out" in kwargs:
             return func(*args, **kwargs)
         if found not in (RELU, RELU6):
             result = func(*args, **kwargs)
             self._count(found.kind, result)
             return result
-        others = args[1:]
-        named = {name: value for name, value in kwargs.items() if name != "input"}
-        is_relu = func in RELU.functions
         end = _upper_end(func, args, kwargs) if found is RELU6 else math.inf
-        slope = _slope_below(end) if self._follows_input else None
-        return _Ruled.apply(given, lambda x: func(x, *others, **named), slope, is_relu, self._used)
+        named = {name: value for name, value in kwargs.items() if name != "input"}
+        return _Ruled.apply(
+            given,
+            lambda x: func(x, *args[1:], **named),
+            end if self._follows_input else None,
+            func in RELU.functions,
+            self._used,
+        )
 
     def _count(self, kind: str, result: Any) -> None:
-        """Counts a call when a gradient comes through it, which not all of a network may see."""
+        """Counts a call when a gradient comes through it, which some calls never see."""
         first = result[0] if isinstance(result, tuple) else result
         left_out = self._used.left_out
         if isinstance(first, Tensor) and first.grad_fn is not None:
             first.grad_fn.register_prehook(lambda _: left_out.update([kind]))
-
-
-def _is_differentiated(given: object) -> bool:
-    return isinstance(given, Tensor) and given.requires_grad and torch.is_grad_enabled()
 
 
 def _upper_end(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
@@ -133,19 +119,11 @@ def _upper_end(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> flo
     return float(args[2] if len(args) > 2 else kwargs.get("max_val", 1.0))  # a hardtanh's
 
 
-def _slope_below(end: float) -> Callable[[Tensor], Tensor]:
-    """Returns where a gradient passes, told from what went in or from what came out.
-
-    Both lie on the same side of 0 and of the upper end.
-    """
-    return lambda x: (x > 0) & (x < end) if end < math.inf else x > 0
-
-
 class _Ruled(torch.autograd.Function):
     """A call as the model wrote it, with the backward pass of a rule.
 
-    It saves the one tensor that the call itself would save: non-reentrant checkpointing, which
-    runs the call again without the rule, hands that one back, and it takes no memory of its own.
+    It saves the one tensor that the call itself would save. Non-reentrant checkpointing, which
+    runs the call again without the rule, hands that one back, and no more memory is needed.
     """
 
     @staticmethod
@@ -153,16 +131,19 @@ class _Ruled(torch.autograd.Function):
         ctx: Any,
         given: Tensor,
         call: Callable[[Tensor], Tensor],
-        slope: Callable[[Tensor], Tensor] | None,
+        end: float | None,
         saves_result: bool,
         used: RuleInUse,
     ) -> Tensor:
-        """Runs the call; ``slope`` says where the input lets a gradient pass, None: anywhere."""
+        """Runs the call. A gradient passes where the input is between 0 and ``end``.
+
+        ``end`` is None where a gradient passes anywhere. What came out lies on the same side of
+        both ends as what went in, so either may be saved.
+        """
         result = call(given)
-        is_in_place = result is given
-        if is_in_place:
+        if is_in_place := result is given:
             ctx.mark_dirty(given)
-        ctx.slope, ctx.used = slope, used
+        ctx.end, ctx.used = end, used
         ctx.save_for_backward(result if saves_result or is_in_place else given)
         return result
 
@@ -171,6 +152,9 @@ class _Ruled(torch.autograd.Function):
         """Passes the positive part of what comes from above."""
         ctx.used.num_relus += 1
         passed = gradient.clamp(min=0)
-        if ctx.slope is not None:
-            passed = passed * ctx.slope(*ctx.saved_tensors)
+        if ctx.end is not None:
+            (saved,) = ctx.saved_tensors
+            passed = passed * (saved > 0)
+            if ctx.end < math.inf:
+                passed = passed * (saved < ctx.end)
         return passed, None, None, None, None

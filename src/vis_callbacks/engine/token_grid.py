@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-# Registers are the most, of sixteen patches four or five with the class token. Where more would
-# be left over, the tokens are others than these patches.
+# Tokens before the first patch: a class token and registers, of 16 patches four or five. Where
+# more would be left over, the tokens do not belong to these patches.
 _MAX_PREFIX = 16
 _MAX_PREFIX_SHARE = 1 / 3
 
@@ -16,10 +16,11 @@ _MAX_PREFIX_SHARE = 1 / 3
 def token_grid(
     num_tokens: int, size: tuple[int, ...], seen: Iterable[tuple[int, ...]] = ()
 ) -> tuple[int, ...] | None:
-    """Returns the rows and columns that an image's tokens were cut in; None where nothing tells.
+    """Returns the rows and columns that an image's tokens were cut in, or None if nothing tells.
 
-    Tokens that have no place (a class token, registers) come first. Of the grids that leave
-    fewest of them, one that the network itself has shown goes before one of square patches.
+    Tokens that have no place (a class token, registers) come first. The grid that leaves the
+    fewest of them is taken; of equals, one that the network has shown goes before one of square
+    patches.
 
     Args:
         num_tokens: All of them.
@@ -30,8 +31,8 @@ def token_grid(
         >>> token_grid(33, (32, 64))
         (4, 8)
     """
-    patches = range(1, math.gcd(*size) + 1)
-    of_squares = [tuple(n // p for n in size) for p in patches if all(n % p == 0 for n in size)]
+    sides = range(1, math.gcd(*size) + 1)
+    of_squares = [tuple(n // side for n in size) for side in sides if math.gcd(*size) % side == 0]
     fitting = [
         grid
         for grid in (*seen, *of_squares)
@@ -41,7 +42,7 @@ def token_grid(
 
 
 def on_grid(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Returns (..., tokens) as (..., rows, columns), without what comes before the image's."""
+    """Returns (..., tokens) as (..., rows, columns), without the tokens before the patches."""
     placed = tokens[..., tokens.shape[-1] - math.prod(grid) :]
     return placed.reshape(*tokens.shape[:-1], *grid)
 
