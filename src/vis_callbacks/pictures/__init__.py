@@ -1,0 +1,1 @@
+"""The picture toolkit: host arrays in, RGB pictures out. It knows nothing of training."""

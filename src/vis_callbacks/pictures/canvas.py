@@ -1,0 +1,201 @@
+"""Pictures as arrays: their sizes, how they are put together, and their captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from vis_callbacks.pictures.colours import NOT_MEASURED, WHITE, Scale, colour_map
+from vis_callbacks.pictures.text import (
+    CAPTION_SIZE,
+    FAINT_INK,
+    INK,
+    Colour,
+    Rgb,
+    line_height,
+    number,
+    printable,
+    text_width,
+    wrapped,
+    write,
+)
+
+MAX_WIDTH = 1_600  # of a picture
+MAX_FRAME_WIDTH = 400  # of a plot, or of one frame of a strip
+
+Box = tuple[float, float, float, float]  # top, left, bottom, right
+
+_MIN_CAPTION_WIDTH = 240  # a narrower picture gets white beside it
+_MAX_CAPTION_ROWS = 8  # of one entry: a name of a thousand letters must not bury the picture
+_MARGIN = 3
+
+
+def blank(height: int, width: int, colour: Colour = WHITE) -> Rgb:
+    """Returns a picture of one colour."""
+    return np.full((height, width, 3), colour, dtype=np.uint8)
+
+
+def enlarge(image: NDArray[Any], factor: int | tuple[int, int]) -> NDArray[Any]:
+    """Returns (height, width, ...) with each pixel repeated; the factor may be (rows, columns)."""
+    rows, columns = (factor, factor) if isinstance(factor, int) else factor
+    return np.repeat(np.repeat(image, rows, axis=0), columns, axis=1)
+
+
+def factor_for(size: int, least: int, most: int) -> int:
+    """Returns the factor that brings ``size`` to ``least`` pixels without passing ``most``."""
+    return max(1, min(math.ceil(least / size), most // size))
+
+
+def shrink(image: Rgb, most: int = MAX_FRAME_WIDTH) -> Rgb:
+    """Returns the picture averaged down until no side is above ``most`` pixels."""
+    height, width = image.shape[:2]
+    ratio = most / max(height, width)
+    if ratio >= 1:
+        return image
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+
+
+def fitted(image: Rgb, least: int = 96, most: int = 160) -> Rgb:
+    """Returns a picture at a size at which its details are seen: its longer side within a range.
+
+    It is enlarged without smoothing, or averaged down. A picture of one or a few rows, such as a
+    row of features, is stretched to a sixth of its width.
+    """
+    image = shrink(image, most)
+    height, width = image.shape[:2]
+    factor = factor_for(max(height, width), least, most)
+    rows = max(factor, math.ceil(factor * width / 6 / height)) if height < width / 6 else factor
+    result: Rgb = enlarge(image, (rows, factor))
+    return result
+
+
+def shrink_values(values: NDArray[Any], most: int) -> NDArray[np.float32]:
+    """Returns (height, width) values averaged down until no side is above ``most``.
+
+    A value that is not finite makes its whole cell so, because averaging must not hide it.
+    """
+    values = np.asarray(values, dtype=np.float32)
+    ratio = most / max(values.shape)
+    if ratio >= 1:
+        return values
+    height, width = (max(1, round(side * ratio)) for side in values.shape)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BOX))
+
+
+def crossed(tile: Rgb, colour: Colour = (235, 235, 235)) -> Rgb:
+    """Returns the tile with its diagonals drawn: what it stands for is silent."""
+    image, (height, width) = Image.fromarray(tile), tile.shape[:2]
+    draw = ImageDraw.Draw(image)
+    draw.line((0, 0, width - 1, height - 1), fill=colour)
+    draw.line((0, height - 1, width - 1, 0), fill=colour)
+    return np.asarray(image)
+
+
+def hatched(height: int, width: int) -> Rgb:
+    """Returns grey with diagonal stripes: nothing is known here."""
+    tile = blank(height, width, NOT_MEASURED)
+    tile[np.add.outer(np.arange(height), np.arange(width)) % 6 == 0] = FAINT_INK
+    return tile
+
+
+def outlined(picture: Rgb, box: Box, colour: Colour) -> Rgb:
+    """Returns the picture with the outline of a box, and a thin black one inside it.
+
+    The two lines are seen on any ground. A box that reaches beyond the picture is cut off.
+    """
+    height, width = picture.shape[:2]
+    top, left = (max(0, round(end)) for end in box[:2])
+    bottom, right = min(round(box[2]), height) - 1, min(round(box[3]), width) - 1
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    for inset, ink in enumerate((colour, (0, 0, 0))):
+        if bottom - inset >= top + inset and right - inset >= left + inset:
+            draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=ink)
+    return np.asarray(image)
+
+
+def side_by_side(pictures: Sequence[Rgb], gap: int = 4) -> Rgb:
+    """Returns the pictures in a row on white, their tops at one height."""
+    height = max(picture.shape[0] for picture in pictures)
+    canvas = blank(height, sum(picture.shape[1] + gap for picture in pictures) - gap)
+    x = 0
+    for picture in pictures:
+        canvas[: picture.shape[0], x : x + picture.shape[1]] = picture
+        x += picture.shape[1] + gap
+    return canvas
+
+
+def stacked(pictures: Sequence[Rgb], gap: int = 4) -> Rgb:
+    """Returns the pictures one under the other on white, their left sides in one line."""
+    width = max(picture.shape[1] for picture in pictures)
+    canvas = blank(sum(picture.shape[0] + gap for picture in pictures) - gap, width)
+    y = 0
+    for picture in pictures:
+        canvas[y : y + picture.shape[0], : picture.shape[1]] = picture
+        y += picture.shape[0] + gap
+    return canvas
+
+
+def line(text: object, width: int = 0, colour: Colour = FAINT_INK) -> Rgb:
+    """Returns one line of text as a picture, at least ``width`` pixels wide."""
+    string = printable(text)
+    canvas = blank(line_height(), max(width, text_width(string) + 2))
+    write(canvas, string, 1, 0, colour=colour)
+    return canvas
+
+
+def with_caption(image: Rgb, lines: Sequence[object], *, bar: Rgb | None = None) -> Rgb:
+    """Returns the picture under a caption, which is wrapped to its width and never clipped.
+
+    Args:
+        image: Any picture.
+        lines: What to say, the most important first: it is drawn darker than the rest. Each
+            begins a new line. Empty ones are left out.
+        bar: A colour bar (see `colour_bar`), drawn between the caption and the picture.
+    """
+    width = max(image.shape[1], _MIN_CAPTION_WIDTH, 0 if bar is None else bar.shape[1])
+    entries = [wrapped(entry, width - 2 * _MARGIN) for entry in lines if str(entry)]
+    parts = list[Rgb]()
+    if entries:
+        inks = [INK, *[FAINT_INK] * (len(entries) - 1)]
+        rows = [(row, ink) for rows, ink in zip(entries, inks, strict=True) for row in _few(rows)]
+        height = line_height(CAPTION_SIZE)
+        parts.append(blank(height * len(rows) + _MARGIN, width))
+        for index, (row, ink) in enumerate(rows):
+            write(parts[0], row, _MARGIN, index * height, size=CAPTION_SIZE, colour=ink)
+    return stacked([*parts, *([] if bar is None else [bar]), image])
+
+
+def _few(rows: list[str]) -> list[str]:
+    """Returns the first rows and the last, with "…" for the others."""
+    if len(rows) <= _MAX_CAPTION_ROWS:
+        return rows
+    return [*rows[: _MAX_CAPTION_ROWS - 2], "…", rows[-1]]
+
+
+def colour_bar(scale: Scale, units: str = "", width: int = 120) -> Rgb:
+    """Returns a bar of the scale's colours between its two ends, with the units after it.
+
+    An end beyond which values were cut off carries a sign: ``≥ 3.2``.
+    """
+    left, right = number(scale.low), number(scale.high)
+    if scale.is_clipped:
+        left, right = left if scale.low == 0 else f"≤ {left}", f"≥ {right}"
+    right = f"{right} {printable(units)}".rstrip()
+    start = text_width(left) + 2 * _MARGIN
+    end = start + width
+    canvas = blank(line_height(), end + 2 * _MARGIN + text_width(right))
+    write(canvas, left, _MARGIN, 0)
+    write(canvas, right, end + _MARGIN, 0)
+    ramp = np.linspace(0, 1, width)
+    canvas[2:-2, start:end] = colour_map(ramp, scale=Scale(low=0, high=1, signed=scale.signed))
+    if scale.signed:
+        write(canvas, "0", (start + end) // 2, 0, align="centre")
+    return canvas

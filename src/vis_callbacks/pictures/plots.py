@@ -1,0 +1,256 @@
+"""Plots by matplotlib: curves over steps, and scatter plots of two-dimensional maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vis_callbacks.pictures.canvas import MAX_FRAME_WIDTH, stacked, with_caption
+from vis_callbacks.pictures.colours import Scale
+from vis_callbacks.pictures.markers import (
+    NO_CLASS,
+    Marks,
+    class_colour,
+    marker_legend,
+    marker_style,
+)
+from vis_callbacks.pictures.text import FAINT_INK, INK, Colour, Rgb, printable, shortened_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curve = tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]  # steps, values
+
+_DPI = 100
+_POINTS_PER_PIXEL = 72 / _DPI
+_MARKED = 12  # a curve bears its marker at this many points at most
+_MAX_NAME_WIDTH = 160
+_LARGEST = 1e290  # matplotlib's ticks overflow behind this
+_GREY = "0.87"
+
+
+def line_plot(
+    curves: Mapping[str, Curve],
+    caption: Sequence[object] = (),
+    *,
+    y_label: str = "",
+    x_label: str = "step",
+    y_range: tuple[float, float] | None = None,
+    colours: Sequence[Colour] | None = None,
+    levels: Mapping[str, float] | None = None,
+    width: int = MAX_FRAME_WIDTH,
+    height: int = 220,
+) -> Rgb:
+    """Returns curves over steps, each with a colour and a marker, and a legend below.
+
+    Args:
+        curves: Name to (steps, values). A value that is not finite leaves a gap, and is counted.
+        caption: Lines over the picture.
+        y_label: What the values are, with their unit; written over the axis.
+        x_label: What the steps are.
+        y_range: By default what the values take.
+        colours: One for each curve; by default those of the classes.
+        levels: Name to a value that the curves are compared with: a dashed line with its name
+            on it. One that is not finite is left out.
+        width: Of the picture, in pixels.
+        height: Of the plot, without caption and legend.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axes,) = _figure(width, height, 1)
+    inks = [class_colour(kind) for kind in range(len(curves))] if colours is None else colours
+    num_missing = 0
+    for kind, ((steps, values), ink) in enumerate(zip(curves.values(), inks, strict=True)):
+        numbers = np.asarray(values, dtype=np.float64)
+        num_missing += int(np.count_nonzero(~np.isfinite(numbers)))
+        places = np.flatnonzero(np.isfinite(numbers))
+        alone = [p for p in places if not {p - 1, p + 1} & set(places.tolist())]
+        every = places[:: -(-len(places) // _MARKED) or 1] if len(curves) > 1 else places[:0]
+        axes.plot(
+            np.asarray(steps),
+            np.clip(numbers, -_LARGEST, _LARGEST),
+            color=_share(ink),
+            linewidth=1.5,
+            marker=marker_style(kind),
+            markersize=5,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            markevery=sorted({*map(int, every), *map(int, alone)}),
+            clip_on=False,
+        )
+    if y_range is not None:
+        axes.set_ylim(*y_range)
+    for name, value in (levels or {}).items():
+        if math.isfinite(value):
+            axes.axhline(value, color=_share(INK), linewidth=0.9, linestyle="--")
+            place = (0.99, value)
+            _text(axes, name, place, va="bottom", ha="right", transform=axes.get_yaxis_transform())
+    axes.grid(axis="y", color=_GREY, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.tick_params(labelsize=8, length=3, colors=_share(INK))
+    axes.set_xlabel(printable(x_label), fontsize=8, color=_share(FAINT_INK), parse_math=False)
+    axes.set_title(
+        printable(y_label), fontsize=8, loc="left", color=_share(FAINT_INK), parse_math=False
+    )
+    parts = [_drawn(figure)]
+    if len(curves) > 1:
+        names = shortened_names(list(curves), _MAX_NAME_WIDTH)
+        entries = [(name, kind) for kind, name in enumerate(names)]
+        parts.append(marker_legend(entries, width, inks))
+    note = f"gaps: {num_missing:,} values that are not finite" if num_missing else ""
+    return with_caption(stacked(parts), [*caption, note])
+
+
+def scatter_plot(
+    points: NDArray[Any],
+    marks: Marks,
+    caption: Sequence[object] = (),
+    *,
+    wrong: NDArray[np.bool_] | None = None,
+    trails: NDArray[Any] | None = None,
+    width: int = MAX_FRAME_WIDTH,
+) -> Rgb:
+    """Returns a map of points, each with the marker of its class or the colour of its value.
+
+    Both axes have one scale, because distances are what such a map is read by. There are no
+    ticks, because the coordinates of an embedding mean nothing.
+
+    Args:
+        points: (samples, 2). What is not finite is left out and counted.
+        marks: What tells the samples apart; the legend names the classes that occur.
+        caption: Lines over the picture.
+        wrong: (samples,) True where the model errs: a thin ring around the marker.
+        trails: (samples, 2) where the same samples lay on the last map: a faint line to there.
+        width: Of the picture and height of the map, in pixels.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    is_shown = np.isfinite(points).all(axis=1)
+    shown = points[is_shown]
+    figure, (axes,) = _figure(width, width, 1)
+    if trails is not None:
+        from matplotlib.collections import LineCollection
+
+        ends = np.stack([np.asarray(trails, dtype=np.float64)[is_shown], shown], axis=1)
+        ends = ends[np.isfinite(ends).all(axis=(1, 2))]
+        axes.add_collection(LineCollection(list(ends), colors="0.75", linewidths=0.7))
+    radius = float(np.clip(4.5 - 0.5 * np.log2(max(len(shown), 1) / 125), 2.2, 4.5))
+    if wrong is not None:
+        # All rings lie under the markers: among many they would hide the classes.
+        axes.scatter(
+            shown[np.asarray(wrong)[is_shown], 0],
+            shown[np.asarray(wrong)[is_shown], 1],
+            s=(2.5 * radius * _POINTS_PER_PIXEL + 1.5) ** 2,
+            facecolors="none",
+            edgecolors=_share((20, 20, 20)),
+            linewidths=0.8,
+        )
+    _scatter(axes, shown, marks.at(is_shown), radius)
+    _frame(axes, *_square_around(shown))
+    notes = []
+    if wrong is not None:
+        notes.append(f"ringed: misclassified ({np.count_nonzero(wrong):,} of {len(points):,})")
+    if trails is not None:
+        notes.append("grey lines: from the place on the map before")
+    if num_missing := np.count_nonzero(~is_shown):
+        notes.append(f"left out: {num_missing:,} of {len(points):,} points that are not finite")
+    picture = stacked([_drawn(figure), *marks.at(is_shown).legend(width)])
+    return with_caption(picture, [*caption, *notes])
+
+
+def scatter_frames(
+    frames: Sequence[tuple[NDArray[Any], Marks]], side: int, scale: Scale | None = None
+) -> list[Rgb]:
+    """Returns small maps of several steps, all in one frame of reference.
+
+    A cluster that comes apart, or drifts, is seen to do so.
+
+    Args:
+        frames: (points (samples, 2), their marks) each. Points that are not finite are left out.
+        side: Of each picture, in pixels.
+        scale: Of the marks' values, one for all.
+    """
+    known = [points[np.isfinite(points).all(axis=1)] for points, _ in frames]
+    square = _square_around(np.concatenate([*known, np.empty((0, 2))]).astype(np.float64))
+    pictures = []
+    for points, marks in frames:
+        figure, (axes,) = _figure(side, side, 1)
+        is_shown = np.isfinite(points).all(axis=1)
+        _scatter(axes, points[is_shown], marks.at(is_shown), 2.6, scale)
+        _frame(axes, *square)
+        pictures.append(_drawn(figure))
+    return pictures
+
+
+def _scatter(
+    axes: Axes,
+    points: NDArray[np.float64],
+    marks: Marks,
+    radius: float,
+    scale: Scale | None = None,
+) -> None:
+    """Draws a marker for each sample: one call for each kind, as matplotlib wants it."""
+    kinds, colours = marks.kinds, marks.colours(scale) / 255
+    for kind in np.unique(kinds).tolist():
+        of_kind = kinds == kind
+        axes.scatter(
+            points[of_kind, 0],
+            points[of_kind, 1],
+            s=(2 * radius * _POINTS_PER_PIXEL * (1.1 if kind >= 0 else 0.6)) ** 2,
+            c=colours[of_kind] if kind >= 0 else [_share(NO_CLASS)],
+            marker=marker_style(kind),
+            edgecolors="white",
+            linewidths=0.3,
+        )
+
+
+def _square_around(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Returns the centre and half the side of the square that holds the points."""
+    if not len(points):
+        return np.zeros(2), 1.0
+    low, high = points.min(axis=0), points.max(axis=0)
+    return low / 2 + high / 2, float((high / 2 - low / 2).max()) or 1.0
+
+
+def _frame(axes: Axes, centre: NDArray[np.float64], half_side: float) -> None:
+    reach = 1.06 * half_side
+    axes.set(
+        xlim=(centre[0] - reach, centre[0] + reach),
+        ylim=(centre[1] - reach, centre[1] + reach),
+        xticks=[],
+        yticks=[],
+    )
+    axes.set_position((0.003, 0.003, 0.994, 0.994))
+    for spine in axes.spines.values():
+        spine.set_color(_share(FAINT_INK))
+
+
+def _figure(width: int, height: int, num_axes: int) -> tuple[Figure, list[Axes]]:
+    """Returns a figure that no window and no global state of matplotlib knows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, num_axes, squeeze=False)[0])
+
+
+def _drawn(figure: Figure) -> Rgb:
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def _text(axes: Axes, text: str, place: tuple[float, float], **options: Any) -> None:
+    axes.text(*place, printable(text), fontsize=8, color=_share(INK), parse_math=False, **options)
+
+
+def _share(colour: Colour) -> tuple[float, float, float]:
+    """Returns a colour as matplotlib writes it."""
+    return colour[0] / 255, colour[1] / 255, colour[2] / 255
