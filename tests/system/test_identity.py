@@ -37,7 +37,7 @@ from tests.tiny import Threes, smallest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.session import session_of
 
 pytestmark = [

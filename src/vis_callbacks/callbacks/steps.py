@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.updates import select, update_norms
+from vis_callbacks.engine.updates import select, update_norms
 from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.snapshot import Group
 

@@ -100,9 +100,7 @@ NONLINEARITIES: tuple[Nonlinearity, ...] = (
         flat_output_below=0.01,
         flat_output_above=0.99,
     ),
-    Nonlinearity(
-        kind="hardsigmoid", module=nn.Hardsigmoid, is_nonnegative=True, is_gate_like=True
-    ),
+    Nonlinearity(kind="hardsigmoid", module=nn.Hardsigmoid, is_nonnegative=True, is_gate_like=True),
     Nonlinearity(kind="softplus", module=nn.Softplus, is_nonnegative=True),
     Nonlinearity(kind="softsign", module=nn.Softsign),
     Nonlinearity(kind="lstm", module=nn.RNNBase),

@@ -26,25 +26,27 @@ def time_plot(
     names: Mapping[int, str],
     latest: Mapping[int, str] | None = None,
     *,
-    column_width: int | None = None,
+    width: int | None = None,
 ) -> Rgb:
     """Returns cells enlarged to ``height`` pixels, with names to their left and steps below.
 
     Args:
-        cells: (rows, steps, 3), at most so many as there are pixels.
-        steps: One for each column.
+        cells: (rows, columns, 3), at most so many as there are pixels; each step has as many
+            columns.
+        steps: From left to right.
         height: Of the cells together.
         names: What is written to the left, by the pixel row of its middle.
         latest: What is written to the right, likewise, under the word "now".
-        column_width: In pixels; by default the picture becomes 400 px wide.
+        width: Of the cells together; by default the picture becomes 400 px wide.
     """
     left = max(text_width(text) for text in (*names.values(), "step")) + 2 * _GAP
     right = max(text_width(text) for text in (*latest.values(), "now")) + _GAP if latest else 1
-    width = column_width * len(steps) if column_width else MAX_FRAME_WIDTH - left - right
-    axis = step_axis(steps, width, width if column_width else _SHARED_WIDTH)
+    room = width or _SHARED_WIDTH
+    width = width or MAX_FRAME_WIDTH - left - right
+    axis = step_axis(steps, width, room)
     top = line_height() if latest else 0
     canvas = blank(top + max(height, 2 * line_height()) + len(axis), left + width + right)
-    plot = cells[stretch(len(cells), height)][:, stretch(len(steps), width)]
+    plot = cells[stretch(len(cells), height)][:, stretch(cells.shape[1], width)]
     canvas[top : top + height, left : left + width] = plot
     canvas[top + height : top + height + len(axis), left : left + width] = axis
     write(canvas, "step", left - _GAP, top + height + _TICK, align="right", colour=FAINT_INK)

@@ -92,5 +92,5 @@ def _common_prefix(names: Sequence[str]) -> str:
     """Returns what too long names share, up to a dot (``model.backbone.``); else nothing."""
     if len(names) < 2 or all(text_width(printable(name)) <= _MAX_NAME_WIDTH for name in names):
         return ""
-    shared = commonprefix(list(names))
+    shared = commonprefix(list(names))  # noqa: RUF071 (names are no paths)
     return shared[: shared.rfind(".") + 1]

@@ -1,4 +1,4 @@
-"""What the rules ask about the whole run: the loss, the inputs, the learning rate."""
+"""What the rules ask about the whole run (loss, inputs, learning rate), and words for numbers."""
 
 from __future__ import annotations
 
@@ -48,10 +48,8 @@ def weight_growth(history: History, layer: str) -> float:
     the first ones had been taken away.
     """
     first = history.first(WEIGHT_NORM, layer)
-    if not first > 0:
-        return math.nan
     num_first, num_left = history.first(NUM_WEIGHTS, layer), history.latest(NUM_WEIGHTS, layer)
-    if num_left == 0:
+    if not first > 0 or num_left == 0:
         return math.nan
     share_left = num_left / num_first if num_left < num_first else 1.0
     return history.latest(WEIGHT_NORM, layer) / (first * math.sqrt(share_left))
@@ -76,7 +74,7 @@ class Rate:
 
     Attributes:
         latest: At the latest snapshot.
-        highest: At any snapshot the history still has.
+        highest: At any snapshot that the history still has.
         jump: Step, rate before and rate after the steepest rise that no warm-up explains.
     """
 
@@ -89,29 +87,28 @@ class Rate:
         """Whether a schedule has lowered it already."""
         return self.latest < 0.999 * self.highest
 
+    @property
+    def tenth(self) -> str:
+        """A tenth of the highest rate in words: ``"0.01 instead of 0.1"``; "" if not known."""
+        if math.isnan(self.highest):
+            return ""
+        return f"{self.highest / 10:.3g} instead of {self.highest:.3g}"
+
 
 def learning_rate(history: History) -> Rate:
     """Returns what the history tells of the learning rate."""
-    series = history.series(LEARNING_RATE)
-    known = [
-        (step, rate)
-        for step, rate in zip(history.steps, series, strict=True)
-        if not math.isnan(rate)
-    ]
+    series = zip(history.steps, history.series(LEARNING_RATE), strict=True)
+    known = [(step, rate) for step, rate in series if not math.isnan(rate)]
     if not known:
         return Rate(math.nan, math.nan)
+    pairs = zip(known[_WARM_UP_SNAPSHOTS - 1 :], known[_WARM_UP_SNAPSHOTS:], strict=False)
     jumps = [
         (after / before, (step, before, after))
-        for (_, before), (step, after) in zip(
-            known[_WARM_UP_SNAPSHOTS - 1 :], known[_WARM_UP_SNAPSHOTS:], strict=False
-        )
+        for (_, before), (step, after) in pairs
         if before > 0 and after >= _JUMP * before
     ]
-    return Rate(
-        latest=known[-1][1],
-        highest=max(rate for _, rate in known),
-        jump=max(jumps)[1] if jumps else None,
-    )
+    highest = max(rate for _, rate in known)
+    return Rate(known[-1][1], highest, max(jumps)[1] if jumps else None)
 
 
 def whole(value: float) -> int | None:
@@ -124,7 +121,7 @@ def share(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def quoted(layers: tuple[str, ...], most: int = 3) -> str:
-    """Returns the names of some layers in words: ``"'a', 'b' and 2 more"``."""
-    names = ", ".join(repr(layer) for layer in layers[:most])
-    return f"{names} and {len(layers) - most} more" if len(layers) > most else names
+def quoted(layers: tuple[str, ...]) -> str:
+    """Returns the names of some layers in words: ``"'a', 'b', 'c' and 2 more"``."""
+    names = ", ".join(map(repr, layers[:3]))
+    return f"{names} and {len(layers) - 3} more" if len(layers) > 3 else names

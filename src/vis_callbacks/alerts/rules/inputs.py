@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.readings import CONSTANT_INPUTS, INPUT_MEAN, INPUT_STD, NUM_SAMPLES
-from vis_callbacks.alerts.rules.circumstances import (
+from vis_callbacks.alerts.rules.conditions import (
     constant_share,
     has_broken_down,
     input_scale,
@@ -38,10 +39,12 @@ class ConstantInputs:
         value = constant_share(history)
         if value <= self.max_share:
             return None
+        shares = [*zip(history.steps, history.series(CONSTANT_INPUTS), strict=True)]
+        running = [*takewhile(lambda pair: pair[1] > self.max_share, reversed(shares))]
         return Finding(
             message=f"The input is constant: {share(value)} of the samples have the same value"
             " everywhere. Units are not judged meanwhile.",
-            since_step=_since(history, self.max_share),
+            since_step=running[-1][0],
             evidence={CONSTANT_INPUTS: value},
             sample_size=whole(history.latest(NUM_SAMPLES)),
             could_be=("black or missing files", "a mask or a crop that leaves nothing"),
@@ -78,14 +81,3 @@ class RawInputs:
             },
             remedy="Normalise them: subtract the mean and divide by the standard deviation.",
         )
-
-
-def _since(history: History, max_share: float) -> int:
-    """Returns the step at which the latest run of constant snapshots began."""
-    since = history.steps[-1]
-    shares = history.series(CONSTANT_INPUTS)
-    for step, value in zip(reversed(history.steps), reversed(shares), strict=True):
-        if not value > max_share:
-            break
-        since = step
-    return since

@@ -11,14 +11,9 @@ from typing import ClassVar
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.readings import NUM_SAMPLES, REACHED, flat_share_of
-from vis_callbacks.alerts.rules.circumstances import (
-    has_broken_down,
-    learning_rate,
-    quoted,
-    share,
-)
+from vis_callbacks.alerts.rules.conditions import has_broken_down, learning_rate, quoted, share
 
-_MOST = MappingProxyType(
+_MAX_SHARE = MappingProxyType(
     {"gelu": 0.85, "silu": 0.85, "tanh": 0.75, "elu": 0.60, "leaky_relu": 0.95}
 )
 
@@ -39,7 +34,7 @@ class Saturation:
     kind: ClassVar[str] = "saturation"
     severity: ClassVar[Severity] = "info"
 
-    max_share: Mapping[str, float] = field(default_factory=lambda: _MOST)
+    max_share: Mapping[str, float] = field(default_factory=lambda: _MAX_SHARE)
     min_snapshots: int = 3
     min_samples: int = 160
 
@@ -58,8 +53,7 @@ class Saturation:
             return None
         worst = max(flat, key=lambda layer: flat[layer][0])
         mean, num_samples = flat[worst]
-        rate = learning_rate(history).highest
-        tenth = "" if math.isnan(rate) else f", {rate / 10:.3g} instead of {rate:.3g}"
+        tenth = learning_rate(history).tenth
         return Finding(
             message=f"Saturating: {share(mean)} of the values of {quoted((worst,))} lie"
             f" where the nonlinearity is flat; the learning rate is probably too high.",
@@ -67,7 +61,7 @@ class Saturation:
             evidence={"layer": worst, "flat_share": mean},
             sample_size=num_samples,
             could_be=("inputs of the layer that are too large", "a gate that is meant to close"),
-            remedy=f"Try a tenth of the learning rate{tenth}.",
+            remedy=f"Try a tenth of the learning rate{', ' if tenth else ''}{tenth}.",
         )
 
     def _mean(self, history: History, metric: str, layer: str) -> tuple[float, int]:
@@ -76,19 +70,13 @@ class Saturation:
         The window holds the snapshots at which samples have reached the layer.
         """
         values, num_samples = [], 0.0
-        reached = history.series(REACHED, layer)
-        of_run = history.series(NUM_SAMPLES)
-        for value, count, most in zip(
-            reversed(history.series(metric, layer)),
-            reversed(reached),
-            reversed(of_run),
-            strict=True,
-        ):
+        columns = [(metric, layer), (REACHED, layer), (NUM_SAMPLES, "")]
+        series = [history.series(*column)[::-1] for column in columns]
+        for value, *counts in zip(*series, strict=True):
             if math.isnan(value):
                 continue
             values.append(value)
-            known = [number for number in (count, most) if not math.isnan(number)]
-            num_samples += known[0] if known else 0.0
+            num_samples += next((count for count in counts if not math.isnan(count)), 0.0)
             if len(values) >= self.min_snapshots and num_samples >= self.min_samples:
                 return math.fsum(values) / len(values), int(num_samples)
         return math.nan, 0

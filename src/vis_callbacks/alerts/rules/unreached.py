@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.readings import NUM_SAMPLES, REACHED
-from vis_callbacks.alerts.rules.circumstances import quoted
+from vis_callbacks.alerts.rules.conditions import quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,7 @@ class UnreachedLayers:
 
 def _missed(history: History, layer: str) -> tuple[int, int]:
     """Returns at how many snapshots running nothing reached a layer, and how many samples came."""
-    num_snapshots, num_samples = 0, 0.0
-    series = zip(
-        history.series(REACHED, layer)[::-1], history.series(NUM_SAMPLES)[::-1], strict=True
-    )
-    for reached, passed_by in series:
-        if reached != 0:  # NaN: not known
-            break
-        num_snapshots += 1
-        num_samples += 0.0 if math.isnan(passed_by) else passed_by
-    return num_snapshots, int(num_samples)
+    pairs = zip(history.series(REACHED, layer), history.series(NUM_SAMPLES), strict=True)
+    # NaN: not known.
+    passed_by = [n for _, n in takewhile(lambda pair: pair[0] == 0, reversed([*pairs]))]
+    return len(passed_by), int(sum(n for n in passed_by if not math.isnan(n)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.analysis.byte_images import as_pictures
-from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
+from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.analysis.receptive_field import ReceptiveField, receptive_fields
 from vis_callbacks.analysis.top_patches import (
     TopPatches,

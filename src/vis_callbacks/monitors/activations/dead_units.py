@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +92,8 @@ class DeadUnitTracker:
         self.cannot_die: set[str] = set()
         self.masked: set[str] = set()
         self.table = UnitTable({}, torch.device("cpu"))
-        self._units = {name: torch.zeros(0, 0) for name in _OF_UNITS}  # (layers, units)
-        self._layers = {name: torch.zeros(0) for name in _OF_LAYERS}  # (layers,)
+        self._units = {name: torch.full((0, 0), fresh) for name, fresh in _OF_UNITS.items()}
+        self._layers = {name: torch.full((0,), fresh) for name, fresh in _OF_LAYERS.items()}
         self._dead = torch.zeros(0, 0, dtype=torch.bool)
         self._not_judged = torch.zeros(0, dtype=torch.bool)  # (layers,)
         self._made_from: set[str] = set()  # what `_not_judged` was made from
@@ -240,29 +239,21 @@ class DeadUnitTracker:
         return torch.where(is_known, states, NOT_MEASURED).to(torch.int8)
 
     def _move_to(self, table: UnitTable) -> None:
-        """Takes what is known over to a new table, which has all layers of the old one."""
+        """Takes what is known over to a new table, which begins with the layers of the old one."""
         before, self.table = self.table, table
-        known = before.num_units
-        kept = {name: known[name] for name in known if known[name] <= table.num_units[name]}
-
-        def of_units(name: str, layer: str) -> Tensor | float:
-            fresh, num_new = float(_OF_UNITS[name]), table.num_units[layer] - kept.get(layer, 0)
-            if layer not in kept:
-                return fresh
-            row = before.row(self._units[name], layer).to(table.device, torch.float32)
-            return F.pad(row, (0, num_new), value=fresh)
-
-        def of_layer(name: str, layer: str) -> Tensor:
-            has_grown = kept.get(layer) != table.num_units[layer]
-            if layer not in kept or (has_grown and name == "reference_step"):
-                return torch.full((), _OF_LAYERS[name], device=table.device)
-            return self._layers[name][before.layers.index(layer)].to(table.device)
-
+        num_new = len(table.layers) - len(before.layers)
+        room = (0, table.mask.shape[1] - before.mask.shape[1], 0, num_new)
+        widths = F.pad(before.widths.to(table.device), (0, num_new))
+        is_known = (widths > 0) & (widths <= table.widths)  # not those that have lost units
+        has_grown = widths < table.widths
+        is_known_unit = F.pad(before.mask.to(table.device), room) & is_known[:, None]
         for name, fresh in _OF_UNITS.items():
-            rows = table.fill([of_units(name, layer) for layer in table.layers])[0]
-            self._units[name] = rows.bool() if isinstance(fresh, bool) else rows
-        for name in _OF_LAYERS:
-            self._layers[name] = torch.stack([of_layer(name, layer) for layer in table.layers])
+            rows = F.pad(self._units[name].to(table.device), room)
+            self._units[name] = torch.where(is_known_unit, rows, fresh)
+        for name, fresh in _OF_LAYERS.items():
+            is_kept = is_known & ~has_grown if name == "reference_step" else is_known
+            values = F.pad(self._layers[name].to(table.device), (0, num_new))
+            self._layers[name] = torch.where(is_kept, values, fresh)
         self._find_not_judged()
 
 
@@ -281,12 +272,6 @@ def masked_median(values: Tensor, mask: Tensor) -> Tensor:
     return ordered.gather(1, middle).sum(1) / 2
 
 
-class _Column(NamedTuple):
-    number: int  # of the snapshot, counted from 0
-    step: int
-    states: Tensor
-
-
 class StateHistory:
     """The states of units over a run, for a picture of units by steps.
 
@@ -300,68 +285,62 @@ class StateHistory:
 
     def __init__(self, max_columns: int = 128) -> None:
         self.max_columns = max_columns
-        self._columns: list[_Column] = []
+        self.steps: list[int] = []  # of the columns
+        self._columns: list[Tensor] = []
         self._every = 1
+        self._num_snapshots = 0
         self._widths: dict[str, int] = {}
 
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The step of each column."""
-        return tuple(column.step for column in self._columns)
-
     def append(self, step: int, states: Tensor, widths: Mapping[str, int]) -> None:
-        """Adds the states (units,) at one snapshot.
+        """Adds the states at one snapshot.
 
         Args:
             step: Of the snapshot.
-            states: Of the units of all layers one after the other.
+            states: (units,) of all layers one after the other.
             widths: Layers and how many of these units each has. A layer that has lost units
                 begins anew.
         """
         if widths != self._widths:
             self._lay_out(dict(widths))
-        number = self._columns[-1].number + 1 if self._columns else 0
-        self._columns.append(_Column(number, step, states.detach().to(torch.int8)))
-        self._thin()  # the latest so far need not stay
+        if self._columns and (self._num_snapshots - 1) % self._every:
+            del self.steps[-1], self._columns[-1]  # the latest so far need not stay
+        self.steps.append(step)
+        self._columns.append(states.detach().to(torch.int8))
+        self._num_snapshots += 1
         if len(self._columns) > self.max_columns:
             self._every *= 2
-            self._thin()
+            self.steps = [*self.steps[:-1:2], step]
+            self._columns = [*self._columns[:-1:2], self._columns[-1]]
 
     def table(self) -> Tensor:
         """Returns (units, columns) int8, on the device of the latest column."""
-        device = self._columns[-1].states.device
-        return torch.stack([column.states.to(device) for column in self._columns], dim=1)
+        device = self._columns[-1].device
+        return torch.stack([column.to(device) for column in self._columns], dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain values and tensors for a checkpoint (``weights_only=True``)."""
         return {
-            "columns": [[number, step, states.cpu()] for number, step, states in self._columns],
+            "steps": list(self.steps),
+            "columns": [column.cpu() for column in self._columns],
             "every": self._every,
+            "num_snapshots": self._num_snapshots,
             "widths": dict(self._widths),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` returned."""
-        self._columns = [_Column(*column) for column in state["columns"]]
-        self._every, self._widths = state["every"], dict(state["widths"])
-
-    def _thin(self) -> None:
-        """Keeps the columns that are evenly spread, and the latest."""
-        spread = [column for column in self._columns[:-1] if column.number % self._every == 0]
-        self._columns = [*spread, self._columns[-1]]
+        self.steps, self._columns = list(state["steps"]), list(state["columns"])
+        self._every, self._num_snapshots = state["every"], state["num_snapshots"]
+        self._widths = dict(state["widths"])
 
     def _lay_out(self, widths: dict[str, int]) -> None:
         """Brings the columns so far into the layout of other layers."""
-        first = dict(zip(self._widths, accumulate((0, *self._widths.values())), strict=False))
-        unknown = sum(self._widths.values())  # the place of a -1 behind each column
-        places: list[int] = []
-        for layer, width in widths.items():
-            known = self._widths.get(layer, 0)
-            known = known if known <= width else 0
-            places += [first[layer] + unit for unit in range(known)]
-            places += [unknown] * (width - known)
+        before, self._widths = self._widths, widths
         for index, column in enumerate(self._columns):
-            longer = F.pad(column.states, (0, 1), value=NOT_MEASURED)
-            states = longer[torch.tensor(places, dtype=torch.long, device=longer.device)]
-            self._columns[index] = column._replace(states=states)
-        self._widths = widths
+            known = dict(zip(before, torch.split(column, list(before.values())), strict=True))
+            parts = []
+            for layer, width in widths.items():
+                part = known.get(layer, column[:0])
+                part = part if len(part) <= width else part[:0]
+                parts.append(F.pad(part, (0, width - len(part)), value=NOT_MEASURED))
+            self._columns[index] = torch.cat(parts)

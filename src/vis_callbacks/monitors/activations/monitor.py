@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
@@ -17,45 +18,34 @@ from vis_callbacks.alerts.rules.non_finite import NonFinite
 from vis_callbacks.alerts.rules.saturation import Saturation
 from vis_callbacks.alerts.rules.unreached import UnreachedLayers
 from vis_callbacks.alerts.rules.weights import CollapsingWeights
-from vis_callbacks.analysis.activations import (
-    HISTOGRAM_MERGE,
-    MAPS_MERGE,
-    MERGE,
-    Measures,
-    Numbers,
-    UnitRows,
-    histogram,
-    joined,
-    log_edges,
-    measure,
-    measure_maps,
-    statistics,
-)
-from vis_callbacks.analysis.life_raster import LifeRaster
-from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
-from vis_callbacks.analysis.unit_life import READINGS, UnitLife
-from vis_callbacks.callbacks.activations.map_strips import MapStrips
-from vis_callbacks.callbacks.activations.numbers import (
-    MAX_LAYER_SCALARS,
-    UnitWeights,
-    flat_readings,
-    group_scalars,
-    has_mask,
-    histograms,
-    run_readings,
-    unit_weights,
-    weight_readings,
-)
-from vis_callbacks.callbacks.activations.pictures import draw_raster, draw_unit_life
 from vis_callbacks.callbacks.extras import Extras
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count, check_flag, check_names
+from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.schedule import BurstEnds, Bursts
-from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitors.activations.dead_units import METRICS, DeadUnitTracker, StateHistory
+from vis_callbacks.monitors.activations.map_films import MapFilms
+from vis_callbacks.monitors.activations.pictures import draw_raster, draw_unit_life
+from vis_callbacks.monitors.activations.science import (
+    HISTOGRAM_SUMS,
+    MAP_SUMS,
+    UNIT_SUMS,
+    Sums,
+    UnitRows,
+    has_mask,
+    log_edges,
+    measure,
+    measure_maps,
+    new_number,
+    num_nonzero,
+    unit_norms,
+)
 from vis_callbacks.report import (
+    Histogram,
     Image,
     Item,
+    Readings,
     ReadingsTable,
     Report,
     Scalar,
@@ -64,11 +54,17 @@ from vis_callbacks.report import (
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
-    from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe
+    from vis_callbacks.engine.probe import LayerInfo, Probe
+    from vis_callbacks.engine.snapshot import Group, Snapshot
+
+# TensorBoard draws a card for each tag; more than these nobody looks through.
+_MAX_LAYER_SCALARS = 20
+_MAX_GROUPS = 3
 
 _DEAD = readings.DEAD_FRACTION
 _SHOWN = (readings.SPARSITY, readings.DORMANT_FRACTION, readings.EFFECTIVE_AREA)
 _WITH_FLAT_ZERO = frozenset(n.kind for n in NONLINEARITIES if n.has_flat_zero)
+_SATURATING = frozenset(n.kind for n in NONLINEARITIES if n.saturates)
 
 _HOW_TO_READ_MAPS = (
     "They need a pass of one sample: write input_fn=lambda batch: ... that returns the inputs and "
@@ -166,7 +162,7 @@ class ActivationMonitor(Monitor):
         self.histograms = histograms
         options.setdefault("num_samples", 1)  # one sample is shown
         super().__init__(**options)
-        self._forget_units()
+        self._begin_anew()
 
     def probes(self) -> Sequence[Probe]:
         """Asks for the units of every nonlinearity, and once a burst for its maps."""
@@ -176,67 +172,57 @@ class ActivationMonitor(Monitor):
         return (
             Probe(
                 name="units",
-                reduce=partial(_reduce_units, numbers=Numbers()),
-                merge=MERGE,
+                reduce=partial(measure, number=lru_cache(256)(new_number)),
+                merge=UNIT_SUMS,
                 layers=self.layers,
             ),
             Probe(
                 name="maps",
-                reduce=partial(_reduce_maps, edges=edges),
-                merge={**MAPS_MERGE, **HISTOGRAM_MERGE},
+                reduce=partial(measure_maps, edges=edges),
+                merge=MAP_SUMS | HISTOGRAM_SUMS,
                 layers=self.layers,
                 schedule=BurstEnds(self.schedule),
             ),
         )
 
     def observe(self, snapshot: Snapshot) -> Report:
-        """Updates the life of every unit and says what the layers do."""
-        items: list[Item] = [*run_readings(snapshot)]
-        measures = snapshot.values["units"]
-        if measures:
-            items += self._of_units(snapshot, measures)
+        """Updates what is known of every unit and says what the layers do."""
+        items: list[Item] = [*_of_run(snapshot)]
+        sums = snapshot.values["units"]
+        if sums:
+            items += self._of_units(snapshot, sums)
         else:
             self.guard.note("observe", NothingToShow(self._why_nothing()))
         if "maps" in snapshot.values:
-            items += group_scalars(snapshot.optimizer)
+            items += _of_groups(snapshot.optimizer)
         return Report(step=snapshot.step, items=tuple(items))
 
-    def _of_units(self, snapshot: Snapshot, measures: Measures) -> Iterator[Item]:
-        """Yields what rules learn of the units, and what is to be seen of them."""
-        infos = {info.name: info for info in snapshot.trace}
-        measures = {name: measures[name] for name in infos if name in measures}
-        self.life.immortal = {name for name in infos if infos[name].kind not in _WITH_FLAT_ZERO}
-        rows = UnitRows.of(joined(self.life.table, measures), measures)
-        widths = {name: n for name, n in rows.table.num_units.items() if name in infos}
-        weights = snapshot.once(
-            "weights of the activations", lambda: self._weights(infos, widths, snapshot.weights)
-        )
-        norms = {n: w.norms for n, w in weights.items() if len(w.norms) == widths[n]}
-        self.life.update(snapshot.step, rows, norms)
-        table = self.life.readings()
-        yield ReadingsTable(
-            metrics=(readings.NON_FINITE, readings.REACHED, *READINGS),
-            layers=rows.table.layers,
-            values=torch.cat([torch.stack([rows.non_finite(), rows.num_samples]), table]),
-        )
-        yield from flat_readings(rows, infos)
-        yield from weight_readings(weights)
-        if "maps" in snapshot.values:
-            yield from self._shown(snapshot, rows, dict(zip(READINGS, table, strict=True)))
+    def state(self) -> Mapping[str, Any]:
+        """Returns what is known of the units and what the pictures show of the past."""
+        return {name: part.state_dict() for name, part in self._remembered().items()}
 
-    def _weights(
-        self,
-        infos: Mapping[str, LayerInfo],
-        widths: Mapping[str, int],
-        weights: Mapping[str, Tensor],
-    ) -> dict[str, UnitWeights]:
-        """Returns by layer what is known of its units' weights, and learns which are masked."""
-        names = {name: infos[name].weight_name for name in widths}
-        for name, weight_name in names.items():
-            if name not in self._is_masked:  # asked once: to find nothing takes long
-                self._is_masked[name] = has_mask(weight_name, weights)
-        self.life.masked = {name for name, is_masked in self._is_masked.items() if is_masked}
-        return unit_weights(names, widths, weights)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on with what was known of the units; an empty state begins anew."""
+        self._begin_anew()
+        if state:
+            for name, part in self._remembered().items():
+                part.load_state_dict(state[name])
+
+    def _begin_anew(self) -> None:
+        self.tracker = DeadUnitTracker()
+        self._units_over_time = StateHistory()
+        self._layers_over_time = StateHistory()
+        self._films = MapFilms(self.map_layers, self.max_maps)
+        self._is_masked: dict[str, bool] = {}
+        self._extras = Extras(type(self).__name__)
+
+    def _remembered(self) -> dict[str, DeadUnitTracker | StateHistory | MapFilms]:
+        return {
+            "life": self.tracker,
+            "units": self._units_over_time,
+            "layers": self._layers_over_time,
+            "films": self._films,
+        }
 
     def _why_nothing(self) -> str:
         if self.layers is not None:
@@ -246,130 +232,180 @@ class ActivationMonitor(Monitor):
             'ActivationMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) lists them'
         )
 
+    def _of_units(self, snapshot: Snapshot, sums: Sums) -> Iterator[Item]:
+        """Yields what rules learn of the units, and what is to be seen of them."""
+        infos = {info.name: info for info in snapshot.trace}
+        tracker = self.tracker
+        tracker.cannot_die = {name for name in infos if infos[name].kind not in _WITH_FLAT_ZERO}
+        rows = UnitRows({name: sums[name] for name in infos if name in sums}, tracker.table)
+        widths = {name: n for name, n in rows.table.num_units.items() if name in infos}
+        weights = snapshot.once(
+            "weights of the activations", lambda: self._weights(infos, widths, snapshot.weights)
+        )
+        norms = {name: n for name, (n, _) in weights.items() if len(n) == widths[name]}
+        tracker.update(snapshot.step, rows, norms)
+        metrics = tracker.metrics()
+        yield ReadingsTable(
+            metrics=(readings.NON_FINITE, readings.REACHED, *METRICS),
+            layers=rows.table.layers,
+            values=torch.cat([torch.stack([rows.non_finite(), rows.num_samples]), metrics]),
+        )
+        yield from _of_flat_parts(rows, infos)
+        if weights:
+            sizes = [torch.linalg.vector_norm(n) for n, _ in weights.values()]
+            counts = torch.stack([count for _, count in weights.values()])
+            yield ReadingsTable(
+                metrics=(readings.WEIGHT_NORM, readings.NUM_WEIGHTS),
+                layers=tuple(weights),
+                values=torch.stack([torch.stack(sizes), counts.to(sizes[0])]),
+            )
+        if "maps" in snapshot.values:
+            yield from self._shown(snapshot, rows, dict(zip(METRICS, metrics, strict=True)))
+
+    def _weights(
+        self,
+        infos: Mapping[str, LayerInfo],
+        widths: Mapping[str, int],
+        weights: Mapping[str, Tensor],
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Returns of each layer whose weights are known its units' norms, and how many are not 0.
+
+        It learns which are masked, too.
+        """
+        known: dict[str, tuple[Tensor, Tensor]] = {}
+        for layer, num_units in widths.items():
+            name = infos[layer].weight_name
+            if name is None:
+                continue
+            if layer not in self._is_masked:  # asked once: to find nothing takes long
+                self._is_masked[layer] = has_mask(name, weights)
+            if name in weights:
+                weight = weights[name]
+                norms = unit_norms(weight, num_units)
+                if norms is not None:
+                    known[layer] = norms, num_nonzero(weight)
+        self.tracker.masked = {layer for layer, is_masked in self._is_masked.items() if is_masked}
+        return known
+
+    def _can_die(self, layers: Sequence[str]) -> bool:
+        return any(layer not in self.tracker.cannot_die for layer in layers)
+
     def _shown(
-        self, snapshot: Snapshot, rows: UnitRows, life: Mapping[str, Tensor]
+        self, snapshot: Snapshot, rows: UnitRows, metrics: Mapping[str, Tensor]
     ) -> Iterator[Item]:
         """Yields what is there to be looked at; rules need none of it."""
         layers, maps = rows.table.layers, snapshot.values["maps"]
-        stats = statistics(rows, maps)
+        stats = rows.statistics(maps)
         yield ReadingsTable(
             metrics=_SHOWN, layers=layers, values=torch.stack([stats[name] for name in _SHOWN])
         )
-        yield from self._scalars(layers, stats, life)
-        shown = life[_DEAD] if self._can_die(layers) else stats["dormant_fraction"]
+        yield from self._scalars(layers, stats, metrics)
+        shown = metrics[_DEAD] if self._can_die(layers) else stats["dormant_fraction"]
         percents = (100 * shown).round().nan_to_num(-1)
         self._layers_over_time.append(snapshot.step, percents, dict.fromkeys(layers, 1))
-        widths = rows.table.num_units
-        self._units_over_time.append(snapshot.step, self.life.all_states(), widths)
+        self._units_over_time.append(snapshot.step, self.tracker.all_states(), rows.table.num_units)
         if snapshot.wants_pictures:
             yield from self._pictures(snapshot, layers)
         if self.histograms:
-            yield from histograms([name for name in layers if name in maps], maps)
-
-    def _can_die(self, layers: Sequence[str]) -> bool:
-        return any(layer not in self.life.immortal for layer in layers)
-
-    def state(self) -> Mapping[str, Any]:
-        """Returns the life of the units and what the pictures show of the past."""
-        return {
-            "life": self.life.state(),
-            "units": self._units_over_time.state(),
-            "layers": self._layers_over_time.state(),
-            "strips": self._strips.state(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on with the life of the units; an empty state begins anew."""
-        self._forget_units()
-        if state:
-            self.life.restore(state["life"])
-            self._units_over_time.restore(state["units"])
-            self._layers_over_time.restore(state["layers"])
-            self._strips.restore(state["strips"])
-
-    def _forget_units(self) -> None:
-        self.life = UnitLife()
-        self._units_over_time = LifeRaster()
-        self._layers_over_time = LifeRaster()
-        self._strips = MapStrips(self.map_layers, self.max_maps)
-        self._is_masked: dict[str, bool] = {}
-        self._extras = Extras(type(self).__name__)
+            for name in [name for name in layers if name in maps][:_MAX_LAYER_SCALARS]:
+                counted = {total: maps[name][total] for total in HISTOGRAM_SUMS}
+                name = f"activations/histogram/{tag(name)}"
+                yield Histogram(tag=name, edges=log_edges(), **counted)
 
     def _scalars(
-        self, layers: Sequence[str], stats: Mapping[str, Tensor], life: Mapping[str, Tensor]
+        self, layers: Sequence[str], stats: Mapping[str, Tensor], metrics: Mapping[str, Tensor]
     ) -> Iterator[Scalar]:
         if self._can_die(layers):
-            width = life[readings.NUM_UNITS]
+            width = metrics[readings.NUM_UNITS]
             for metric in (_DEAD, readings.NEWLY_DEAD):
-                total = (life[metric] * width).nansum() / width.nansum()
+                total = (metrics[metric] * width).nansum() / width.nansum()
                 yield Scalar(tag=tag(metric, "total"), value=total)
-            worst = life[_DEAD].nan_to_num(0).amax()
+            worst = metrics[_DEAD].nan_to_num(0).amax()
             yield Scalar(tag=tag(_DEAD, "worst_layer"), value=worst)
         for metric in ("sparsity", "effective_area"):
             yield Scalar(tag=tag(metric, "total"), value=stats[metric].nanmean())
         if self.layers is not None:
-            numbers = {
-                _DEAD: life[_DEAD],
-                **{m: stats[m] for m in ("sparsity", "effective_area", "dormant_fraction")},
-            }
-            for metric, values in numbers.items():
-                for layer, value in zip(layers[:MAX_LAYER_SCALARS], values, strict=False):
+            for metric, values in ({_DEAD: metrics[_DEAD]} | dict(stats)).items():
+                for layer, value in zip(layers[:_MAX_LAYER_SCALARS], values, strict=False):
                     yield Scalar(tag=tag(metric, layer), value=value)
 
     def _pictures(self, snapshot: Snapshot, layers: Sequence[str]) -> Iterator[Image]:
-        yield from self._maps(snapshot)
-        can_die = self._can_die(layers)
+        # Where maps cannot be had, nothing else is lost over it.
+        with self._extras.contain("maps of activations", _HOW_TO_READ_MAPS):
+            yield from self._films.pictures(snapshot, self.options, self.tracker)
+        can_die, counts_rows = self._can_die(layers), self.tracker.counts_rows()
         percents = self._layers_over_time.table()
         yield Image(
             tag="activations/unit_life",
             draw=partial(
                 draw_unit_life,
                 rows=layers,
-                steps=self._layers_over_time.steps,
+                steps=tuple(self._layers_over_time.steps),
                 what="dead" if can_die else "dormant",
                 num_samples=snapshot.num_samples.get("units", 0),
             ),
             arrays={
                 "percents": percents,
-                "counts_rows": self.life.counts_rows(),
-                "was_reached": self.life.was_reached(),
+                "counts_rows": counts_rows,
+                "was_reached": self.tracker.was_reached(),
             },
         )
-        if can_die and self.life.table is not None:
+        if can_die:
             yield Image(
                 tag="activations/raster",
                 draw=partial(
                     draw_raster,
-                    widths=dict(self.life.table.num_units),
-                    steps=self._units_over_time.steps,
-                    min_samples=self.life.min_samples,
+                    widths=dict(self.tracker.table.num_units),
+                    steps=tuple(self._units_over_time.steps),
                 ),
                 arrays={
                     "states": self._units_over_time.table(),
                     "percents": percents[:, -1],
-                    "counts_rows": self.life.counts_rows(),
+                    "counts_rows": counts_rows,
                 },
             )
 
-    def _maps(self, snapshot: Snapshot) -> Iterator[Image]:
-        """Yields the strips of maps; where one cannot be had, nothing else is lost over it."""
-        with self._extras.contain("maps of activations", _HOW_TO_READ_MAPS):
-            yield from self._strips.pictures(snapshot, self.options, self.life)
+
+def _of_run(snapshot: Snapshot) -> Iterator[Readings]:
+    """Yields the numbers of the whole run that rules look at."""
+    groups, stats = snapshot.optimizer, snapshot.input_stats
+    numbers: dict[str, float | Tensor | None] = {
+        readings.LEARNING_RATE: max((group.lr for group in groups), default=math.nan),
+        readings.WEIGHT_DECAY: max((group.weight_decay for group in groups), default=math.nan),
+        readings.NUM_SAMPLES: float(snapshot.num_samples.get("units", 0)),
+        readings.CONSTANT_INPUTS: stats.get("share_constant"),
+        readings.INPUT_MEAN: stats.get("mean"),
+        readings.INPUT_STD: stats.get("std"),
+    }
+    if snapshot.loss is not None:
+        loss = torch.as_tensor(snapshot.loss)
+        numbers |= {readings.LOSS: loss, readings.NON_FINITE_LOSS: ~loss.isfinite()}
+    for metric, value in numbers.items():
+        if value is not None:
+            values = value.double()[None] if isinstance(value, Tensor) else (value,)
+            yield Readings(metric=metric, layers=("",), values=values)
 
 
-def _reduce_units(activation: Activation, batch: Batch, numbers: Numbers) -> dict[str, Tensor]:
-    return measure(
-        activation.values,
-        activation.nonlinearity,
-        activation.inputs,
-        num_samples=batch.num_samples,
-        sums=activation.magnitudes,
-        numbers=numbers,
-    )
+def _of_flat_parts(rows: UnitRows, infos: Mapping[str, LayerInfo]) -> Iterator[Readings]:
+    """Yields the share of flat values of the layers whose nonlinearity has a flat part."""
+    places: dict[str, list[int]] = {}
+    for place, layer in enumerate(rows.table.layers):
+        if layer in infos and infos[layer].kind in _SATURATING:
+            places.setdefault(infos[layer].kind, []).append(place)
+    shares = rows.flat_share() if places else torch.empty(0)
+    for kind, of_kind in places.items():
+        layers = tuple(rows.table.layers[place] for place in of_kind)
+        yield Readings(metric=readings.flat_share_of(kind), layers=layers, values=shares[of_kind])
 
 
-def _reduce_maps(activation: Activation, batch: Batch, edges: Tensor | None) -> dict[str, Tensor]:
-    measured = measure_maps(activation.values, activation.nonlinearity, sums=activation.magnitudes)
-    if edges is not None:
-        measured |= histogram(activation.values, edges.to(activation.values.device))
-    return measured
+def _of_groups(groups: Sequence[Group]) -> Iterator[Scalar]:
+    """Yields rate and update ratio of each group; of many, the largest and the smallest rate."""
+    shown = list(groups)
+    if len(shown) > _MAX_GROUPS:
+        by_rate = sorted(shown, key=lambda group: group.lr)
+        shown = [by_rate[0], by_rate[-1]]
+    for group in shown:
+        yield Scalar(tag=tag("learning_rate", group.name), value=group.lr)
+        if group.weight_norm is not None and group.update_norm is not None:
+            ratio = group.update_norm / group.weight_norm
+            yield Scalar(tag=tag("update_ratio", group.name), value=ratio)

@@ -1,25 +1,158 @@
-"""The pictures of all layers, and what their captions say."""
+"""The pictures of activations: maps of one sample over time, and the life of the units."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vis_callbacks.render.heat_map import heat_map
-from vis_callbacks.render.raster import DEAD, NEVER_FIRED, raster
+from vis_callbacks.monitors.activations.dead_units import MIN_SAMPLES
+from vis_callbacks.pictures.axes import largest_of_neighbours, time_plot
+from vis_callbacks.pictures.canvas import colour_bar, enlarge, side_by_side, with_caption
+from vis_callbacks.pictures.colours import (
+    NOT_MEASURED,
+    Scale,
+    colour_map,
+    missing_note,
+    scale_of,
+)
+from vis_callbacks.pictures.heat_map import heat_map
+from vis_callbacks.pictures.inputs import input_pictures
+from vis_callbacks.pictures.raster import DEAD, NEVER_FIRED, STATE_COLOURS, raster
+from vis_callbacks.pictures.text import FAINT_INK, Rgb, line_height, text_width
+from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table
+
+if TYPE_CHECKING:
+    pass
+
+MAX_MAP = 48  # larger maps would not be shown larger: eight columns of 16 are read at a glance
+_MAX_HEIGHT = 400  # of the lines of units that have no positions
+_STATE_NAMES = {DEAD: "dead", NEVER_FIRED: "never fired"}
+
+
+def draw_maps(
+    maps: NDArray[Any],
+    sample: NDArray[Any] | None = None,
+    states: NDArray[Any] | None = None,
+    counts_rows: NDArray[Any] | None = None,
+    *,
+    caption: Sequence[str],
+    steps: Sequence[int],
+    units: Sequence[int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Rgb:
+    """Returns a table of maps: a unit a row, a step a column, the input beside it.
+
+    One reads along a row how the answer of a unit to the same input forms. All maps of the
+    layer share one scale, which leaves out the largest half percent: one strong unit would
+    otherwise leave all others dark. A map that is zero everywhere is crossed, and such maps are
+    counted in the caption: silent on one input is not yet dead. Units that are dead are called so.
+
+    Args:
+        maps: (frames, units, height, width), or (frames, units) for a layer without positions:
+            then a line a unit, and grey where it is exactly 0.
+        sample: The input, shown where it is an image.
+        states: (units of the layer,) what is remembered of them; None: not known.
+        counts_rows: Whether this rests on rows and not on samples.
+        caption: Which layer this is, and of which sample.
+        steps: One for each frame, oldest first.
+        units: Which of the layer's units these are.
+        mean: What the inputs were normalised with.
+        std: Likewise.
+    """
+    maps = maps.astype(np.float32)
+    scale = scale_of(maps, quantile=0.995)
+    is_zero = (maps == 0).reshape(*maps.shape[:2], -1).all(axis=2)  # (frames, units)
+    known = np.full(len(units), -1) if states is None else states[list(units)]
+    if maps.ndim == 4:
+        body, mark = _table(maps, is_zero, units, known, steps, scale), "crossed"
+    else:
+        body, mark = _lines(maps.T, known, steps, scale), "grey"
+    lines = [*caption]
+    if sample is not None and sample.ndim == 3:
+        shown = input_pictures(sample[None], mean, std)
+        row = TileRow(tiles=[Tile(picture=shown.images[0], title="input")])
+        body = side_by_side([tile_table([row], tile=(96, 128)), body], 8)
+        lines.append(shown.note)
+    if is_zero.any():
+        lines.append(
+            f"{mark}: 0 on this input, as usual for some units "
+            f"({np.count_nonzero(is_zero[-1]):,} of {len(units):,} at step {steps[-1]:,})"
+        )
+    if states is not None:
+        lines.append(_state_note(known, "rows" if counts_rows else "samples"))
+    return with_caption(body, [*lines, missing_note(maps)], bar=colour_bar(scale, "activation"))
+
+
+def _state_note(states: NDArray[Any], counted: str) -> str:
+    """Returns how many units are dead and what that means."""
+    meaning = f"0 for all of the last {MIN_SAMPLES:,} {counted} or more"
+    num_dead, num_never = (int(np.count_nonzero(states == state)) for state in (DEAD, NEVER_FIRED))
+    notes = [f"orange: dead, {meaning} ({num_dead:,} of {len(states):,})"] if num_dead else []
+    if num_never:
+        notes.append(f"dark: never fired so far ({num_never:,} of {len(states):,})")
+    return "; ".join(notes) or f"none of these units is known to be dead ({meaning})"
+
+
+def _table(
+    maps: NDArray[Any],
+    is_zero: NDArray[np.bool_],
+    units: Sequence[int],
+    states: NDArray[Any],
+    steps: Sequence[int],
+    scale: Scale,
+) -> Rgb:
+    """Returns rows of units, columns of steps, with names to the left and steps on top."""
+    rows = [
+        TileRow(
+            tiles=[
+                Tile(picture=colour_map(frame[index], scale=scale), is_crossed=bool(silent[index]))
+                for frame, silent in zip(maps, is_zero, strict=True)
+            ],
+            name=f"unit {unit}",
+            notes=[_STATE_NAMES[state]] if state in _STATE_NAMES else (),
+            colour=STATE_COLOURS[state] if state in _STATE_NAMES else FAINT_INK,
+        )
+        for index, (unit, state) in enumerate(zip(units, states.tolist(), strict=True))
+    ]
+    columns = [f"{step:,}" for step in steps]
+    return tile_table(rows, columns=columns, corner="step", tile=(MAX_MAP, 2 * MAX_MAP))
+
+
+def _lines(values: NDArray[Any], states: NDArray[Any], steps: Sequence[int], scale: Scale) -> Rgb:
+    """Returns (units, frames) as a line a unit, time to the right; neighbours share a line.
+
+    A line all of whose units are in a state that has a name begins in its colour.
+    """
+    shared = largest_of_neighbours(values, _MAX_HEIGHT)
+    row_height = min(12, _MAX_HEIGHT // len(shared))
+    column_width = max(40, *(text_width(f"{step:,}") + 10 for step in steps))
+    cells = colour_map(shared, scale=scale)
+    cells[shared == 0] = NOT_MEASURED
+    plot = enlarge(cells, (row_height, column_width))
+    for state in _STATE_NAMES:
+        is_other = largest_of_neighbours(states != state, _MAX_HEIGHT)
+        plot[np.repeat(~is_other, row_height), :3] = STATE_COLOURS[state]
+    texts = [f"{len(values):,}", "units"]
+    if len(shared) < len(values):
+        texts += ["largest of", f"{-(-len(values) // len(shared))} a row"]
+    names = {line_height() * (2 * row + 1) // 2: text for row, text in enumerate(texts)}
+    return time_plot(plot, steps, len(plot), names, width=plot.shape[1])
 
 
 def draw_unit_life(
-    percents: np.ndarray,
-    counts_rows: np.ndarray,
-    was_reached: np.ndarray,
+    percents: NDArray[Any],
+    counts_rows: NDArray[Any],
+    was_reached: NDArray[Any],
     *,
     rows: Sequence[str],
     steps: Sequence[int],
     what: str,
     num_samples: int,
-) -> np.ndarray:
+) -> Rgb:
     """Returns the share of dead, or dormant, units by layer and step.
 
     Args:
@@ -46,7 +179,7 @@ def draw_unit_life(
     return heat_map(shares, rows, steps, caption, units=f"{what} fraction")
 
 
-def _note(words: str, rows: Sequence[str], is_so: np.ndarray) -> str:
+def _note(words: str, rows: Sequence[str], is_so: NDArray[Any]) -> str:
     """Returns of which layers something holds, in words for a caption; "" where of none."""
     names = [name for name, holds in zip(rows, is_so, strict=True) if holds]
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
@@ -54,14 +187,13 @@ def _note(words: str, rows: Sequence[str], is_so: np.ndarray) -> str:
 
 
 def draw_raster(
-    states: np.ndarray,
-    percents: np.ndarray,
-    counts_rows: np.ndarray,
+    states: NDArray[Any],
+    percents: NDArray[Any],
+    counts_rows: NDArray[Any],
     *,
     widths: Mapping[str, int],
     steps: Sequence[int],
-    min_samples: int,
-) -> np.ndarray:
+) -> Rgb:
     """Returns the life of the units of the layer with most dead ones.
 
     Args:
@@ -70,7 +202,6 @@ def draw_raster(
         counts_rows: (layers,) whether samples are rows that cannot be told apart by sample.
         widths: Layers and how many units they have.
         steps: Of the columns.
-        min_samples: That a dead unit was 0 for.
     """
     layers = list(widths)
     by_layer = np.split(states, np.cumsum(list(widths.values()))[:-1])
@@ -85,10 +216,9 @@ def draw_raster(
         # A unit that never fired is dead, too, but for how many samples is not known here.
         has_silent = any((rows[:, -1] == NEVER_FIRED).any() for rows in by_layer)
         why = "no unit of any layer " + ("has died" if has_silent else "is dead")
-    rows = by_layer[worst]
+    counted = "rows" if counts_rows[worst] else "samples"
     caption = [
         f"life of the units of {layers[worst]}; {why}",
-        f"dead: 0 for every one of {min_samples} {'rows' if counts_rows[worst] else 'samples'} "
-        "or more",
+        f"dead: 0 for every one of {MIN_SAMPLES} {counted} or more",
     ]
-    return raster(rows, steps, caption)
+    return raster(by_layer[worst], steps, caption)

@@ -255,7 +255,9 @@ class UnitRows:
         """Returns a number that a layer has once, (layers,); 0 where it was not measured."""
         zero, layers = torch.zeros((), device=self.table.device), self.table.layers
         column = [self._sums[layer][name] if layer in self._sums else zero for layer in layers]
-        return torch.stack([n.to(self.table.device) for n in column]) if column else zero.new_empty(0)
+        return (
+            torch.stack([n.to(self.table.device) for n in column]) if column else zero.new_empty(0)
+        )
 
     def num_rows(self) -> Tensor:
         """Returns how many of each layer's samples are rows that are none, (layers,)."""
@@ -266,9 +268,13 @@ class UnitRows:
         share = 1 - self.is_finite.sum(1) / self.table.widths
         return torch.where(self.num_samples > 0, share, math.nan)
 
+    def num_finite(self) -> Tensor:
+        """Returns how many units of each layer held neither a NaN nor an infinity, (layers,)."""
+        return self.is_finite.sum(1, dtype=torch.float32)
+
     def num_values(self) -> Tensor:
         """Returns how many values the finite units of each layer have, (layers,)."""
-        return self._of_layers("num_values") * self.is_finite.sum(1, dtype=torch.float32)
+        return self._of_layers("num_values") * self.num_finite()
 
     def flat_share(self) -> Tensor:
         """Returns each layer's share of flat values, (layers,); NaN where that is not known."""
@@ -301,7 +307,7 @@ class UnitRows:
         columns = [self._column(maps, name, 0.0) for name in MAP_SUMS]
         known = torch.where(self.is_finite, self.table.fill(*columns), 0.0)
         nonzeros, area, num_maps = known.sum(2)
-        num_finite = self.is_finite.sum(1, dtype=torch.float32)
+        num_finite = self.num_finite()
         # Every unit of a layer has as many values, so a unit's mean compares as its sum does.
         level = 0.1 * self.magnitude.sum(1) / num_finite
         num_dormant = ((self.magnitude <= level[:, None]) & self.is_finite).sum(1)
@@ -350,3 +356,10 @@ def num_nonzero(weight: Tensor) -> Tensor:
     values = weight.detach().reshape(-1)
     looked_at = values[:: stride_for(len(values), 4_096)]
     return looked_at.count_nonzero() * (len(values) / max(1, len(looked_at)))
+
+
+def has_mask(weight_name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a weight is computed of another one, as pruning does it, by a mask."""
+    path, _, attribute = weight_name.rpartition(".")
+    computed_of = f"{path}.parametrizations.{attribute}.original"
+    return f"{weight_name}_mask" in weights or computed_of in weights

@@ -1,0 +1,1 @@
+"""The monitors, one folder each: monitor.py, science.py and pictures.py."""
