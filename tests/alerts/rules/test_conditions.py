@@ -5,7 +5,7 @@ import math
 import pytest
 from tests.alerts.rules.histories import history_of, run_entry
 
-from vis_callbacks.alerts.rules.circumstances import Rate, learning_rate, loss_level, quoted
+from vis_callbacks.alerts.rules.conditions import Rate, learning_rate, loss_level, quoted
 
 
 def rate_of(*rates: float) -> Rate:

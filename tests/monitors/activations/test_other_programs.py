@@ -284,7 +284,7 @@ def test_pruned_units_are_not_dead_and_pruned_weights_have_not_shrunk(tmp_path, 
     assert not remarks(monitor).keys() & {"newly_dead_units", "collapsing_weights"}
     if take_away is not nearly_all:
         assert max(latest(monitor, readings.DEAD_FRACTION).values()) < 0.1
-        assert monitor.life.states("net.1").tolist()[:24] == [-1] * 24
+        assert monitor.tracker.states("net.1").tolist()[:24] == [-1] * 24
 
 
 def test_lightnings_own_pruning_raises_no_alert(tmp_path):
