@@ -341,7 +341,8 @@ class OfflineMonitor:
             if isinstance(module, MODULE_TYPES)
         }
         self._tracker = DeadUnitTracker()
-        self._tracker.cannot_die = {n for n, kind in self._kinds.items() if not kind.has_flat_zero}
+        cannot_die = {n for n, kind in self._kinds.items() if not kind.has_flat_zero}
+        self._tracker.cannot_die = frozenset(cannot_die)
         self._measures: dict[str, Mapping[str, Tensor]] = {}
 
     def forward(self, step: int, inputs: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ def test_a_unit_without_weights_is_pruned_and_neither_dead_nor_revived() -> None
 
 
 def test_weights_of_0_from_the_start_are_pruned_only_where_there_is_a_mask() -> None:
-    for masked, never_fired in ((set(), 1.0), ({"fc"}, 0.0)):
+    for masked, never_fired in ((frozenset(), 1.0), (frozenset({"fc"}), 0.0)):
         tracker = DeadUnitTracker()
         tracker.masked = masked
         for step in range(4):
@@ -225,7 +225,7 @@ def test_all_states_are_those_of_the_layers_one_after_the_other() -> None:
 
 def test_units_without_a_flat_zero_are_never_judged() -> None:
     tracker = DeadUnitTracker()
-    tracker.cannot_die = {"gelu"}
+    tracker.cannot_die = frozenset({"gelu"})
     for step in range(5):
         take(tracker, step, num_samples=200, gelu=[0.0, 0.0], relu=[0.0])
     assert all(math.isnan(reading(tracker, metric, "gelu")) for metric in METRICS)
@@ -235,7 +235,7 @@ def test_units_without_a_flat_zero_are_never_judged() -> None:
 def test_layers_that_are_said_later_not_to_die_count_from_then_on() -> None:
     tracker = DeadUnitTracker()
     take(tracker, 0, gelu=[0.0])
-    tracker.cannot_die = {"gelu"}
+    tracker.cannot_die = frozenset({"gelu"})
     take(tracker, 5, gelu=[0.0])
     assert math.isnan(reading(tracker, readings.DEAD_FRACTION, "gelu"))
 

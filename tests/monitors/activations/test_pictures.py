@@ -83,12 +83,14 @@ def maps_of(frames: int = 3, units: int = 4, height: int = 8, width: int = 8) ->
     return np.random.default_rng(0).random((frames, units, height, width)) + 0.1
 
 
-def drawn(maps: np.ndarray, **known: np.ndarray) -> np.ndarray:
+NO_IMAGE = np.zeros(3)
+
+
+def drawn(maps: np.ndarray, sample: np.ndarray = NO_IMAGE, **known: np.ndarray) -> np.ndarray:
     """Returns the picture of every second unit of a layer."""
-    units = range(0, 2 * maps.shape[1], 2)
-    return home.draw_maps(
-        maps, caption=["a layer"], steps=range(len(maps)), units=units, mean=None, std=None, **known
-    )
+    units, steps = range(0, 2 * maps.shape[1], 2), range(len(maps))
+    options = {"caption": ["a layer"], "steps": steps, "units": units, "mean": None, "std": None}
+    return home.draw_maps(maps, sample, **known, **options)
 
 
 def states_of(shown: object) -> np.ndarray:

@@ -76,45 +76,38 @@ class DeadUnitTracker:
 
     The first snapshot is the reference of all that follows. A healthy network with default
     initialisation may have more than half of a layer silent from the start, so take it before
-    the first update.
-
-    A window counts the samples that have reached the layer. Of a layer that none has reached so
-    far nothing is known, and its metrics are NaN.
+    the first update. A window counts the samples that have reached the layer.
 
     Attributes:
         table: The layers met so far.
-        cannot_die: Layers whose nonlinearity has no flat zero, so that a silent unit is not
-            dead: their metrics are NaN.
+        cannot_die: Layers whose nonlinearity has no flat zero: a silent unit is not dead.
         masked: Layers whose weights were pruned before they were first read.
     """
 
     def __init__(self) -> None:
-        self.cannot_die: set[str] = set()
-        self.masked: set[str] = set()
+        self.cannot_die: frozenset[str] = frozenset()
+        self.masked: frozenset[str] = frozenset()
         self.table = UnitTable({}, torch.device("cpu"))
         self._units = {name: torch.full((0, 0), fresh) for name, fresh in _OF_UNITS.items()}
         self._layers = {name: torch.full((0,), fresh) for name, fresh in _OF_LAYERS.items()}
         self._dead = torch.zeros(0, 0, dtype=torch.bool)
-        self._not_judged = torch.zeros(0, dtype=torch.bool)  # (layers,)
-        self._made_from: set[str] = set()  # what `_not_judged` was made from
 
     def update(
         self, step: int, rows: UnitRows, weight_norms: Mapping[str, Tensor] | None = None
     ) -> None:
         """Takes in one snapshot.
 
+        A layer that no sample has reached stays as it was. Units that join a layer stand behind
+        those it has. A layer that has lost units begins anew, for which are left is not known.
+
         Args:
-            step: Of the snapshot; the reference is the first one given.
-            rows: Merged over micro-batches and ranks. A layer that no sample has reached stays as
-                it was. Units that join a layer begin behind those it has; a layer that has lost
-                units begins anew, for which of them are left is not known.
-            weight_norms: By layer, the norm of each unit's incoming weights after the update
-                made with this batch. A layer without known weights is left out.
+            step: Of the snapshot.
+            rows: Merged over micro-batches and ranks.
+            weight_norms: By layer, where they are known, the norm of each unit's incoming weights
+                after the update made with this batch.
         """
         if rows.table is not self.table:
             self._move_to(rows.table)
-        if self.cannot_die != self._made_from:
-            self._find_not_judged()
         # A dozen microseconds each are lost where a table meets a Python number or another
         # type, so what is yes or no stays boolean.
         units, layers = self._units, self._layers
@@ -144,10 +137,10 @@ class DeadUnitTracker:
         units["was_dead"] = units["was_dead"] | self._dead
 
     def metrics(self) -> Tensor:
-        """Returns one number a layer for each of `METRICS`: (metrics, layers), on the device.
+        """Returns (metrics, layers), the numbers of `METRICS`, on the device.
 
-        NaN where there is nothing to tell, e.g. the norm at death where nothing died, and for
-        layers whose units cannot die.
+        NaN where there is nothing to tell (the norm at death where nothing died), for layers that
+        no sample has reached so far, and for those whose units cannot die.
         """
         units, layers, dead = self._units, self._layers, self._dead
         newly = dead & units["seen"]
@@ -169,7 +162,7 @@ class DeadUnitTracker:
                 self.counts_rows().float(),
             ]
         )
-        is_unknown = self._not_judged | ~self.was_reached() | numbers.isinf()
+        is_unknown = self.table.among(self.cannot_die) | ~self.was_reached() | numbers.isinf()
         return numbers.masked_fill_(is_unknown, math.nan)
 
     def counts_rows(self) -> Tensor:
@@ -205,7 +198,6 @@ class DeadUnitTracker:
         self._units = {name: state["units"][name].clone() for name in _OF_UNITS}
         self._layers = {name: state["layers"][name].clone() for name in _OF_LAYERS}
         self._find_dead()
-        self._find_not_judged()
 
     def _norms(self, weight_norms: Mapping[str, Tensor]) -> Tensor:
         return self.table.fill([weight_norms.get(name, math.nan) for name in self.table.layers])[0]
@@ -214,18 +206,12 @@ class DeadUnitTracker:
         """Returns which units have lost all their weights: a norm of 0 that was none before."""
         had_weights = self._units["start_norm"] > 0
         if self.masked:
-            masked = [layer in self.masked for layer in self.table.layers]
-            had_weights = had_weights | torch.tensor(masked, device=norms.device)[:, None]
+            had_weights = had_weights | self.table.among(self.masked)[:, None]
         return (norms == 0) & had_weights
 
     def _find_dead(self) -> None:
         is_long = self._units["zero_batches"] >= MIN_BATCHES
         self._dead = is_long & (self._units["zero_samples"] >= MIN_SAMPLES)
-
-    def _find_not_judged(self) -> None:
-        self._made_from = set(self.cannot_die)
-        cannot_die = [layer in self.cannot_die for layer in self.table.layers]
-        self._not_judged = torch.tensor(cannot_die, dtype=torch.bool).to(self.table.device)
 
     def _revived(self) -> Tensor:
         units = self._units
@@ -254,14 +240,12 @@ class DeadUnitTracker:
             is_kept = is_known & ~has_grown if name == "reference_step" else is_known
             values = F.pad(self._layers[name].to(table.device), (0, num_new))
             self._layers[name] = torch.where(is_kept, values, fresh)
-        self._find_not_judged()
 
 
 def masked_median(values: Tensor, mask: Tensor) -> Tensor:
     """Returns the median of each row's masked values that are not NaN; infinity if there is none.
 
-    Of an even number of values it is the mean of the middle two. Nothing waits for the device:
-    everything else is sorted behind the rest as an infinity.
+    Nothing waits for the device: everything else is sorted behind the rest as an infinity.
     """
     if values.shape[1] == 0:
         return values.new_full((values.shape[0],), math.inf)
@@ -292,13 +276,12 @@ class StateHistory:
         self._widths: dict[str, int] = {}
 
     def append(self, step: int, states: Tensor, widths: Mapping[str, int]) -> None:
-        """Adds the states at one snapshot.
+        """Adds the states (units,) at one snapshot.
 
         Args:
             step: Of the snapshot.
-            states: (units,) of all layers one after the other.
-            widths: Layers and how many of these units each has. A layer that has lost units
-                begins anew.
+            states: Of all layers one after the other.
+            widths: Layers and how many units each has. One that has lost units begins anew.
         """
         if widths != self._widths:
             self._lay_out(dict(widths))

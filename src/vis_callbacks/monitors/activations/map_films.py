@@ -18,6 +18,7 @@ from vis_callbacks.report import Image, tag
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import CheckedOptions
+    from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker
 
@@ -46,11 +47,7 @@ class MapFilms:
         """Reads the maps of this moment and yields each layer's film strip.
 
         A layer that the sample does not reach now, such as another's expert, has no picture now.
-
-        Args:
-            snapshot: Of this moment.
-            options: The monitor's.
-            tracker: Tells which units are dead: on one sample many others are 0 as well.
+        The tracker tells which units are dead: on one sample many others are 0 as well.
 
         Raises:
             ValueError: There is no sample, or a pass of it does not reach the layers asked for, or
@@ -59,15 +56,19 @@ class MapFilms:
         candidates = self._candidates(snapshot)
         if not candidates:
             return
+        references, read_layers = snapshot.references, snapshot.read_layers
+        if references is None or read_layers is None:
+            raise ValueError("no batch was understood, so that there is no sample to show")
         shown = [] if self._layers is not None else [n for n in candidates if n in self._films]
-        read = self._read(snapshot, shown or candidates)
+        read = read_layers(shown or candidates, references.inputs[:1])
         if not read:  # what was shown so far may be gone
-            read = self._read(snapshot, candidates)
-        reached = [name for name in read if read[name].numel()]
+            read = read_layers(candidates, references.inputs[:1])
+        reached = [name for name in candidates if name in read and read[name].numel()]
         if self._layers is None and len(reached) > _MAX_DEFAULT_LAYERS:
             reached = [reached[0], reached[len(reached) // 2], reached[-1]]
         for name in reached:
-            yield self._picture(name, read[name], snapshot, options, tracker)
+            film = self._extended(name, read[name], snapshot.step, references.inputs[0])
+            yield self._picture(name, film, len(read[name]), references, options, tracker)
         missing = [name for name in candidates if name not in read]
         if missing and (self._layers is not None or not read):
             raise ValueError(f"a pass of one sample does not reach {', '.join(missing[:3])}")
@@ -82,9 +83,9 @@ class MapFilms:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` returned."""
-        self._films = {name: FilmStrip() for name in state["films"]}
-        for name, film in self._films.items():
-            film.load_state_dict(state["films"][name])
+        for name, film in state["films"].items():
+            self._films[name] = FilmStrip()
+            self._films[name].load_state_dict(film)
         self._units, self._num_units = dict(state["units"]), dict(state["num_units"])
 
     def _candidates(self, snapshot: Snapshot) -> list[str]:
@@ -95,67 +96,52 @@ class MapFilms:
             return [name for name in names if name in read]
         return [name for name in names if matches(name, self._layers)]
 
-    def _read(self, snapshot: Snapshot, names: Sequence[str]) -> dict[str, Tensor]:
-        """Returns what the sample makes of these layers, (rows, units, *positions) of each.
-
-        Those it does not reach are missing, and empty where they are given none of its rows. Of
-        a training with a teacher and a student, say, only one is part of ``forward``.
-        """
-        if snapshot.references is None or snapshot.read_layers is None:
-            raise ValueError("no batch was understood, so that there is no sample to show")
-        read = snapshot.read_layers(names, snapshot.references.inputs[:1])
-        return {name: read[name] for name in names if name in read}
-
-    def _picture(
-        self,
-        name: str,
-        values: Tensor,
-        snapshot: Snapshot,
-        options: CheckedOptions,
-        tracker: DeadUnitTracker,
-    ) -> Image:
-        """Adds the layer's maps to its film, and returns the film."""
-        references = snapshot.references
-        sample = None if references is None else references.inputs[0]
-        maps = as_maps(values.float(), () if sample is None else tuple(sample.shape[1:]))
+    def _extended(self, name: str, values: Tensor, step: int, sample: Tensor) -> FilmStrip:
+        """Returns a layer's film with one more frame, of (rows, units, *positions)."""
+        maps = as_maps(values.float(), tuple(sample.shape[1:]))
         num_units, before = len(maps), self._num_units.get(name, 0)
         wanted = min(num_units, self._max_maps)
         if num_units < before or wanted != min(before, self._max_maps):  # some are gone, or new
             self._units[name] = evenly_spread(num_units, wanted)
             self._films[name] = FilmStrip()
-        self._num_units[name], units, film = num_units, self._units[name], self._films[name]
-        maps = maps[torch.tensor(units, device=maps.device)]
+        self._num_units[name] = num_units
+        maps = maps[torch.tensor(self._units[name], device=maps.device)]
         if maps.dim() == 3 and max(maps.shape[1:]) > MAX_MAP:
             height, width = (min(length, MAX_MAP) for length in maps.shape[1:])
             maps = F.adaptive_avg_pool2d(maps, (height, width))
-        film.add(snapshot.step, maps=maps.half())
-        arrays = film.stacked() if sample is None else film.stacked() | {"sample": sample}
+        self._films[name].add(step, maps=maps.half())
+        return self._films[name]
+
+    def _picture(
+        self,
+        name: str,
+        film: FilmStrip,
+        num_rows: int,
+        references: References,
+        options: CheckedOptions,
+        tracker: DeadUnitTracker,
+    ) -> Image:
+        arrays = film.stacked() | {"sample": references.inputs[0]}
+        units, num_units = list(self._units[name]), self._num_units[name]
         if name not in tracker.cannot_die and tracker.table.num_units.get(name) == num_units:
             counts_rows = tracker.counts_rows()[tracker.table.layers.index(name)]
             arrays |= {"states": tracker.states(name), "counts_rows": counts_rows}
-        source = "" if references is None else references.source
         caption = [
-            f"{name}: {len(units)} of {num_units} units for one reference sample (from {source})"
+            f"{name}: {len(units)} of {num_units} units for one reference sample "
+            f"(from {references.source})"
         ]
-        if len(values) > 1:
-            caption += [f"the {len(values)} rows that this sample has here, from left to right"]
-        draw = partial(
-            draw_maps,
-            caption=caption,
-            steps=list(film.steps),
-            units=list(units),
-            mean=options.mean,
-            std=options.std,
-        )
+        if num_rows > 1:
+            caption += [f"the {num_rows} rows that this sample has here, from left to right"]
+        steps, mean, std = list(film.steps), options.mean, options.std
+        draw = partial(draw_maps, caption=caption, steps=steps, units=units, mean=mean, std=std)
         return Image(tag=f"activations/maps/{tag(name)}", draw=draw, arrays=arrays)
 
 
 def as_maps(values: Tensor, size: tuple[int, ...] = ()) -> Tensor:
     """Returns (units, height, width), or (units,) where units have no positions.
 
-    Where the only sample has several rows (tokens, nodes, boxes) they lie in a line, in their
-    order. Tokens of an image lie as they were cut from it, and other tokens in a line. Of a
-    volume the middle slice is taken.
+    The rows of one sample (nodes, boxes) lie in a line, and so do tokens, but those of an image
+    lie as they were cut from it. Of a volume the middle slice is taken.
 
     Args:
         values: (rows, units, *positions)

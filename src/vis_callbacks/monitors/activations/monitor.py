@@ -168,17 +168,13 @@ class ActivationMonitor(Monitor):
         """Asks for the units of every nonlinearity, and once a burst for its maps."""
         from vis_callbacks.engine.probe import Probe
 
-        edges = log_edges() if self.histograms else None
+        reduce = partial(measure, number=lru_cache(256)(new_number))
+        reduce_maps = partial(measure_maps, edges=log_edges() if self.histograms else None)
         return (
-            Probe(
-                name="units",
-                reduce=partial(measure, number=lru_cache(256)(new_number)),
-                merge=UNIT_SUMS,
-                layers=self.layers,
-            ),
+            Probe(name="units", reduce=reduce, merge=UNIT_SUMS, layers=self.layers),
             Probe(
                 name="maps",
-                reduce=partial(measure_maps, edges=edges),
+                reduce=reduce_maps,
                 merge=MAP_SUMS | HISTOGRAM_SUMS,
                 layers=self.layers,
                 schedule=BurstEnds(self.schedule),
@@ -188,9 +184,8 @@ class ActivationMonitor(Monitor):
     def observe(self, snapshot: Snapshot) -> Report:
         """Updates what is known of every unit and says what the layers do."""
         items: list[Item] = [*_of_run(snapshot)]
-        sums = snapshot.values["units"]
-        if sums:
-            items += self._of_units(snapshot, sums)
+        if snapshot.values["units"]:
+            items += self._of_units(snapshot, snapshot.values["units"])
         else:
             self.guard.note("observe", NothingToShow(self._why_nothing()))
         if "maps" in snapshot.values:
@@ -199,14 +194,13 @@ class ActivationMonitor(Monitor):
 
     def state(self) -> Mapping[str, Any]:
         """Returns what is known of the units and what the pictures show of the past."""
-        return {name: part.state_dict() for name, part in self._remembered().items()}
+        return {name: part.state_dict() for name, part in self._remembered.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on with what was known of the units; an empty state begins anew."""
         self._begin_anew()
-        if state:
-            for name, part in self._remembered().items():
-                part.load_state_dict(state[name])
+        for name, part in self._remembered.items() if state else ():
+            part.load_state_dict(state[name])
 
     def _begin_anew(self) -> None:
         self.tracker = DeadUnitTracker()
@@ -216,9 +210,10 @@ class ActivationMonitor(Monitor):
         self._is_masked: dict[str, bool] = {}
         self._extras = Extras(type(self).__name__)
 
+    @property
     def _remembered(self) -> dict[str, DeadUnitTracker | StateHistory | MapFilms]:
         return {
-            "life": self.tracker,
+            "tracker": self.tracker,
             "units": self._units_over_time,
             "layers": self._layers_over_time,
             "films": self._films,
@@ -234,14 +229,14 @@ class ActivationMonitor(Monitor):
 
     def _of_units(self, snapshot: Snapshot, sums: Sums) -> Iterator[Item]:
         """Yields what rules learn of the units, and what is to be seen of them."""
-        infos = {info.name: info for info in snapshot.trace}
-        tracker = self.tracker
-        tracker.cannot_die = {name for name in infos if infos[name].kind not in _WITH_FLAT_ZERO}
+        infos, tracker = {info.name: info for info in snapshot.trace}, self.tracker
+        cannot_die = {name for name in infos if infos[name].kind not in _WITH_FLAT_ZERO}
+        tracker.cannot_die = frozenset(cannot_die)
         rows = UnitRows({name: sums[name] for name in infos if name in sums}, tracker.table)
-        widths = {name: n for name, n in rows.table.num_units.items() if name in infos}
         weights = snapshot.once(
-            "weights of the activations", lambda: self._weights(infos, widths, snapshot.weights)
+            "weights of the activations", lambda: self._weights(infos, rows, snapshot.weights)
         )
+        widths = rows.table.num_units
         norms = {name: n for name, (n, _) in weights.items() if len(n) == widths[name]}
         tracker.update(snapshot.step, rows, norms)
         metrics = tracker.metrics()
@@ -252,43 +247,37 @@ class ActivationMonitor(Monitor):
         )
         yield from _of_flat_parts(rows, infos)
         if weights:
-            sizes = [torch.linalg.vector_norm(n) for n, _ in weights.values()]
-            counts = torch.stack([count for _, count in weights.values()])
+            sizes = torch.stack([torch.linalg.vector_norm(n) for n, _ in weights.values()])
+            counts = torch.stack([count for _, count in weights.values()]).to(sizes)
             yield ReadingsTable(
                 metrics=(readings.WEIGHT_NORM, readings.NUM_WEIGHTS),
                 layers=tuple(weights),
-                values=torch.stack([torch.stack(sizes), counts.to(sizes[0])]),
+                values=torch.stack([sizes, counts]),
             )
         if "maps" in snapshot.values:
             yield from self._shown(snapshot, rows, dict(zip(METRICS, metrics, strict=True)))
 
     def _weights(
-        self,
-        infos: Mapping[str, LayerInfo],
-        widths: Mapping[str, int],
-        weights: Mapping[str, Tensor],
+        self, infos: Mapping[str, LayerInfo], rows: UnitRows, weights: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Returns of each layer whose weights are known its units' norms, and how many are not 0.
+        """Returns of each layer its units' norms and how many weights are not 0, where known.
 
-        It learns which are masked, too.
+        It learns which weights are masked, too.
         """
         known: dict[str, tuple[Tensor, Tensor]] = {}
-        for layer, num_units in widths.items():
-            name = infos[layer].weight_name
+        for layer, num_units in rows.table.num_units.items():
+            name = infos[layer].weight_name if layer in infos else None
             if name is None:
                 continue
             if layer not in self._is_masked:  # asked once: to find nothing takes long
                 self._is_masked[layer] = has_mask(name, weights)
-            if name in weights:
-                weight = weights[name]
-                norms = unit_norms(weight, num_units)
-                if norms is not None:
-                    known[layer] = norms, num_nonzero(weight)
-        self.tracker.masked = {layer for layer, is_masked in self._is_masked.items() if is_masked}
+            weight = weights.get(name)
+            norms = None if weight is None else unit_norms(weight, num_units)
+            if weight is not None and norms is not None:
+                known[layer] = norms, num_nonzero(weight)
+        masked = {layer for layer, is_masked in self._is_masked.items() if is_masked}
+        self.tracker.masked = frozenset(masked)
         return known
-
-    def _can_die(self, layers: Sequence[str]) -> bool:
-        return any(layer not in self.tracker.cannot_die for layer in layers)
 
     def _shown(
         self, snapshot: Snapshot, rows: UnitRows, metrics: Mapping[str, Tensor]
@@ -296,26 +285,33 @@ class ActivationMonitor(Monitor):
         """Yields what is there to be looked at; rules need none of it."""
         layers, maps = rows.table.layers, snapshot.values["maps"]
         stats = rows.statistics(maps)
-        yield ReadingsTable(
-            metrics=_SHOWN, layers=layers, values=torch.stack([stats[name] for name in _SHOWN])
-        )
-        yield from self._scalars(layers, stats, metrics)
-        shown = metrics[_DEAD] if self._can_die(layers) else stats["dormant_fraction"]
-        percents = (100 * shown).round().nan_to_num(-1)
+        values = torch.stack([stats[name] for name in _SHOWN])
+        yield ReadingsTable(metrics=_SHOWN, layers=layers, values=values)
+        can_die = any(layer not in self.tracker.cannot_die for layer in layers)
+        yield from self._scalars(layers, stats, metrics, can_die)
+        percents = (100 * (metrics[_DEAD] if can_die else stats["dormant_fraction"])).round()
+        percents, states = percents.nan_to_num(-1), self.tracker.all_states()
         self._layers_over_time.append(snapshot.step, percents, dict.fromkeys(layers, 1))
-        self._units_over_time.append(snapshot.step, self.tracker.all_states(), rows.table.num_units)
+        self._units_over_time.append(snapshot.step, states, rows.table.num_units)
         if snapshot.wants_pictures:
-            yield from self._pictures(snapshot, layers)
+            # Where maps cannot be had, nothing else is lost over it.
+            with self._extras.contain("maps of activations", _HOW_TO_READ_MAPS):
+                yield from self._films.pictures(snapshot, self.options, self.tracker)
+            yield from self._pictures(snapshot.num_samples.get("units", 0), can_die)
         if self.histograms:
             for name in [name for name in layers if name in maps][:_MAX_LAYER_SCALARS]:
                 counted = {total: maps[name][total] for total in HISTOGRAM_SUMS}
-                name = f"activations/histogram/{tag(name)}"
-                yield Histogram(tag=name, edges=log_edges(), **counted)
+                spelled = f"activations/histogram/{tag(name)}"
+                yield Histogram(tag=spelled, edges=log_edges(), **counted)
 
     def _scalars(
-        self, layers: Sequence[str], stats: Mapping[str, Tensor], metrics: Mapping[str, Tensor]
+        self,
+        layers: Sequence[str],
+        stats: Mapping[str, Tensor],
+        metrics: Mapping[str, Tensor],
+        can_die: bool,
     ) -> Iterator[Scalar]:
-        if self._can_die(layers):
+        if can_die:
             width = metrics[readings.NUM_UNITS]
             for metric in (_DEAD, readings.NEWLY_DEAD):
                 total = (metrics[metric] * width).nansum() / width.nansum()
@@ -324,46 +320,28 @@ class ActivationMonitor(Monitor):
             yield Scalar(tag=tag(_DEAD, "worst_layer"), value=worst)
         for metric in ("sparsity", "effective_area"):
             yield Scalar(tag=tag(metric, "total"), value=stats[metric].nanmean())
-        if self.layers is not None:
-            for metric, values in ({_DEAD: metrics[_DEAD]} | dict(stats)).items():
-                for layer, value in zip(layers[:_MAX_LAYER_SCALARS], values, strict=False):
-                    yield Scalar(tag=tag(metric, layer), value=value)
+        for metric, values in {_DEAD: metrics[_DEAD], **stats}.items() if self.layers else ():
+            for layer, value in zip(layers[:_MAX_LAYER_SCALARS], values, strict=False):
+                yield Scalar(tag=tag(metric, layer), value=value)
 
-    def _pictures(self, snapshot: Snapshot, layers: Sequence[str]) -> Iterator[Image]:
-        # Where maps cannot be had, nothing else is lost over it.
-        with self._extras.contain("maps of activations", _HOW_TO_READ_MAPS):
-            yield from self._films.pictures(snapshot, self.options, self.tracker)
-        can_die, counts_rows = self._can_die(layers), self.tracker.counts_rows()
-        percents = self._layers_over_time.table()
-        yield Image(
-            tag="activations/unit_life",
-            draw=partial(
-                draw_unit_life,
-                rows=layers,
-                steps=tuple(self._layers_over_time.steps),
-                what="dead" if can_die else "dormant",
-                num_samples=snapshot.num_samples.get("units", 0),
-            ),
-            arrays={
-                "percents": percents,
-                "counts_rows": counts_rows,
-                "was_reached": self.tracker.was_reached(),
-            },
+    def _pictures(self, num_samples: int, can_die: bool) -> Iterator[Image]:
+        tracker, percents = self.tracker, self._layers_over_time.table()
+        counts_rows, was_reached = tracker.counts_rows(), tracker.was_reached()
+        draw = partial(
+            draw_unit_life,
+            rows=tracker.table.layers,
+            steps=tuple(self._layers_over_time.steps),
+            what="dead" if can_die else "dormant",
+            num_samples=num_samples,
         )
+        of_layers = {"percents": percents, "counts_rows": counts_rows, "was_reached": was_reached}
+        yield Image(tag="activations/unit_life", draw=draw, arrays=of_layers)
         if can_die:
-            yield Image(
-                tag="activations/raster",
-                draw=partial(
-                    draw_raster,
-                    widths=dict(self.tracker.table.num_units),
-                    steps=tuple(self._units_over_time.steps),
-                ),
-                arrays={
-                    "states": self._units_over_time.table(),
-                    "percents": percents[:, -1],
-                    "counts_rows": counts_rows,
-                },
-            )
+            widths, steps = dict(tracker.table.num_units), tuple(self._units_over_time.steps)
+            draw = partial(draw_raster, widths=widths, steps=steps)
+            of_units = {"states": self._units_over_time.table(), "percents": percents[:, -1]}
+            arrays = {**of_units, "counts_rows": counts_rows}
+            yield Image(tag="activations/raster", draw=draw, arrays=arrays)
 
 
 def _of_run(snapshot: Snapshot) -> Iterator[Readings]:

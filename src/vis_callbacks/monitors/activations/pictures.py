@@ -11,13 +11,7 @@ from numpy.typing import NDArray
 from vis_callbacks.monitors.activations.dead_units import MIN_SAMPLES
 from vis_callbacks.pictures.axes import largest_of_neighbours, time_plot
 from vis_callbacks.pictures.canvas import colour_bar, enlarge, side_by_side, with_caption
-from vis_callbacks.pictures.colours import (
-    NOT_MEASURED,
-    Scale,
-    colour_map,
-    missing_note,
-    scale_of,
-)
+from vis_callbacks.pictures.colours import NOT_MEASURED, Scale, colour_map, missing_note, scale_of
 from vis_callbacks.pictures.heat_map import heat_map
 from vis_callbacks.pictures.inputs import input_pictures
 from vis_callbacks.pictures.raster import DEAD, NEVER_FIRED, STATE_COLOURS, raster
@@ -34,7 +28,7 @@ _STATE_NAMES = {DEAD: "dead", NEVER_FIRED: "never fired"}
 
 def draw_maps(
     maps: NDArray[Any],
-    sample: NDArray[Any] | None = None,
+    sample: NDArray[Any],
     states: NDArray[Any] | None = None,
     counts_rows: NDArray[Any] | None = None,
     *,
@@ -46,10 +40,9 @@ def draw_maps(
 ) -> Rgb:
     """Returns a table of maps: a unit a row, a step a column, the input beside it.
 
-    One reads along a row how the answer of a unit to the same input forms. All maps of the
-    layer share one scale, which leaves out the largest half percent: one strong unit would
-    otherwise leave all others dark. A map that is zero everywhere is crossed, and such maps are
-    counted in the caption: silent on one input is not yet dead. Units that are dead are called so.
+    All maps share one scale, which leaves out the largest half percent: one strong unit would
+    leave all others dark. A map that is zero everywhere is crossed and counted in the caption:
+    silent on one input is not yet dead. Units that are dead are called so.
 
     Args:
         maps: (frames, units, height, width), or (frames, units) for a layer without positions:
@@ -68,11 +61,11 @@ def draw_maps(
     is_zero = (maps == 0).reshape(*maps.shape[:2], -1).all(axis=2)  # (frames, units)
     known = np.full(len(units), -1) if states is None else states[list(units)]
     if maps.ndim == 4:
-        body, mark = _table(maps, is_zero, units, known, steps, scale), "crossed"
+        body, mark = _table(maps, units, known, steps, scale), "crossed"
     else:
         body, mark = _lines(maps.T, known, steps, scale), "grey"
     lines = [*caption]
-    if sample is not None and sample.ndim == 3:
+    if sample.ndim == 3:
         shown = input_pictures(sample[None], mean, std)
         row = TileRow(tiles=[Tile(picture=shown.images[0], title="input")])
         body = side_by_side([tile_table([row], tile=(96, 128)), body], 8)
@@ -99,25 +92,21 @@ def _state_note(states: NDArray[Any], counted: str) -> str:
 
 def _table(
     maps: NDArray[Any],
-    is_zero: NDArray[np.bool_],
     units: Sequence[int],
     states: NDArray[Any],
     steps: Sequence[int],
     scale: Scale,
 ) -> Rgb:
     """Returns rows of units, columns of steps, with names to the left and steps on top."""
-    rows = [
-        TileRow(
-            tiles=[
-                Tile(picture=colour_map(frame[index], scale=scale), is_crossed=bool(silent[index]))
-                for frame, silent in zip(maps, is_zero, strict=True)
-            ],
-            name=f"unit {unit}",
-            notes=[_STATE_NAMES[state]] if state in _STATE_NAMES else (),
-            colour=STATE_COLOURS[state] if state in _STATE_NAMES else FAINT_INK,
-        )
-        for index, (unit, state) in enumerate(zip(units, states.tolist(), strict=True))
-    ]
+    rows = []
+    for index, (unit, state) in enumerate(zip(units, states.tolist(), strict=True)):
+        tiles = [
+            Tile(picture=colour_map(map_, scale=scale), is_crossed=not map_.any())
+            for map_ in maps[:, index]
+        ]
+        notes = [_STATE_NAMES[state]] if state in _STATE_NAMES else []
+        colour = STATE_COLOURS[state] if notes else FAINT_INK
+        rows.append(TileRow(tiles=tiles, name=f"unit {unit}", notes=notes, colour=colour))
     columns = [f"{step:,}" for step in steps]
     return tile_table(rows, columns=columns, corner="step", tile=(MAX_MAP, 2 * MAX_MAP))
 

@@ -1,8 +1,7 @@
 """What is measured of an activation while it passes by, and the statistics made of it.
 
-`measure` runs inside the forward pass, so it never waits for the device and reads the values
-as few times as it can. All it returns are sums, which merge over micro-batches and ranks by
-adding. The statistics are made from the merged sums of all layers at once (`UnitTable`).
+What runs inside the forward pass never waits for the device, and returns sums, which merge over
+micro-batches and ranks by adding. The statistics are made of the merged sums of all layers at once.
 
 A *unit* is a channel or a feature; spatial places and tokens are its *positions*. Positions of
 one sample are never counted as samples.
@@ -39,21 +38,16 @@ def measure(
     batch: Batch,
     number: Callable[[float, torch.dtype, torch.device], Tensor] = new_number,
 ) -> dict[str, Tensor]:
-    """Returns the sums that verdicts rest on, reduced without a host synchronisation.
+    """Returns the sums that verdicts rest on. For a ReLU it reads the values once.
 
-    - ``num_samples``: how many samples have reached the layer. If there are more or fewer rows
-      than samples (boxes, nodes of graphs, an expert's share), they are counted, but never more
-      than the batch has samples: rows of one sample are not independent.
-    - ``num_rows``: how many of these are rows that cannot be told apart by sample.
+    - ``num_samples`` that have reached the layer. Where it has more or fewer rows (boxes, nodes
+      of graphs, an expert's share) these are counted, but never more than the batch has samples:
+      rows of one sample are not independent. ``num_rows``: how many of these are such rows.
     - ``num_values`` of each unit: samples x positions.
-    - ``magnitude``: sum of abs(h) of each unit. Above 0 means that the unit fired. A NaN or an
-      infinity means that it held one: such a unit neither fired nor was 0, and its other
-      numbers mean nothing. A sum that overflows float32 (a mean above 1e32) counts as infinite.
-    - ``flat``: how many values of each unit lie where the nonlinearity is flat. It is missing
-      where the table of nonlinearities does not say where that is, or where it is told from the
-      input and the input was overwritten.
-
-    For a ReLU this reads the values once.
+    - ``magnitude`` (units,): sum of abs(h). Above 0 the unit fired; NaN or infinite it held such a
+      value, or its mean is above 1e32. Such a unit neither fired nor was 0.
+    - ``flat`` (units,): how many values lie where the nonlinearity is flat. It is missing where
+      that is not known, or is told from an input that was overwritten.
 
     Args:
         activation: As the engine saw it.
@@ -97,16 +91,15 @@ def _num_flat(
 def measure_maps(
     activation: Activation, batch: Batch, edges: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Returns the sums of what is shown of the maps, reduced without a host synchronisation.
+    """Returns the sums of what is shown of the maps, and with ``edges`` those of `histogram`.
 
     They cost two further passes over the values, and no verdict rests on them: once a burst of
     snapshots is enough.
 
-    - ``nonzeros``: how many values of each unit are not exactly 0.
-    - ``area`` and ``num_maps``: sum over the maps that are not all zero of their effective area
-      (sum abs(h))^2 / (positions x sum h^2), and how many maps these are. They are missing where
-      units have only one position. A map whose squares leave the range of the type is left out.
-    - with ``edges``, those of `histogram`.
+    - ``nonzeros`` (units,): how many values are not exactly 0.
+    - ``area``, ``num_maps`` (units,): sum over the maps that are not all zero of their effective
+      area (sum abs(h))^2 / (positions x sum h^2), and how many these are. They are missing where
+      units have one position. A map whose squares leave the range of the type is left out.
     """
     values = as_real(activation.values.detach())
     scratch = torch.empty_like(values)  # one allocation for all passes that need to write
@@ -128,19 +121,17 @@ def log_edges() -> Tensor:
     """Returns edges of bins that grow by a constant factor on both sides of 0: 1e-6 to 1e6.
 
     They are fixed, because edges taken from the values would have to be waited for, and
-    snapshots with equal edges can be compared and added. What lies between -1e-6 and 1e-6 shares
-    one bin; the outermost bins take in what lies beyond them.
+    snapshots with equal edges can be added. The outermost bins take in what lies beyond them.
     """
     positive = torch.logspace(-6, 6, 61, dtype=torch.float64)
     return torch.cat([-positive.flip(0), positive])
 
 
 def histogram(values: Tensor, edges: Tensor) -> dict[str, Tensor]:
-    """Returns ``counts`` between the edges, ``total`` and ``total_of_squares``, merged by sum.
+    """Returns ``counts`` between the edges, ``total`` and ``total_of_squares``.
 
-    They are counted on the device without a host synchronisation. NaN and the infinities are
-    left out. Of more than 65,536 values an evenly strided selection is counted: shares are then
-    off by less than 0.4 points (two standard errors).
+    NaN and the infinities are left out. Of more than 65,536 values an evenly strided selection
+    is counted: shares are then off by less than 0.4 points (two standard errors).
     """
     flat = as_real(values.detach()).reshape(-1)
     flat = flat[:: stride_for(flat.shape[0], 65_536)]
@@ -154,17 +145,13 @@ def histogram(values: Tensor, edges: Tensor) -> dict[str, Tensor]:
 
 
 class UnitTable:
-    """Lays the units of several layers out as one (layers, units) table.
+    """Lays the units of several layers out as one (layers, units) table on one device.
 
     A statistic of all layers is then a handful of operations on one small tensor instead of a
-    handful a layer. Rows are as long as the widest layer. The table lies on one device, wherever
-    the layers lie. Building one waits for the device, so it is kept from snapshot to snapshot.
-
-    Args:
-        num_units: Layers and their widths, in forward order.
-        device: Where the table lies.
+    handful a layer. Building a table waits for the device, so it is kept between snapshots.
 
     Attributes:
+        num_units: Layers and their widths, in forward order.
         mask: (layers, units), False where a row is longer than its layer.
         widths: (layers,).
     """
@@ -179,12 +166,20 @@ class UnitTable:
         self._places = mask.flatten().nonzero()[:, 0].to(device)
         self.mask = mask.to(device)
         self.widths = widths.to(device, torch.float32)
+        self._among: dict[frozenset[str], Tensor] = {}
+
+    def among(self, names: frozenset[str]) -> Tensor:
+        """Returns which layers are among these, (layers,): kept, as making it waits as well."""
+        if names not in self._among:
+            is_among = torch.tensor([layer in names for layer in self.layers], dtype=torch.bool)
+            self._among[names] = is_among.to(self.device)
+        return self._among[names]
 
     def holding(self, sums: Sums) -> UnitTable:
         """Returns the table itself if it holds the layers of these sums, else one that does.
 
         Layers that the sums lack keep their rows: a layer that is not used at every step must
-        not forget. A layer whose number of units has changed gets a new row.
+        not forget.
         """
         device = next((of_layer["magnitude"].device for of_layer in sums.values()), self.device)
         widths = {layer: len(of_layer["magnitude"]) for layer, of_layer in sums.items()}
@@ -196,10 +191,8 @@ class UnitTable:
     def fill(self, *columns: Sequence[Tensor | float]) -> Tensor:
         """Returns (columns, layers, units), made in one concatenation and one gathering.
 
-        What stands where `mask` is False has no meaning.
-
-        Args:
-            columns: Each holds for each layer a tensor (units,), or a number for all its units.
+        Each column holds for each layer a tensor (units,), or a number for all its units. What
+        stands where `mask` is False has no meaning.
         """
         shape = (len(columns), *self.mask.shape)
         if not self.layers:
@@ -227,12 +220,8 @@ class UnitTable:
 class UnitRows:
     """The merged sums of one snapshot, magnitudes laid out as a table.
 
-    Args:
-        sums: What `measure` returned, merged.
-        before: The table of the snapshots before.
-
     Attributes:
-        table: Holds the layers of both.
+        table: Holds the layers of the sums, and those of the table before.
         magnitude: (layers, units); 0 for a unit that is not finite.
         is_finite: (layers, units), False for units that held a NaN or an infinity, for layers
             that no sample has reached, and where there is no unit.
@@ -245,7 +234,7 @@ class UnitRows:
         (magnitude,) = self.table.fill(self._column(sums, "magnitude", math.nan))
         self.num_samples = self._of_layers("num_samples")
         is_known = self.table.mask & (self.num_samples > 0)[:, None]
-        self.is_finite = (magnitude < math.inf) & is_known
+        self.is_finite: Tensor = (magnitude < math.inf) & is_known
         self.magnitude = torch.where(self.is_finite, magnitude, 0.0)
 
     def _column(self, sums: Sums, name: str, missing: float) -> list[Tensor | float]:
@@ -253,8 +242,8 @@ class UnitRows:
 
     def _of_layers(self, name: str) -> Tensor:
         """Returns a number that a layer has once, (layers,); 0 where it was not measured."""
-        zero, layers = torch.zeros((), device=self.table.device), self.table.layers
-        column = [self._sums[layer][name] if layer in self._sums else zero for layer in layers]
+        zero = torch.zeros((), device=self.table.device)
+        column = [self._sums.get(layer, {}).get(name, zero) for layer in self.table.layers]
         return (
             torch.stack([n.to(self.table.device) for n in column]) if column else zero.new_empty(0)
         )
@@ -282,19 +271,17 @@ class UnitRows:
         return torch.where(self.is_finite, flat, 0.0).sum(1) / self.num_values()
 
     def statistics(self, maps: Sums) -> dict[str, Tensor]:
-        """Returns the statistics of all layers, one tensor (layers,) each, without a host sync.
+        """Returns what is shown of all layers, (layers,) each; no verdict rests on it.
 
         - ``sparsity``: share of values that are exactly 0.
         - ``dormant_fraction``: share of units whose E abs(h) is at most a tenth of the layer's
-          mean over its units (all are dormant where the layer is 0); with a tenth they were
-          compared with other signs of dying. This works for every nonlinearity, but for the tanh
-          it is blind to saturation.
+          mean over its units (all are dormant where the layer is 0). This works for every
+          nonlinearity, but for the tanh it is blind to saturation.
         - ``effective_area``: share of a map's positions that carries its activation, mean over
           the maps that are not all zero: 1 for a constant map, 1 / positions for a single spike.
           NaN where units have one position or no map is lit.
 
-        Units that held a NaN or an infinity are left out; a layer is NaN where no unit is left or
-        it was not measured. They are for showing, not for verdicts.
+        Units that held a NaN or an infinity are left out; NaN where none is left.
 
         Args:
             maps: What `measure_maps` returned at the same snapshot, merged.
@@ -319,10 +306,9 @@ class UnitRows:
 
 
 def unit_norms(weight: Tensor, num_units: int) -> Tensor | None:
-    """Returns the L2 norm of the weights that feed each unit, (units,).
+    """Returns the L2 norm of the weights that feed each unit, (units,); None: they do not fit.
 
-    None where they do not fit: the weights of a layer that has just grown have more units than
-    those that were read.
+    The weights of a layer that has just grown have more units than those that were read.
 
     Args:
         weight: Linear (out, in), convolution (out, in / groups, *kernel), or transposed
@@ -331,19 +317,16 @@ def unit_norms(weight: Tensor, num_units: int) -> Tensor | None:
     """
     if weight.dim() < 2 or not weight.numel():
         return None
-    weight = weight.detach()
-    if weight.dtype != torch.float64:
-        weight = weight.float()
+    weight = as_real(weight.detach())
     num_inputs, width = weight.shape[:2]
-    if num_inputs == num_units:
-        norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
-        return norms
     groups, rest = divmod(num_units, width)
-    if weight.dim() == 2 or rest or not groups or num_inputs % groups:
-        return None
-    grouped = weight.reshape(groups, num_inputs // groups, width, -1)
-    norms = torch.linalg.vector_norm(grouped, dim=(1, 3))
-    return norms.reshape(-1)
+    norms: Tensor | None = None
+    if num_inputs == num_units:
+        norms = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    elif weight.dim() > 2 and not rest and groups and not num_inputs % groups:
+        grouped = weight.reshape(groups, num_inputs // groups, width, -1)
+        norms = torch.linalg.vector_norm(grouped, dim=(1, 3)).reshape(-1)
+    return norms
 
 
 def num_nonzero(weight: Tensor) -> Tensor:
