@@ -23,6 +23,9 @@ from vis_callbacks.alerts.readings import (
 _JUMP = 3.0
 _WARM_UP_SNAPSHOTS = 3
 
+MAX_CONSTANT_SHARE = 0.5  # of the inputs: above it they are blank, and units are not judged
+_RAW_INPUT = 10.0  # normalised inputs have mean 0 and standard deviation 1; 0-255 has 90 and 80
+
 
 def has_broken_down(history: History) -> bool:
     """Whether there ever was a NaN or an infinity: no other verdict means anything after it."""
@@ -60,10 +63,10 @@ def counted(history: History, layer: str) -> str:
     return "rows" if history.latest(COUNTS_ROWS, layer) > 0 else "samples"
 
 
-def input_scale(history: History, largest: float) -> str:
-    """Returns "mean 90, standard deviation 80" if either is beyond ``largest``, else ""."""
+def input_scale(history: History) -> str:
+    """Returns "mean 90, standard deviation 80" if the inputs look raw, else ""."""
     mean, std = history.latest(INPUT_MEAN), history.latest(INPUT_STD)
-    if abs(mean) > largest or std > largest:
+    if abs(mean) > _RAW_INPUT or std > _RAW_INPUT:
         return f"mean {mean:.3g}, standard deviation {std:.3g}"
     return ""
 

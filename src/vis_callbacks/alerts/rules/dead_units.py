@@ -30,6 +30,7 @@ from vis_callbacks.alerts.readings import (
     WINDOW_SAMPLES,
 )
 from vis_callbacks.alerts.rules.conditions import (
+    MAX_CONSTANT_SHARE,
     Rate,
     constant_share,
     counted,
@@ -43,9 +44,7 @@ from vis_callbacks.alerts.rules.conditions import (
     whole,
 )
 
-_MAX_CONSTANT_INPUTS = 0.5  # units are not judged while a larger share of the inputs is constant
 _MIN_UNITS = 8  # a layer with fewer is reported, never alerted on: not measured below
-_RAW_INPUT = 10.0  # normalised inputs have mean 0 and standard deviation 1; 0-255 has 90 and 80
 _LATE_STEP = 100  # a first death after it has a cause of its own: something happened there
 
 
@@ -238,7 +237,7 @@ class NewlyDeadUnits:
 
 
 def _cannot_judge(history: History) -> bool:
-    return has_broken_down(history) or constant_share(history) > _MAX_CONSTANT_INPUTS
+    return has_broken_down(history) or constant_share(history) > MAX_CONSTANT_SHARE
 
 
 def _layers_above(history: History, metric: str, min_share: float) -> tuple[str, ...]:
@@ -272,7 +271,7 @@ def _counted(history: History, layer: str) -> dict[str, str]:
 
 def _could_be(history: History, rate: Rate, since: int | None) -> tuple[str, ...]:
     causes = []
-    if scale := input_scale(history, _RAW_INPUT):
+    if scale := input_scale(history):
         causes.append(f"inputs that are not normalised ({scale})")
     if since is not None and since >= _LATE_STEP and rate.jump is None:
         causes.append(f"a burst of large gradients at about step {since}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
@@ -12,24 +11,18 @@ from vis_callbacks.alerts.readings import NON_FINITE, NON_FINITE_LOSS, WEIGHT_NO
 from vis_callbacks.alerts.rules.conditions import learning_rate
 from vis_callbacks.alerts.rules.dead_units import DyingUnits
 
+_BLOWN_UP = 3.0  # growth of a layer's weights before it that points to the learning rate
 
-@dataclass(frozen=True, kw_only=True)
+
 class NonFinite:
     """A NaN or an infinity in an activation or in the loss: where and when first.
 
     It ends the other rules about units and weights for the run: no number after it means
     anything.
-
-    Attributes:
-        blown_up_norm: Growth of a layer's weights before it that points to the learning rate.
-        dying: The rule whose finding, just before, points to the learning rate as well.
     """
 
     kind: ClassVar[str] = "non_finite"
     severity: ClassVar[Severity] = "critical"
-
-    blown_up_norm: float = 3.0
-    dying: DyingUnits = field(default_factory=DyingUnits)
 
     def check(self, history: History) -> Outcome:
         """Returns the first layer, in forward order, and the first step."""
@@ -40,7 +33,7 @@ class NonFinite:
         layers = first.layers if first is marks[0] else ()
         place = f"the activation of {layers[0]!r}" if layers else "the loss"
         growth = _largest_growth(history, first.step)
-        was_dying = self.dying.was_dying_before(history)
+        was_dying = DyingUnits().was_dying_before(history)
         return Finding(
             message=f"NaN or infinity in {place}, first seen at step {first.step}.",
             layers=layers,
@@ -51,7 +44,7 @@ class NonFinite:
                 "a division or a logarithm of 0",
                 "numbers beyond the range of half precision",
             ),
-            remedy=_remedy(history, growth > self.blown_up_norm or was_dying),
+            remedy=_remedy(history, growth > _BLOWN_UP or was_dying),
         )
 
 

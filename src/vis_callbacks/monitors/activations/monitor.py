@@ -14,9 +14,8 @@ from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Rule
 from vis_callbacks.alerts.rules.dead_units import DeadFromStart, DyingUnits, NewlyDeadUnits
 from vis_callbacks.alerts.rules.inputs import ConstantInputs, RawInputs
+from vis_callbacks.alerts.rules.layers import Saturation, UnreachedLayers
 from vis_callbacks.alerts.rules.non_finite import NonFinite
-from vis_callbacks.alerts.rules.saturation import Saturation
-from vis_callbacks.alerts.rules.unreached import UnreachedLayers
 from vis_callbacks.alerts.rules.weights import CollapsingWeights
 from vis_callbacks.callbacks.extras import Extras
 from vis_callbacks.callbacks.monitor import Monitor
