@@ -19,7 +19,6 @@ def ticks_of(axis: np.ndarray) -> list[int]:
 
 def test_the_first_and_the_latest_step_are_labelled() -> None:
     ticks = ticks_of(step_axis(range(0, 2_000, 10), 200, 200))
-
     assert ticks[0] == 0
     assert ticks[-1] == 199
     assert 3 <= len(ticks) <= 10
@@ -31,7 +30,6 @@ def test_a_single_step_is_labelled_in_the_middle() -> None:
 
 def test_labels_keep_a_distance() -> None:
     axis = step_axis(range(0, 3_000, 50), 240, 240)
-
     # Between two labels there must be a gap wider than any within one.
     is_empty = (axis[4:] == 255).all(axis=(0, 2))
     runs = np.diff(np.flatnonzero(~is_empty)) - 1
@@ -41,7 +39,6 @@ def test_labels_keep_a_distance() -> None:
 @pytest.mark.parametrize(("rows", "height"), [(3, 20), (120, 4), (500, 3), (1, 3), (6, 5)])
 def test_labelled_rows_have_room_and_include_both_ends(rows: int, height: int) -> None:
     labelled = labelled_rows(rows, height)
-
     assert (labelled[0], labelled[-1]) == (0, rows - 1)
     assert all(step * height >= 12 for step in np.diff(labelled))
 
@@ -52,15 +49,12 @@ def test_all_rows_are_labelled_where_they_are_high() -> None:
 
 def test_neighbours_give_their_largest_and_numbers_go_before_gaps() -> None:
     values = np.array([1.0, 5.0, np.nan, 2.0, np.nan, np.nan])
-
     result = largest_of_neighbours(values, 3)
-
     np.testing.assert_array_equal(result, [5.0, 2.0, np.nan])
 
 
 def test_groups_differ_by_one_at_most() -> None:
     sizes = np.diff([*bounds(2_048, 400), 2_048])
-
     assert len(sizes) == 400
     assert set(sizes) == {5, 6}
 
@@ -77,7 +71,6 @@ def labelled_steps(axis: np.ndarray, num_steps: int) -> list[int]:
 def test_with_one_room_axes_of_different_widths_label_the_same_steps(num_steps: int) -> None:
     steps = [int(1.1**step) + 5 * step for step in range(num_steps)]
     narrow, wide = (labelled_steps(step_axis(steps, width, 190), num_steps) for width in (240, 371))
-
     assert narrow == wide
     assert (narrow[0], narrow[-1]) == (0, num_steps - 1)
 

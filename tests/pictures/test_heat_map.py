@@ -23,9 +23,7 @@ def count(picture: np.ndarray, colour: object) -> int:
 @pytest.mark.parametrize("columns", [1, 8, 128])
 def test_any_size_gives_a_frame_that_fits_a_card(rows: int, columns: int) -> None:
     values = np.random.default_rng(0).random((rows, columns))
-
     picture = drawn(values, [f"layer{row}.relu" for row in range(rows)], range(columns))
-
     assert picture.dtype == np.uint8
     assert picture.shape[1] == 400
     assert picture.shape[0] < 640
@@ -33,9 +31,7 @@ def test_any_size_gives_a_frame_that_fits_a_card(rows: int, columns: int) -> Non
 
 def test_rows_and_columns_keep_their_places() -> None:
     values = np.array([[0.1, 0.3], [0.5, 0.7]])
-
     picture = drawn(values, ["first", "second"], [0, 5])
-
     places = {}
     for value in values.flat:
         colour = colour_map(np.array(value), scale=UNIT)
@@ -54,9 +50,7 @@ def test_what_was_not_measured_is_grey() -> None:
     values = np.full((3, 4), 0.5)
     whole = drawn(values, "abc", range(4))
     values[1] = np.nan
-
     picture = drawn(values, "abc", range(4))
-
     # The edges of letters are grey in a few pixels.
     assert count(whole, NOT_MEASURED) < 50
     assert count(picture, NOT_MEASURED) > 1_000
@@ -65,9 +59,7 @@ def test_what_was_not_measured_is_grey() -> None:
 def test_one_dead_layer_among_many_is_not_averaged_away() -> None:
     values = np.zeros((1_000, 128))
     values[777, 33] = 1.0
-
     picture = drawn(values, range(1_000), range(128))
-
     bar_pixels = count(drawn(np.zeros((1_000, 128)), range(1_000), range(128)), (253, 231, 36))
     assert count(picture, (253, 231, 36)) > bar_pixels
 

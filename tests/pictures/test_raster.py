@@ -29,20 +29,17 @@ def count(picture: np.ndarray, state: int) -> int:
 
 def test_units_are_sorted_alive_revived_dead_never_fired() -> None:
     states = np.array([[NEVER_FIRED] * 2, [ALIVE, DEAD], [DEAD, REVIVED], [ALIVE, ALIVE]])
-
     assert sorted_by_death(states).tolist() == [3, 2, 1, 0]
 
 
 def test_the_dead_form_a_stair_the_earliest_lowest() -> None:
     deaths = np.array([3, 1, 4, 2])
     states = (np.arange(5) >= deaths[:, None]).astype(int)
-
     assert deaths[sorted_by_death(states)].tolist() == [4, 3, 2, 1]
 
 
 def test_the_time_of_death_is_the_last_one() -> None:
     states = np.array([[DEAD, ALIVE, ALIVE, DEAD], [ALIVE, DEAD, DEAD, DEAD]])
-
     assert sorted_by_death(states).tolist() == [0, 1]
 
 
@@ -50,7 +47,6 @@ def test_the_time_of_death_is_the_last_one() -> None:
 @pytest.mark.parametrize("times", [1, 60, 128])
 def test_any_size_gives_a_frame_that_fits_a_card(units: int, times: int) -> None:
     picture = drawn(np.zeros((units, times), dtype=int), range(times))
-
     assert picture.shape[1] == 400
     assert picture.shape[0] < 520
 
@@ -58,7 +54,6 @@ def test_any_size_gives_a_frame_that_fits_a_card(units: int, times: int) -> None
 @pytest.mark.parametrize("state", [ALIVE, DEAD, REVIVED, NEVER_FIRED])
 def test_a_state_fills_the_picture_with_its_colour(state: int) -> None:
     picture = drawn(np.full((100, 10), state), range(10))
-
     assert count(picture, state) > 0.9 * 100 * 340
     assert all(count(picture, other) < 200 for other in range(4) if other != state)
 
@@ -67,13 +62,11 @@ def test_a_single_dead_unit_among_thousands_is_seen() -> None:
     states = np.zeros((2_048, 10), dtype=int)
     legend_only = count(drawn(states, range(10)), DEAD)
     states[5, 5:] = DEAD
-
     assert count(drawn(states, range(10)), DEAD) - legend_only >= 150
 
 
 def test_what_was_not_measured_is_grey() -> None:
     picture = drawn(np.array([[-1, 0], [-1, 0]]), [0, 1])
-
     assert (picture == np.array(NOT_MEASURED, dtype=np.uint8)).all(axis=2).sum() > 1_000
 
 

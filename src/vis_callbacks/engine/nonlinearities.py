@@ -35,10 +35,8 @@ class Nonlinearity:
     """What the statistics need to know of one nonlinearity.
 
     Attributes:
-        kind: The field's name for it, and PyTorch's name of its function. A layer that is a call
-            of the function is called ``owner/relu``.
+        kind: PyTorch's name of its function, also the name of a functional layer (``owner/relu``).
         module: A module of this type *is* its nonlinearity, and the layer has the module's name.
-            Any other module only owns the call.
         has_flat_zero: It is exactly 0, with no gradient, on an interval: a unit can be dead.
         is_nonnegative: It is never below 0, so that a sum of 0 means that nothing fired.
         is_gate_like: Sigmoid-like: on an (N, C, 1, 1) tensor it scales channels
@@ -124,9 +122,8 @@ def classify(
 ) -> Nonlinearity | None:
     """Returns the nonlinearity that this call is, or None.
 
-    Three need their arguments: ``clamp`` is a ReLU where it clamps at 0 and from below only,
-    ``hardtanh`` is a ReLU6 where its lower end is 0 (``nn.ReLU6`` calls it so), and
-    ``threshold`` is a ReLU where both its numbers are 0.
+    ``clamp`` is a ReLU where it clamps at 0 and from below only, ``hardtanh`` a ReLU6 where its
+    lower end is 0 (``nn.ReLU6`` calls it so), ``threshold`` a ReLU where both its numbers are 0.
     """
 
     def argument(position: int, name: str, default: Any = None) -> Any:
@@ -154,12 +151,7 @@ def as_real(values: Tensor) -> Tensor:
 
 
 def magnitudes(values: Tensor, nonlinearity: Nonlinearity | None) -> Tensor:
-    """Returns the sum over positions of abs(h), (samples, units).
-
-    Args:
-        values: (samples, units, positions).
-        nonlinearity: None for a layer that is none.
-    """
+    """Returns the sum of abs(h) over positions: (samples, units, positions) -> (samples, units)."""
     values = as_real(values.detach())
     is_nonnegative = nonlinearity is not None and nonlinearity.is_nonnegative
     sizes = values if is_nonnegative else values.abs()

@@ -14,11 +14,8 @@ from torch.nn.parameter import is_lazy
 class Selection:
     """A fixed, evenly strided selection of the values of some parameters.
 
-    It holds the parameters, not their values: `values` reads these anew. Drop the copy as soon
-    as the norm is taken.
-
-    Attributes:
-        starts: For each parameter the first index in its flattened values.
+    It holds the parameters, not their values. ``starts`` has for each of them the first index in
+    its flattened values.
     """
 
     parameters: tuple[Tensor, ...]

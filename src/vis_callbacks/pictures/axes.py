@@ -28,13 +28,12 @@ def time_plot(
     *,
     width: int | None = None,
 ) -> Rgb:
-    """Returns cells enlarged to ``height`` pixels, with names to their left and steps below.
+    """Returns (rows, columns, 3) cells enlarged, with names to their left and steps below.
 
     Args:
-        cells: (rows, columns, 3), at most so many as there are pixels; each step has as many
-            columns.
+        cells: At most so many as there are pixels; each step has as many columns.
         steps: From left to right.
-        height: Of the cells together.
+        height: Of the cells together, in pixels.
         names: What is written to the left, by the pixel row of its middle.
         latest: What is written to the right, likewise, under the word "now".
         width: Of the cells together; by default the picture becomes 400 px wide.
@@ -70,16 +69,10 @@ def uneven_note(steps: Sequence[int]) -> str:
 
 
 def step_axis(steps: Sequence[int], width: int, room: int) -> Rgb:
-    """Returns the ticks and labels under columns of equal width, one column for each step.
+    """Returns the ticks and labels under columns of equal width, one for each step.
 
-    Steps are seldom equally far apart (bursts, log-spaced), so labels name steps and do not
-    count columns. The latest and the first are always labelled; others where there is room.
-
-    Args:
-        steps: One for each column.
-        width: Of the columns together, in pixels.
-        room: The labels chosen fit this width, if it is less: so pictures of different widths
-            label the same steps.
+    The latest and the first are always labelled; others where there is room. The labels fit into
+    ``room``, if it is less than the width: so pictures of different widths label the same steps.
     """
     canvas = blank(_TICK + line_height(), width)
     labels = [f"{step:,}" for step in steps]
@@ -88,7 +81,6 @@ def step_axis(steps: Sequence[int], width: int, room: int) -> Rgb:
         return (column + 0.5) * over / len(labels)
 
     def left_end(column: int, over: int) -> int:
-        """Returns where a label begins: under the middle of its column, but within the width."""
         size = text_width(labels[column])
         return int(np.clip(centre(column, over) - size / 2, 0, max(0, over - size)))
 

@@ -33,15 +33,13 @@ def heat_map(
     caption: Sequence[object],
     units: str,
 ) -> Rgb:
-    """Returns a picture of rows by steps, 400 px wide.
+    """Returns a picture of rows by steps, 400 px wide, the latest number to the right of a row.
 
-    Rows keep their order (layers: that of the forward pass, the first on top), and time runs to
-    the right in columns of equal width, labelled by step. To the right of each labelled row
-    stands its latest number. What is not finite counts as not measured: grey, and counted.
+    What is not finite counts as not measured: grey, and counted. Where the rows outnumber the
+    pixels, neighbours share a row that shows the largest of them.
 
     Args:
-        shares: (rows, steps) between 0 and 1, at most 128 steps. Where the rows outnumber the
-            pixels, neighbours share a row that shows the largest of them.
+        shares: (rows, steps) between 0 and 1, at most 128 steps.
         row_names: One for each row, shortened in the middle where too long.
         steps: One for each column, increasing.
         caption: Lines over the picture; where the latest largest number stands is added.
@@ -62,15 +60,14 @@ def heat_map(
         dict(zip(middles, shortened_names(names, _MAX_NAME_WIDTH), strict=True)),
         {y: _figure(rows[row, -1]) for y, row in zip(middles, labelled, strict=True)},
     )
+    shared = f"{len(shares):,} rows in {len(rows):,}: each shows the largest of its neighbours"
     lines = [
         *caption,
         _largest_now(shares[:, -1], row_names, steps[-1]),
         f"all names begin with {prefix}" if prefix else "",
         missing_note(shares, "cells", "grey", "not measured"),
         uneven_note(steps),
-        f"{len(shares):,} rows in {len(rows):,}: each shows the largest of its neighbours"
-        if len(rows) < len(shares)
-        else "",
+        shared if len(rows) < len(shares) else "",
     ]
     return with_caption(body, lines, bar=colour_bar(scale, units))
 

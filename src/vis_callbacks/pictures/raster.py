@@ -31,13 +31,11 @@ def raster(states: NDArray[Any], steps: Sequence[int], caption: Sequence[object]
     """Returns a picture of units by steps, each cell coloured by the unit's state, 400 px wide.
 
     Units are sorted: those alive on top, then the revived, then the dead by the time of their
-    death, then those that never fired, so that dying reads as a stair. The legend counts the
-    units in each state at the latest step. Where the units outnumber the pixels, neighbours
-    share a row that shows the worst of them, and the caption says so.
+    death, then those that never fired, so that dying reads as a stair. Where the units outnumber
+    the pixels, neighbours share a row that shows the worst of them.
 
     Args:
-        states: (units, steps) of 0 alive, 1 dead, 2 revived, 3 never fired, -1 not measured;
-            at most 128 steps.
+        states: (units, steps), -1 for what is not measured; at most 128 steps.
         steps: One for each column, increasing.
         caption: Lines over the picture.
     """

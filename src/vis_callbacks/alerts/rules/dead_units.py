@@ -88,12 +88,11 @@ class DyingUnits:
         rate = learning_rate(history)
         worst = max(layers, key=lambda layer: history.latest(NEWLY_DEAD, layer))
         since = _since(history, layers)
-        others = tuple(layer for layer in layers if layer != worst)
-        also = f" Also in {quoted(others)}." if others else ""
-        reference = history.latest(REFERENCE_STEP, worst)
-        if reference > 0:
-            also += f" With these units it was first read at step {reference:.0f}."
-        words = "Units are dying, the learning rate is too high: "
+        words = f"Units are dying, the learning rate is too high: {_silent(history, worst)}"
+        if others := tuple(layer for layer in layers if layer != worst):
+            words += f" Also in {quoted(others)}."
+        if (reference := history.latest(REFERENCE_STEP, worst)) > 0:
+            words += f" With these units it was first read at step {reference:.0f}."
         evidence: Evidence = {
             "layer": worst,
             NEWLY_DEAD: history.latest(NEWLY_DEAD, worst),
@@ -109,7 +108,7 @@ class DyingUnits:
             "loss_of_first": level,
         }
         return Finding(
-            message=f"{words}{_silent(history, worst)}{also}",
+            message=words,
             layers=layers,
             since_step=since,
             evidence=evidence,
