@@ -1,1 +1,1 @@
-"""The monitors, one folder each: monitor.py, science.py and pictures.py."""
+"""The monitors, a folder each: what is read and said, the science, the pictures."""
