@@ -24,7 +24,7 @@ from vis_callbacks.alerts.ledger import Ledger, judge
 from vis_callbacks.engine.nonlinearities import MODULE_TYPES, NONLINEARITIES, Nonlinearity
 from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.engine.schedule import RunFacts, Schedule
-from vis_callbacks.monitors.activations.dead_units import METRICS, DeadUnitTracker
+from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.monitors.activations.science import UnitRows, measure, unit_norms
 
@@ -374,9 +374,7 @@ class OfflineMonitor:
         rows = UnitRows(self._measures, self._tracker.table)
         norms = self._norms()
         self._tracker.update(step, rows, norms)
-        table = {name: dict.fromkeys(rows.table.layers, math.nan) for name in METRICS}
-        for name, numbers in zip(METRICS, self._tracker.metrics().tolist(), strict=True):
-            table[name] = dict(zip(rows.table.layers, numbers, strict=True))
+        table = {name: _by_layer(rows, ns) for name, ns in self._tracker.metrics().items()}
         table[readings.NON_FINITE] = _by_layer(rows, rows.non_finite())
         table[readings.WEIGHT_NORM] = {name: float(n.norm()) for name, n in norms.items()}
         for layer, share in _by_layer(rows, rows.flat_share()).items():

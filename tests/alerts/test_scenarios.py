@@ -16,7 +16,7 @@ def _slow_or_not(scenario: Scenario) -> Any:
     return pytest.param(scenario, id=f"{scenario.number}", marks=marks)
 
 
-@pytest.mark.parametrize("scenario", map(_slow_or_not, SCENARIOS))
+@pytest.mark.parametrize("scenario", [_slow_or_not(scenario) for scenario in SCENARIOS])
 def test_a_scenario_is_judged_rightly_at_the_default_schedule(scenario: Scenario) -> None:
     monitor = run_offline(scenario, seed=2, schedule=Bursts())
     assert len(monitor.history) > 20

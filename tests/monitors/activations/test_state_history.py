@@ -24,7 +24,7 @@ def test_a_history_is_units_by_steps() -> None:
     assert history.table().tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
-@given(num_snapshots=st.integers(1, 400), most=st.integers(2, 16))
+@given(num_snapshots=st.integers(1, 100), most=st.integers(2, 16))
 def test_a_full_history_stays_evenly_spread_and_ends_with_the_latest(
     num_snapshots: int, most: int
 ) -> None:

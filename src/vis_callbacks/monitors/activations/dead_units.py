@@ -31,24 +31,6 @@ LATE_FROM_STEP = 5
 # wrongly, and none of a convolutional map (small tasks of 10-12 classes).
 MIN_BATCHES, MIN_SAMPLES = 3, 160
 
-_SHARES = (
-    readings.NEWLY_DEAD,
-    readings.NEWLY_DEAD_LATE,
-    readings.NEVER_FIRED,
-    readings.DEAD_FRACTION,
-    readings.REVIVED,
-)
-METRICS = (
-    readings.NUM_UNITS,
-    *_SHARES,
-    readings.NORM_AT_DEATH,
-    readings.FIRST_DEATH_STEP,
-    readings.WINDOW_SAMPLES,
-    readings.WINDOW_FULL,
-    readings.REFERENCE_STEP,
-    readings.COUNTS_ROWS,
-)
-
 # What is remembered of each unit, and what it is before the unit was ever read.
 _OF_UNITS: Mapping[str, float] = {
     "seen": False,  # fired at some snapshot
@@ -136,34 +118,38 @@ class DeadUnitTracker:
         self._find_dead()
         units["was_dead"] = units["was_dead"] | self._dead
 
-    def metrics(self) -> Tensor:
-        """Returns (metrics, layers), the numbers of `METRICS`, on the device.
+    def metrics(self) -> dict[str, Tensor]:
+        """Returns (layers,) by name: what rules learn of the units, on the device.
 
         NaN where there is nothing to tell (the norm at death where nothing died), for layers that
         no sample has reached so far, and for those whose units cannot die.
         """
         units, layers, dead = self._units, self._layers, self._dead
         newly = dead & units["seen"]
-        shares = torch.stack(
-            [newly, dead & units["seen_late"], dead ^ newly, dead, self._revived()]
+        late, never, revived = dead & units["seen_late"], dead ^ newly, self._revived()
+        counts = torch.stack([newly, late, never, dead, revived]).sum(2, dtype=torch.float32)
+        newly_dead, newly_dead_late, never_fired, dead_fraction, revived = (
+            counts / self.table.widths
         )
         is_full = (layers["num_batches"] >= MIN_BATCHES) & (layers["num_samples"] >= MIN_SAMPLES)
-        since = torch.where(newly, units["zero_since"], math.inf).amin(1)
         fewest = torch.where(dead, units["zero_samples"], math.inf).amin(1)
-        numbers = torch.stack(
-            [
-                self.table.widths,
-                *(shares.sum(2, dtype=torch.float32) / self.table.widths),
-                masked_median(units["death_norm"], newly),
-                since,
-                torch.minimum(fewest, layers["num_samples"]),
-                is_full.float(),
-                layers["reference_step"],
-                self.counts_rows().float(),
-            ]
-        )
-        is_unknown = self.table.among(self.cannot_die) | ~self.was_reached() | numbers.isinf()
-        return numbers.masked_fill_(is_unknown, math.nan)
+        numbers = {
+            readings.NUM_UNITS: self.table.widths,
+            readings.NEWLY_DEAD: newly_dead,
+            readings.NEWLY_DEAD_LATE: newly_dead_late,
+            readings.NEVER_FIRED: never_fired,
+            readings.DEAD_FRACTION: dead_fraction,
+            readings.REVIVED: revived,
+            readings.NORM_AT_DEATH: masked_median(units["death_norm"], newly),
+            readings.FIRST_DEATH_STEP: torch.where(newly, units["zero_since"], math.inf).amin(1),
+            readings.WINDOW_SAMPLES: torch.minimum(fewest, layers["num_samples"]),
+            readings.WINDOW_FULL: is_full.float(),
+            readings.REFERENCE_STEP: layers["reference_step"],
+            readings.COUNTS_ROWS: self.counts_rows().float(),
+        }
+        table = torch.stack(list(numbers.values()))
+        is_unknown = self.table.among(self.cannot_die) | ~self.was_reached() | table.isinf()
+        return dict(zip(numbers, table.masked_fill_(is_unknown, math.nan), strict=True))
 
     def counts_rows(self) -> Tensor:
         """Returns whether a layer's samples are rows that cannot be told apart, (layers,)."""

@@ -23,7 +23,7 @@ from vis_callbacks.callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.schedule import BurstEnds, Bursts
 from vis_callbacks.guard import NothingToShow
-from vis_callbacks.monitors.activations.dead_units import METRICS, DeadUnitTracker, StateHistory
+from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker, StateHistory
 from vis_callbacks.monitors.activations.map_films import MapFilms
 from vis_callbacks.monitors.activations.pictures import draw_raster, draw_unit_life
 from vis_callbacks.monitors.activations.science import (
@@ -240,9 +240,9 @@ class ActivationMonitor(Monitor):
         tracker.update(snapshot.step, rows, norms)
         metrics = tracker.metrics()
         yield ReadingsTable(
-            metrics=(readings.NON_FINITE, readings.REACHED, *METRICS),
+            metrics=(readings.NON_FINITE, readings.REACHED, *metrics),
             layers=rows.table.layers,
-            values=torch.cat([torch.stack([rows.non_finite(), rows.num_samples]), metrics]),
+            values=torch.stack([rows.non_finite(), rows.num_samples, *metrics.values()]),
         )
         yield from _of_flat_parts(rows, infos)
         if weights:
@@ -254,7 +254,7 @@ class ActivationMonitor(Monitor):
                 values=torch.stack([sizes, counts]),
             )
         if "maps" in snapshot.values:
-            yield from self._shown(snapshot, rows, dict(zip(METRICS, metrics, strict=True)))
+            yield from self._shown(snapshot, rows, metrics)
 
     def _weights(
         self, infos: Mapping[str, LayerInfo], rows: UnitRows, weights: Mapping[str, Tensor]
