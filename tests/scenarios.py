@@ -374,7 +374,8 @@ class OfflineMonitor:
         rows = UnitRows(self._measures, self._tracker.table)
         norms = self._norms()
         self._tracker.update(step, rows, norms)
-        table = {name: _by_layer(rows, ns) for name, ns in self._tracker.metrics().items()}
+        metrics = zip(*self._tracker.metrics(), strict=True)
+        table = {name: _by_layer(rows, numbers) for name, numbers in metrics}
         table[readings.NON_FINITE] = _by_layer(rows, rows.non_finite())
         table[readings.WEIGHT_NORM] = {name: float(n.norm()) for name, n in norms.items()}
         for layer, share in _by_layer(rows, rows.flat_share()).items():

@@ -60,7 +60,7 @@ class Nonlinearity:
         """The callables that are this nonlinearity."""
         return _called(self.kind) + ((torch.special.expit,) if self.kind == "sigmoid" else ())
 
-    @property
+    @cached_property
     def saturates(self) -> bool:
         """Whether a flat share can be told for it."""
         ends = (self.flat_output_below, self.flat_output_above, self.flat_input_below)

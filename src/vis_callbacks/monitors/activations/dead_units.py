@@ -118,8 +118,8 @@ class DeadUnitTracker:
         self._find_dead()
         units["was_dead"] = units["was_dead"] | self._dead
 
-    def metrics(self) -> dict[str, Tensor]:
-        """Returns (layers,) by name: what rules learn of the units, on the device.
+    def metrics(self) -> tuple[tuple[str, ...], Tensor]:
+        """Returns names, and (names, layers): what rules learn of the units, on the device.
 
         NaN where there is nothing to tell (the norm at death where nothing died), for layers that
         no sample has reached so far, and for those whose units cannot die.
@@ -149,7 +149,7 @@ class DeadUnitTracker:
         }
         table = torch.stack(list(numbers.values()))
         is_unknown = self.table.among(self.cannot_die) | ~self.was_reached() | table.isinf()
-        return dict(zip(numbers, table.masked_fill_(is_unknown, math.nan), strict=True))
+        return tuple(numbers), table.masked_fill_(is_unknown, math.nan)
 
     def counts_rows(self) -> Tensor:
         """Returns whether a layer's samples are rows that cannot be told apart, (layers,)."""

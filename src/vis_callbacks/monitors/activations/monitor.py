@@ -238,11 +238,11 @@ class ActivationMonitor(Monitor):
         widths = rows.table.num_units
         norms = {name: n for name, (n, _) in weights.items() if len(n) == widths[name]}
         tracker.update(snapshot.step, rows, norms)
-        metrics = tracker.metrics()
+        names, metrics = tracker.metrics()
         yield ReadingsTable(
-            metrics=(readings.NON_FINITE, readings.REACHED, *metrics),
+            metrics=(readings.NON_FINITE, readings.REACHED, *names),
             layers=rows.table.layers,
-            values=torch.stack([rows.non_finite(), rows.num_samples, *metrics.values()]),
+            values=torch.cat([torch.stack([rows.non_finite(), rows.num_samples]), metrics]),
         )
         yield from _of_flat_parts(rows, infos)
         if weights:
@@ -254,7 +254,7 @@ class ActivationMonitor(Monitor):
                 values=torch.stack([sizes, counts]),
             )
         if "maps" in snapshot.values:
-            yield from self._shown(snapshot, rows, metrics)
+            yield from self._shown(snapshot, rows, dict(zip(names, metrics, strict=True)))
 
     def _weights(
         self, infos: Mapping[str, LayerInfo], rows: UnitRows, weights: Mapping[str, Tensor]

@@ -182,7 +182,7 @@ class UnitTable:
         not forget.
         """
         device = next((of_layer["magnitude"].device for of_layer in sums.values()), self.device)
-        widths = {layer: len(of_layer["magnitude"]) for layer, of_layer in sums.items()}
+        widths = {layer: of_layer["magnitude"].shape[0] for layer, of_layer in sums.items()}
         num_units = {**self.num_units, **widths}
         if num_units == self.num_units and device == self.device:
             return self
