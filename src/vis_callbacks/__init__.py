@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from vis_callbacks.callbacks.activation_maximization import (
         ActivationMaximizationMonitor as ActivationMaximizationMonitor,
     )
-    from vis_callbacks.callbacks.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.callbacks.defaults import default_monitors as default_monitors
     from vis_callbacks.callbacks.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Probe as Probe
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
     from vis_callbacks.layer_table import summary as summary
+    from vis_callbacks.monitors.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.monitors.saliency import SaliencyMonitor as SaliencyMonitor
     from vis_callbacks.report import Image as Image
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ActivationMaximizationMonitor": "callbacks.activation_maximization",
-    "ActivationMonitor": "callbacks.activations",
+    "ActivationMonitor": "monitors.activations",
     "Activation": "engine.probe",
     "Alert": "alerts.alert",
     "AlertRaisedError": "callbacks.reactions",

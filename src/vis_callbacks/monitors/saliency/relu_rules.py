@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vis_callbacks.analysis.nonlinearities import RELU, RELU6, classify
+from vis_callbacks.engine.nonlinearities import RELU, RELU6, classify
 
 ReluRule = Literal["gradient", "guided", "deconvnet"]
 
