@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis.token_grid import on_grid, token_grid
 from vis_callbacks.engine.layers import matches
+from vis_callbacks.engine.token_grid import on_grid, token_grid
 from vis_callbacks.monitors.activations.pictures import MAX_MAP, draw_maps
 from vis_callbacks.pictures.film_strip import FilmStrip, evenly_spread
 from vis_callbacks.report import Image, tag
