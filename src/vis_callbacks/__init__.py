@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     )
     from vis_callbacks.callbacks.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.callbacks.defaults import default_monitors as default_monitors
-    from vis_callbacks.callbacks.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.callbacks.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
     from vis_callbacks.callbacks.occlusion import OcclusionMonitor as OcclusionMonitor
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Probe as Probe
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
     from vis_callbacks.layer_table import summary as summary
+    from vis_callbacks.monitors.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.report import Image as Image
     from vis_callbacks.report import Readings as Readings
     from vis_callbacks.report import Report as Report
@@ -45,7 +45,7 @@ _HOME = {
     "Alert": "alerts.alert",
     "AlertRaisedError": "callbacks.reactions",
     "Batch": "engine.probe",
-    "EmbeddingMonitor": "callbacks.embedding",
+    "EmbeddingMonitor": "monitors.embedding",
     "FilterMonitor": "callbacks.filters",
     "Finding": "alerts.alert",
     "History": "alerts.history",
