@@ -1,65 +1,170 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.callbacks.embedding.collected_samples import Samples
-from vis_callbacks.callbacks.embedding.feature_clouds import Facts, clouds_of
-from vis_callbacks.callbacks.embedding.followed_map import Layout
-from vis_callbacks.callbacks.embedding.maps import EmbeddingMaps, Look
 from vis_callbacks.callbacks.options import CheckedOptions
 from vis_callbacks.callbacks.plain import require_plain
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitors.embedding.maps import (
+    EmbeddingMaps,
+    FollowedMap,
+    Layout,
+    followed,
+    matched,
+)
+from vis_callbacks.monitors.embedding.samples import Samples
+from vis_callbacks.monitors.embedding.science import (
+    clouds_of,
+    spread,
+    squared_distances,
+    trustworthiness,
+)
 from vis_callbacks.report import Embedding, Image, Report, Scalar, transfer
 
-N = 20
+N = 90
+FEW = 20
+
+
+def clusters(num_samples: int = N, seed: int = 0) -> Tensor:
+    centres = 4 * torch.randn(6, 12, generator=torch.Generator().manual_seed(9))
+    noise = torch.randn(num_samples, 12, generator=torch.Generator().manual_seed(seed))
+    return centres[torch.arange(num_samples) % 6] + noise
+
+
+def prints(num_samples: int = N) -> np.ndarray:
+    return np.arange(1_000, 1_000 + num_samples)
+
+
+def follow(
+    last: FollowedMap | None, features: Tensor, fingerprints: np.ndarray | None = None, **layout
+) -> FollowedMap:
+    fingerprints = prints(len(features)) if fingerprints is None else fingerprints
+    (cloud,) = clouds_of({"fc": features}, np.full(len(features), -1))
+    return followed(last, cloud, fingerprints, Layout(**layout))
+
+
+@pytest.fixture(scope="module")
+def first() -> FollowedMap:
+    return follow(None, clusters())
+
+
+# -- one map after another
+
+
+def test_the_k_th_of_equal_fingerprints_is_the_k_th_of_before():
+    before = np.array([5, 7, 5, 9])
+    assert matched(before, np.array([9, 5, 5, 5, 8])).tolist() == [3, 0, 2, -1, -1]
+
+
+def test_the_same_features_leave_the_map_where_it_is(first):
+    assert first.before is None
+    second = follow(first, clusters())
+    assert second.moved < 0.05
+    assert second.note == ""
+    assert np.array_equal(second.before, first.points)
+
+
+def test_a_network_that_has_turned_its_features_leaves_the_map_where_it_is(first):
+    generator = torch.Generator().manual_seed(1)
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=generator)).Q
+    assert follow(first, clusters() @ turn + 3).moved < 0.05
+
+
+def test_two_maps_from_scratch_would_lie_far_apart(first):
+    # The claims above are not such as any two maps would pass.
+    other = follow(None, clusters() + 0.3 * clusters(seed=3))
+    apart = np.median(np.linalg.norm(first.points - other.points, axis=1))
+    assert apart / spread(first.points) > 0.15
+
+
+def test_features_that_move_a_little_move_the_map_a_little(first):
+    assert 0 < follow(first, clusters() + 0.2 * clusters(seed=3)).moved < 0.15
+
+
+def test_samples_in_another_order_are_known_again(first):
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    assert follow(first, clusters()[order], prints()[order.numpy()]).moved < 0.05
+
+
+def test_new_samples_begin_among_their_neighbours_and_are_counted():
+    last = follow(None, clusters(), perplexity=10.0)
+    features = torch.cat([clusters(), clusters(30, seed=4)])
+    second = follow(last, features, perplexity=10.0)
+    assert second.note == "30 samples are new"
+    assert np.isnan(second.before[N:]).all()
+    assert np.isfinite(second.before[:N]).all()
+    assert second.moved < 0.15
+    assert trustworthiness(squared_distances(features), second.points) > 0.9
+
+
+def test_a_map_of_other_samples_begins_afresh_and_says_so(first):
+    second = follow(first, clusters(seed=5), prints() + 60)
+    assert second.note == "begun afresh: only 30 of 90 samples are those of the last map"
+    assert second.before is None
+    assert second.moved is None
+
+
+def test_principal_components_that_change_places_are_turned_back():
+    scale = torch.ones(12)
+    first_then_second, second_then_first = scale.clone(), scale.clone()
+    first_then_second[:2] = torch.tensor([9.0, 8.0])
+    second_then_first[:2] = torch.tensor([8.0, 9.0])
+    noise = torch.randn(N, 12, generator=torch.Generator().manual_seed(0))
+    last = follow(None, noise * first_then_second, method="pca")
+    assert follow(last, noise * second_then_first, method="pca").moved < 0.2
+    by_itself = follow(None, noise * second_then_first, method="pca")
+    apart = np.median(np.linalg.norm(last.points - by_itself.points, axis=1))
+    assert apart / spread(last.points) > 0.5
+
+
+def test_scikit_learn_lays_out_and_follows_as_well():
+    layout = {"backend": "sklearn", "perplexity": 10.0}
+    last = follow(None, clusters(60), **layout)
+    assert trustworthiness(squared_distances(clusters(60)), last.points) > 0.9
+    assert follow(last, clusters(60), **layout).moved < 0.1
+
+
+# -- what a snapshot gives
 
 
 def features(seed: int = 0, width: int = 6) -> Tensor:
-    return torch.randn(N, width, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(FEW, width, generator=torch.Generator().manual_seed(seed))
 
 
-def maps(method: str = "pca", *, projector: bool = False, perplexity: float = 30.0):
+def maps(method: str = "pca", *, perplexity: float = 30.0, projector: bool = False, **options):
     layout = Layout(method=method, perplexity=perplexity)
-    return EmbeddingMaps(layout, side="input of", projector=projector)
+    given = CheckedOptions(num_samples=FEW, **options)
+    return EmbeddingMaps(layout, given, side="input of", projector=projector)
 
 
 def seen(
-    followed: EmbeddingMaps,
+    kept: EmbeddingMaps,
     given: Tensor | None = None,
     step: int = 0,
     *,
-    labels: Tensor | None = None,
-    predictions: Tensor | None = None,
+    labels: np.ndarray | None = None,
+    predictions: np.ndarray | None = None,
     with_pixels: bool = True,
     num_units: int = 6,
-    class_names: list[str] | None = None,
     **known,
 ) -> Report:
     """Returns what the maps of one layer say of these features, on the host."""
-    labels = torch.arange(N) % 3 if labels is None else labels
-    pixels = torch.zeros(N, 1, 4, 4, dtype=torch.uint8)
+    given = features() if given is None else given
+    labels = np.arange(len(given)) % 3 if labels is None else labels
     samples = Samples(
-        fingerprints=torch.arange(N),
+        fingerprints=np.arange(len(given)),
         labels=labels,
-        predictions=predictions,
-        pixels=pixels if with_pixels else None,
-        ranges=torch.tensor([0.0, 1.0]).expand(N, 2) if with_pixels else None,
-        features={"fc": features() if given is None else given},
+        predictions=np.full(len(given), -1) if predictions is None else predictions,
+        pixels=torch.zeros(len(given), 1, 4, 4, dtype=torch.uint8) if with_pixels else None,
+        ranges=torch.tensor([0.0, 1.0]).expand(len(given), 2) if with_pixels else None,
+        features={"fc": given},
         num_units={"fc": num_units},
-        probed={},
-        probed_labels=labels,
     )
-    facts = Facts.of(samples)
-    look = Look(
-        snapshot=Snapshot(step=step, **known),
-        samples=samples,
-        facts=facts,
-        of_pixels=torch.tensor(0.5),
-        options=CheckedOptions(class_names=class_names),
-    )
-    items = tuple(followed.items(look, clouds_of(samples, facts)))
+    clouds = clouds_of(samples.features, labels)
+    items = tuple(kept.items(Snapshot(step=step, **known), samples, clouds, 0.5))
     (report,) = transfer([Report(step=step, items=items)])
     return report
 
@@ -68,22 +173,23 @@ def tags(report: Report) -> list[str]:
     return [item.tag for item in report.items]
 
 
+def caption(report: Report) -> tuple[str, ...]:
+    return tuple(line for line in report.of(Image)[0].draw.keywords["caption"] if line)
+
+
 def notes(report: Report) -> tuple[str, ...]:
-    return report.of(Image)[0].draw.keywords["facts"].notes
+    """Returns what the caption says after the title and two lines of numbers."""
+    return caption(report)[3:]
 
 
-def array(report: Report, name: str, tag: str = "embedding/map/fc") -> np.ndarray:
-    (item,) = [item for item in report.of(Image) if item.tag == tag]
+def array(report: Report, name: str, picture: str = "map") -> np.ndarray:
+    (item,) = [item for item in report.of(Image) if item.tag == f"embedding/{picture}/fc"]
     return item.arrays[name]
 
 
-# -- what a snapshot gives
-
-
 def test_the_first_map_has_no_way_that_its_samples_have_come():
-    followed = maps()
-    first, second = (seen(followed, step=step) for step in (0, 5))
-    moved = "displacement/fc"
+    kept = maps()
+    first, second = (seen(kept, step=step) for step in (0, 5))
     assert tags(first) == [
         "trustworthiness/fc",
         "embedding/map/fc",
@@ -91,52 +197,71 @@ def test_the_first_map_has_no_way_that_its_samples_have_come():
         "embedding/thumbnails/fc",
     ]
     assert "before" not in first.of(Image)[0].arrays
-    assert [s.value for s in second.of(Scalar) if s.tag == moved] == [0.0]
+    assert [s.value for s in second.of(Scalar) if s.tag == "displacement/fc"] == [0.0]
     assert np.array_equal(array(second, "before"), array(first, "points"))
 
 
-def test_the_strip_gains_a_frame_at_each_snapshot():
-    followed = maps()
-    reports = [seen(followed, features(seed), step) for step, seed in ((0, 0), (5, 1))]
-    strip = next(item for item in reports[1].of(Image) if "strip" in item.tag)
-    assert strip.draw.keywords["steps"] == [0, 5]
-    assert {"points_0", "labels_0", "points_1", "labels_1"} <= set(strip.arrays)
-    assert np.array_equal(strip.arrays["points_1"], array(reports[1], "points"))
+def test_the_strip_keeps_the_first_and_the_latest_of_its_frames_of_any_number_of_samples():
+    kept = maps()
+    reports = [seen(kept, features()[: FEW - step % 3], step) for step in range(12)]
+    strip = next(item for item in reports[-1].of(Image) if "strip" in item.tag)
+    steps = strip.draw.keywords["steps"]
+    assert (len(steps), steps[0], steps[-1]) == (8, 0, 11)
+    assert np.array_equal(strip.arrays["points"][0], array(reports[0], "points"))
+    assert np.array_equal(strip.arrays["points"][-1][:18], array(reports[-1], "points"))
+    assert np.isnan(strip.arrays["points"][-1][18:]).all()
+    assert (strip.arrays["labels"][-1][18:] == -1).all()
+    assert all(item.draw(**item.arrays).dtype == np.uint8 for item in reports[-1].of(Image))
+
+
+def test_a_map_that_begins_afresh_begins_a_strip():
+    kept = maps()
+    seen(kept)
+    kept._followed["fc"].fingerprints[:] += 1_000
+    report = seen(kept, step=5)
+    assert array(report, "points", "strip").shape[0] == 1
+    assert "begun afresh" in notes(report)[0]
 
 
 def test_features_without_extent_give_a_reason_and_leave_the_followed_map_alone():
-    followed = maps()
-    first = seen(followed)
-    without = seen(followed, torch.ones(N, 6), step=5)
-    after = seen(followed, step=10)
+    kept = maps()
+    first = seen(kept)
+    without = seen(kept, torch.ones(FEW, 6), step=5)
+    after = seen(kept, step=10)
     assert tags(without) == ["embedding/map/fc"]
-    assert without.of(Image)[0].draw.keywords["shape"].obstacle == "equal"
+    assert "no map: the features of all 20 samples are equal" in caption(without)
     assert np.array_equal(array(after, "before"), array(first, "points"))
 
 
-def test_numbers_of_the_caption_are_trust_agreements_and_the_way():
-    followed = maps()
-    report = (seen(followed), seen(followed, step=5))[1]
+def test_the_caption_names_trust_agreements_and_the_way():
+    kept = maps()
+    report = (seen(kept), seen(kept, step=5))[1]
     trust = next(s.value for s in report.of(Scalar) if s.tag.startswith("trust"))
-    numbers = array(report, "numbers")
-    assert numbers[[0, 2, 3]].tolist() == [trust, 0.5, 0.0]
-    assert 0 < numbers[1] < 1
+    title, first, second = caption(report)
+    assert title == "input of fc: principal components, 20 samples; epoch 0, step 5"
+    assert first == f"trustworthiness {trust:.3f}; moved by 0.00 of its spread (median)"
+    assert second.startswith("nearest of the same class: ")
+    assert second.endswith("(in pixels 50 %)")
+
+
+@pytest.mark.parametrize(("num_twins", "said"), [(2, False), (3, True)])
+def test_trustworthiness_is_no_quality_where_many_features_are_identical(num_twins, said):
+    given = features()
+    given[1 : 1 + num_twins] = given[0]
+    assert (" of what is left" in caption(seen(maps(), given))[1]) is said
 
 
 def test_a_wrong_sample_is_marked_only_where_there_are_predictions():
-    labels = torch.arange(N) % 3
-    report = seen(maps(), predictions=(torch.arange(N) + (torch.arange(N) < 2)) % 3)
-    assert np.flatnonzero(array(report, "wrong")).tolist() == [0, 1]
-    assert report.of(Image)[0].draw.keywords["has_predictions"]
-    without = seen(maps(), labels=labels)
-    assert not without.of(Image)[0].draw.keywords["has_predictions"]
+    predictions = (np.arange(FEW) + (np.arange(FEW) < 2)) % 3
+    assert np.flatnonzero(array(seen(maps(), predictions=predictions), "wrong")).tolist() == [0, 1]
+    assert "wrong" not in seen(maps()).of(Image)[0].arrays
 
 
 # -- thumbnails
 
 
-def shown_at(followed: EmbeddingMaps, steps: list[int], **known) -> list[int]:
-    reports = {step: seen(followed, step=step, planned_steps=100, **known) for step in steps}
+def shown_at(kept: EmbeddingMaps, steps: list[int], **known) -> list[int]:
+    reports = {step: seen(kept, step=step, planned_steps=100, **known) for step in steps}
     return [step for step, report in reports.items() if "embedding/thumbnails/fc" in tags(report)]
 
 
@@ -145,10 +270,10 @@ def test_thumbnails_come_at_each_doubling_and_at_the_planned_end():
 
 
 def test_an_evaluation_beside_the_training_shows_its_samples_and_delays_nothing():
-    followed = maps()
-    assert shown_at(followed, [0]) == [0]
-    assert shown_at(followed, [10, 25], stage="validate") == [10, 25]
-    assert shown_at(followed, [30]) == [30]  # due since step 20
+    kept = maps()
+    assert shown_at(kept, [0]) == [0]
+    assert shown_at(kept, [10, 25], stage="validate") == [10, 25]
+    assert shown_at(kept, [30]) == [30]  # due since step 20
 
 
 def test_inputs_without_pixels_have_no_thumbnails():
@@ -159,16 +284,14 @@ def test_inputs_without_pixels_have_no_thumbnails():
 
 
 def test_the_projector_names_classes_predictions_and_what_is_not_known():
-    labels, predictions = torch.arange(N) % 3, torch.arange(N) % 3
+    labels, predictions = np.arange(FEW) % 3, np.arange(FEW) % 3
     labels[0], predictions[1], predictions[2] = -1, 0, -1
-    report = seen(
-        maps(projector=True), labels=labels, predictions=predictions, class_names=["cat", "dog"]
-    )
-    (written,) = report.of(Embedding)
+    kept = maps(projector=True, class_names=["cat", "dog"])
+    (written,) = seen(kept, labels=labels, predictions=predictions).of(Embedding)
     assert written.tag == "embedding/projector/fc"
     assert written.metadata[:6] == ("not known", "dog, predicted cat", "2", "cat", "dog", "2")
-    assert written.features.shape == (N, 6)
-    assert written.thumbnails.shape == (N, 3, 4, 4)
+    assert written.features.shape == (FEW, 6)
+    assert written.thumbnails.shape == (FEW, 3, 4, 4)
 
 
 # -- what is out of the ordinary
@@ -178,16 +301,14 @@ def test_samples_that_are_left_out_and_twins_are_counted():
     given = features()
     given[3] = float("nan")
     given[5] = given[4]
-    report = seen(maps(), given)
-    assert report.of(Image)[0].draw.keywords["facts"].num_twins == 1
-    assert notes(report) == (
+    assert notes(seen(maps(), given)) == (
         "left out: 1 of 20 samples, features not finite",
         "1 of 19 samples have the features of another one: the network does not tell them apart",
     )
 
 
 def test_features_on_one_line_are_said_to_be():
-    line = torch.arange(N)[:, None].float() * torch.ones(6)
+    line = torch.arange(FEW)[:, None].float() * torch.ones(6)
     assert notes(seen(maps(), line)) == ("all features lie on one line",)
 
 
@@ -205,22 +326,24 @@ def test_features_of_a_wide_layer_are_said_to_be_random_sums():
     assert notes(seen(maps(), wide, num_units=2_048)) == ()
 
 
-def test_no_class_and_one_class_are_told_apart():
-    assert notes(seen(maps(), labels=torch.full((N,), -1))) == ("no classes are known",)
-    assert notes(seen(maps(), labels=torch.full((N,), 2))) == ("all samples are of one class",)
+@pytest.mark.parametrize(
+    ("label", "said"), [(-1, "no classes are known"), (2, "all samples are of one class")]
+)
+def test_no_class_and_one_class_are_told_apart(label, said):
+    assert caption(seen(maps(), labels=np.full(FEW, label)))[2:] == (said,)
 
 
 # -- the restart
 
 
 def test_its_state_is_plain_and_goes_on_where_it_was():
-    followed, other = maps(), maps()
-    seen(followed, features(0), 0, planned_steps=100)
-    seen(followed, features(1), 25, planned_steps=100)
-    require_plain(followed.state(), "state")
-    other.restore(followed.state())
+    kept, other = maps(), maps()
+    seen(kept, features(0), 0, planned_steps=100)
+    seen(kept, features(1), 25, planned_steps=100)
+    require_plain(kept.state_dict(), "state")
+    other.load_state_dict(kept.state_dict())
     for step in (30, 45):
-        one, two = (seen(each, features(2), step, planned_steps=100) for each in (followed, other))
+        one, two = (seen(each, features(2), step, planned_steps=100) for each in (kept, other))
         assert tags(one) == tags(two)
-        assert np.array_equal(array(one, "points"), array(two, "points"))
-        assert np.array_equal(array(one, "before"), array(two, "before"))
+        for name, picture in (("points", "map"), ("before", "map"), ("points", "strip")):
+            assert np.array_equal(array(one, name, picture), array(two, name, picture))

@@ -186,7 +186,7 @@ def _thumbnail(image: Rgb, kind: int, colour: NDArray[np.uint8]) -> Rgb:
     if shares_its_colour(kind):
         tile[-_CORNER:, -_CORNER:] = WHITE
         centre = _CELL - _CORNER / 2 - 0.5
-        tile = marked(tile, [(kind, centre, centre, 0.45 * _CORNER)])
+        tile = marked(tile, [(kind, centre, centre, 0.4 * _CORNER)])
     return tile
 
 
