@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 Method = Literal["tsne", "pca"]
 Backend = Literal["torch", "sklearn"]
-Caption = tuple[str, ...]
 
 # With fewer of the samples known, their places say nothing of where the others belong.
 _MIN_KNOWN_SHARE = 0.5
@@ -79,13 +78,8 @@ class Layout:
 class FollowedMap:
     """A map, and how it came from the one before.
 
-    Attributes:
-        points: (samples, 2), in the place and turn of the last map.
-        fingerprints: (samples,), to know the samples again by.
-        before: (samples, 2), where they lay on the last map, NaN for samples that are new; None
-            for a map that begins afresh.
-        moved: Median over the known samples, in units of the map's spread; or None.
-        note: What must be said of it, or "".
+    ``before`` (samples, 2) is where its samples lay on the last map, NaN for those that are new;
+    ``moved`` is their displacement since then. Both are None for a map that begins afresh.
     """
 
     points: Points
@@ -208,9 +202,8 @@ class EmbeddingMaps:
             if made.moved is not None:
                 yield Scalar(tag=tag("displacement", cloud.layer), value=made.moved)
             caption = (title, *_figures(cloud, trust, made.moved, of_pixels), made.note, *notes)
-            yield from self._pictures(cloud.layer, made, own, caption, with_strip=is_training)
-            if shows_samples:
-                yield from self._of_samples(cloud, made, own, caption)
+            pictures = partial(self._pictures, has_strip=is_training, shows_samples=shows_samples)
+            yield from pictures(cloud, made, own, caption)
         if shows_samples and is_training:
             facts = RunFacts(planned_steps=snapshot.planned_steps)
             following = _THUMBNAILS.next_due(step, facts)
@@ -247,47 +240,50 @@ class EmbeddingMaps:
         self._strips[layer].add(step, **{name: _padded(rows, room) for name, rows in frame.items()})
 
     def _pictures(
-        self, layer: str, made: FollowedMap, own: Samples, caption: Caption, *, with_strip: bool
+        self,
+        cloud: Cloud,
+        made: FollowedMap,
+        own: Samples,
+        caption: tuple[str, ...],
+        *,
+        has_strip: bool,
+        shows_samples: bool,
     ) -> Iterator[Item]:
-        """Yields the map and the film strip."""
-        arrays: dict[str, Values] = {"points": made.points, **own.marks}
+        """Yields the map, its film strip, the samples themselves, and the projector's data."""
+        names = self._options.class_names or ()
+        words: dict[str, Any] = {"caption": caption, "class_names": names}
+        statistics: dict[str, Any] = {"mean": self._options.mean, "std": self._options.std}
+        points: dict[str, Values] = {"points": made.points, **own.marks}
+        arrays = dict(points)
         if (own.predictions >= 0).any():
             arrays["wrong"] = own.is_wrong
         if made.before is not None:
             arrays["before"] = made.before
-        names = self._options.class_names or ()
-        draw = partial(draw_map, caption=caption, class_names=names)
-        yield Image(tag=tag("embedding/map", layer), draw=draw, arrays=arrays)
-        if with_strip:
-            strip = self._strips[layer]
-            draw = partial(draw_strip, steps=tuple(strip.steps), caption=caption, class_names=names)
-            yield Image(tag=tag("embedding/strip", layer), draw=draw, arrays=strip.stacked())
-
-    def _of_samples(
-        self, cloud: Cloud, made: FollowedMap, own: Samples, caption: Caption
-    ) -> Iterator[Item]:
-        """Yields the samples themselves on the map, and what the projector shows of them."""
-        mean, std, names = self._options.mean, self._options.std, self._options.class_names or ()
-        kept: dict[str, Tensor] = {}
-        # Rows of numbers are no pictures.
-        if own.pixels is not None and own.ranges is not None and min(own.pixels.shape[2:]) > 1:
-            kept = {"pixels": own.pixels, "ranges": own.ranges}
-            draw = partial(draw_thumbnails, caption=caption, class_names=names, mean=mean, std=std)
-            arrays: dict[str, Values] = {"points": made.points, **own.marks, **kept}
-            yield Image(tag=tag("embedding/thumbnails", cloud.layer), draw=draw, arrays=arrays)
-        if not self._projector:
+        draw = partial(draw_map, **words)
+        yield Image(tag=tag("embedding/map", cloud.layer), draw=draw, arrays=arrays)
+        if has_strip:
+            strip = self._strips[cloud.layer]
+            draw = partial(draw_strip, steps=tuple(strip.steps), **words)
+            yield Image(tag=tag("embedding/strip", cloud.layer), draw=draw, arrays=strip.stacked())
+        if not shows_samples:
             return
         thumbnails = None
-        if kept:
-            host = {name: value.cpu().numpy() for name, value in kept.items()}
-            shown = shown_inputs(**host, mean=mean, std=std).images
-            thumbnails = (shown / 255).astype(np.float32).transpose(0, 3, 1, 2)
-        yield Embedding(
-            tag=tag("embedding/projector", cloud.layer),
-            features=cloud.features,
-            metadata=tuple(_described(own, place, names) for place in range(len(own.labels))),
-            thumbnails=thumbnails,
-        )
+        # Rows of numbers are no pictures.
+        if own.pixels is not None and own.ranges is not None and min(own.pixels.shape[2:]) > 1:
+            arrays = {**points, "pixels": own.pixels, "ranges": own.ranges}
+            draw = partial(draw_thumbnails, **words, **statistics)
+            yield Image(tag=tag("embedding/thumbnails", cloud.layer), draw=draw, arrays=arrays)
+            if self._projector:
+                host = own.pixels.cpu().numpy(), own.ranges.cpu().numpy()
+                shown = shown_inputs(*host, **statistics).images
+                thumbnails = (shown / 255).astype(np.float32).transpose(0, 3, 1, 2)
+        if self._projector:
+            yield Embedding(
+                tag=tag("embedding/projector", cloud.layer),
+                features=cloud.features,
+                metadata=tuple(_described(own, place, names) for place in range(len(own.labels))),
+                thumbnails=thumbnails,
+            )
 
     def _remarks(self, samples: Samples, cloud: Cloud) -> Iterator[str]:
         """Yields what is out of the ordinary."""

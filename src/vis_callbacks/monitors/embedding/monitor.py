@@ -61,14 +61,14 @@ class EmbeddingMonitor(Monitor):
     classifier, and in which likeness is one of meaning rather than of pixels. The map shows
     them; numbers beside it test both statements, and say how far the map itself can be trusted.
 
-    The features are what goes into the last linear layer: they are collected as validation
+    The features are what goes into the last linear layer. They are collected as validation
     batches pass by, without an extra forward pass (but for models whose fused encoder must be
-    left alone). The next map begins where the last one ended and is turned to lie on it, so
-    that what moves on it has moved in the network. Where there is no validation at all, the
-    first training batch is kept and looked at by an extra pass.
+    left alone). The next map begins where the last one ended and is turned to lie on it, so that
+    what moves on it has moved in the network. Without validation the first training batch is
+    kept and looked at by an extra pass.
 
-    What a map cannot tell: distances between clusters, their sizes and densities; and a map by
-    itself is no evidence of anything, so no alert rests on it.
+    A map does not tell distances between clusters, their sizes and their densities. It is no
+    evidence by itself, so no alert rests on it.
 
     Args:
         layers: Names of layers, or globs, whose outputs are mapped instead, 4 at most. Maps of
@@ -145,6 +145,7 @@ class EmbeddingMonitor(Monitor):
                 f"num_samples={self.options.num_samples:,} is too many for all pairs at once. "
                 f'Use at most {MAX_POINTS:,}, or backend="sklearn".'
             )
+        self._max_probed = _NUM_PROBED if probe_layers is None else _MAX_PROBED
         self._module_names: tuple[str, ...] = ()
         self._asked: tuple[Probe, ...] = ()
         self._reads_references = False
@@ -199,16 +200,10 @@ class EmbeddingMonitor(Monitor):
 
     # -- what is looked at
 
-    @property
-    def _max_probed(self) -> int:
-        return _NUM_PROBED if self.probe_layers is None else _MAX_PROBED
-
     def _probes(self, linear: Sequence[str]) -> tuple[Probe, ...]:
+        maps_last, max_probed = self.layers is None, self._max_probed
         collector = SampleCollector(
-            self.options.num_samples,
-            linear,
-            maps_last=self.layers is None,
-            max_probed=self._max_probed,
+            self.options.num_samples, linear, maps_last=maps_last, max_probed=max_probed
         )
         every = partial(Probe, merge=MERGE, occasion="evaluation")
         # A model may have linear layers that an evaluation passes by.
@@ -244,11 +239,8 @@ class EmbeddingMonitor(Monitor):
         if self.layers is None:
             (name, features), *_ = samples.features.items()
             own = own_name(name, self._module_names)
-            return replace(
-                samples,
-                features={own: features},
-                num_units={own: samples.num_units.get(name, 0)},
-            )
+            num_units = {own: samples.num_units.get(name, 0)}
+            return replace(samples, features={own: features}, num_units=num_units)
         if len(samples.features) > _MAX_MAPS:
             raise ValueError(
                 f"layers={self.layers!r} names {len(samples.features)} layers, and each takes a "

@@ -74,13 +74,8 @@ def draw_strip(
 ) -> Rgb:
     """Draws the maps of several steps side by side, all on one scale and in one place.
 
-    Args:
-        points: (steps, samples, 2), oldest first; not finite: there is no sample.
-        labels: (steps, samples) class numbers.
-        targets: (steps, samples) of a regression.
-        steps: One for each map.
-        caption: Of the latest map.
-        class_names: For the legend.
+    ``points`` are (steps, samples, 2), oldest first; where they are not finite there is no
+    sample. ``labels``, or ``targets`` of a regression, are (steps, samples).
     """
     side = (MAX_WIDTH + _GAP) // len(steps) - _GAP
     side = max(_LEAST_FRAME, min(side, MAX_FRAME_WIDTH))
@@ -220,15 +215,8 @@ def draw_probes(
 ) -> Rgb:
     """Draws what linear probes reach at each depth, now and before.
 
-    Args:
-        accuracies: (steps, layers), oldest first, drawn lightest; NaN leaves a gap.
-        layers: Their names in the order of the forward pass; listed below the plot.
-        steps: One for each row.
-        num_samples: That the probes are fitted to and judged by.
-        num_classes: Among these.
-        epoch: Of the latest row.
-        chance: Accuracy of guessing.
-        network: Accuracy of the network itself; NaN: not known.
+    ``accuracies`` are (steps, layers), oldest first; NaN leaves a gap. ``chance`` is the accuracy
+    of guessing, ``network`` that of the network itself, NaN where it is not known.
     """
     best = int(np.nanargmax(accuracies[-1])) if np.isfinite(accuracies[-1]).any() else 0
     caption = [

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vis_callbacks.monitors.embedding.pictures import draw_probes
 from vis_callbacks.monitors.embedding.samples import MAX_PROBE_FEATURES
@@ -41,20 +40,13 @@ def probe_accuracy(features: NDArray[np.float32], labels: NDArray[np.int64]) -> 
 
     Each fifth of the samples, with as much of each class as of the others, is judged by the
     probe fitted to the other four. Of four strengths of the penalty the one with the least loss
-    on samples left out counts. Features are standardised.
-
-    A fit of squared errors to one column a class (`RidgeClassifierCV`) would be no cheaper, and
-    it masks classes that lie between others: of three in a row on one feature it never names
-    the middle one.
+    on samples left out counts. `RidgeClassifierCV` would be no cheaper, and it masks classes
+    that lie between others: of three in a row on one feature it never names the middle one
+    (Hastie, Tibshirani and Friedman 2009, "The elements of statistical learning", section 4.2).
 
     Args:
         features: (samples, dimensions).
         labels: (samples,), of two classes or more with two samples at least.
-
-    References:
-        Alain and Bengio 2016, "Understanding intermediate layers using linear classifier
-        probes"; Hastie, Tibshirani and Friedman 2009, "The elements of statistical learning",
-        section 4.2, for the masking.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -121,7 +113,13 @@ class ProbeCurves:
         for layer, accuracy in zip(layers, accuracies, strict=True):
             if self._writes_all or layer == layers[-1]:
                 yield Scalar(tag=tag("probe_accuracy", layer), value=accuracy)
-        curves = self._with(snapshot, layers, torch.tensor(accuracies))
+        curves = FilmStrip()  # of an evaluation outside of a training
+        if snapshot.stage == "fit":
+            curves = self._curves
+            if layers != self._layers:
+                self._layers = layers
+                curves.clear()
+        curves.add(snapshot.step, accuracies=torch.tensor(accuracies))
         if snapshot.wants_pictures:
             units = {info.name: info.num_units for info in snapshot.trace}
             draw = partial(
@@ -145,15 +143,6 @@ class ProbeCurves:
         self._layers = [str(layer) for layer in state["layers"]]
         self._curves.load_state_dict(state["curves"])
 
-    def _with(self, snapshot: Snapshot, layers: list[str], accuracies: Tensor) -> FilmStrip:
-        """Returns the curves of the past and this one; outside of a training this one alone."""
-        curves = self._curves if snapshot.stage == "fit" else FilmStrip()
-        if curves is self._curves and layers != self._layers:
-            self._layers = layers
-            curves.clear()
-        curves.add(snapshot.step, accuracies=accuracies)
-        return curves
-
 
 def _own_accuracy(samples: Samples) -> float:
     """Returns how many of the probed samples the network itself gets right; NaN: not known."""
@@ -167,6 +156,5 @@ def _own_accuracy(samples: Samples) -> float:
 def _described(layer: str, num_units: int | None) -> str:
     if num_units is None:
         return layer
-    if num_units > MAX_PROBE_FEATURES:
-        return f"{layer} ({MAX_PROBE_FEATURES} random sums of {num_units:,} units)"
-    return f"{layer} ({num_units:,} units)"
+    sums = f"{MAX_PROBE_FEATURES} random sums of " if num_units > MAX_PROBE_FEATURES else ""
+    return f"{layer} ({sums}{num_units:,} units)"

@@ -76,11 +76,8 @@ class SampleCollector:
     layers that the model registers last, among which the last one nearly always is, and of as
     many nonlinearities as 8 MB hold. What is missed is missing in the first map alone.
 
-    Args:
-        num_samples: How many samples of an evaluation are collected, over all ranks.
-        linear_names: Names of the linear layers, in the order in which the model has them.
-        maps_last: Whether the last linear layer is mapped, or all layers that are read.
-        max_probed: How many nonlinearities are probed.
+    ``linear_names`` are in the order in which the model has the layers. With ``maps_last`` the
+    last of them is mapped, else all layers that are read.
     """
 
     def __init__(
@@ -267,10 +264,8 @@ class Samples:
 def samples_of(values: Mapping[str, Values], *, maps_last: bool, max_probed: int) -> Samples | None:
     """Returns the samples of an evaluation; None where nothing was collected.
 
-    Args:
-        values: Of the probes "features", "predictions" and "probes".
-        maps_last: Whether only the last layer of "features" is mapped.
-        max_probed: How many layers of "probes" are kept.
+    ``values`` are those of the probes "features", "predictions" and "probes". With ``maps_last``
+    only the last layer of "features" is mapped.
     """
     carriers = [n for of_probe in values.values() for n in of_probe.values() if FACTS[0] in n]
     if not carriers:
@@ -312,16 +307,13 @@ def samples_of(values: Mapping[str, Values], *, maps_last: bool, max_probed: int
 def classes_or_values(
     labels: NDArray[np.int64], targets: NDArray[np.float32], num_outputs: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-    """Returns labels as classes (-1: none), and as values of a regression or None.
-
-    Floating labels that are all 0 or 1 name two classes, as `BCEWithLogitsLoss` wants them.
-    Whole numbers are values if a single output has to meet many different ones, such as ages.
-    """
+    """Returns labels as classes (-1: none), and as values of a regression or None."""
     is_known = np.isfinite(targets)
     if is_known.any():
-        if np.isin(targets[is_known], (0, 1)).all():
+        if np.isin(targets[is_known], (0, 1)).all():  # two classes, for `BCEWithLogitsLoss`
             return np.where(is_known, targets, -1).astype(np.int64), None
         return np.full_like(labels, -1), targets
+    # A single output that has to meet many different whole numbers, such as ages.
     if num_outputs == 1 and len(np.unique(labels)) > _MANY_CLASSES:
         return np.full_like(labels, -1), np.where(labels >= 0, labels, np.nan).astype(np.float32)
     return labels, None
@@ -383,10 +375,11 @@ def values_of_references(
 
 
 def _names_for(probe: Probe, snapshot: Snapshot, module_names: Sequence[str]) -> list[str]:
+    met = [info for info in snapshot.trace if info.kind in _KINDS]
     if probe.layers is None:
-        return [i.name for i in snapshot.trace if i.kind in _KINDS and not i.is_gate]
-    met = [info.name for info in snapshot.trace if info.kind in _KINDS]
-    return [name for name in dict.fromkeys([*met, *module_names]) if matches(name, probe.layers)]
+        return [info.name for info in met if not info.is_gate]
+    names = dict.fromkeys([*(info.name for info in met), *module_names])
+    return [name for name in names if matches(name, probe.layers)]
 
 
 def _as_activation(name: str, values: Tensor) -> Activation:

@@ -26,6 +26,7 @@ class Cloud:
     """One layer's finite features, and what must be known before any solver looks at them.
 
     Attributes:
+        layer: Its name.
         places: (points,) which of the samples these are.
         features: (points, dimensions).
         distances: (points, points), squared.
