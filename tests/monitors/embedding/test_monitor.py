@@ -68,6 +68,10 @@ def pictures(report: Report) -> dict[str, np.ndarray]:
     return {item.tag: item.draw(**item.arrays) for item in report.of(Image)}
 
 
+def shown(report: Report) -> list[str]:
+    return [item.tag for item in report.of(Image)]
+
+
 def words(report: Report, tag: str) -> str:
     """Returns what a map's caption says."""
     (item,) = [item for item in report.of(Image) if item.tag == tag]
@@ -185,7 +189,7 @@ def test_layers_are_mapped_by_name_and_averaged_over_positions():
     samples = collected(seen)
     assert list(samples.features) == ["conv", "Net/relu", "Net/relu-1"]
     torch.testing.assert_close(samples.features["conv"], seen.model.conv(images()).mean((2, 3)))
-    assert {"embedding/map/conv", "embedding/map/Net/relu-1"} <= set(pictures(report))
+    assert {"embedding/map/conv", "embedding/map/Net/relu-1"} <= set(shown(report))
 
 
 class Patches(nn.Module):
@@ -231,7 +235,7 @@ def test_a_model_with_a_fused_encoder_is_read_by_extra_passes():
 
     seen = watched(Encoder())
     report = seen.look(batches(images()))
-    assert "embedding/map/head" in pictures(report)
+    assert "embedding/map/head" in shown(report)
     assert not seen.monitor.guard.counts  # of layers that are never called
 
 
@@ -304,8 +308,8 @@ def test_another_stage_leaves_the_map_of_the_training_alone():
     report = seen.look(batches(images(seed=1)), step=20, stage="test")
     after = seen.monitor.state()["maps"]["followed"]["head"]["points"]
     assert torch.equal(before, after)
-    assert "embedding/thumbnails/head" in pictures(report)
-    assert "embedding/strip/head" not in pictures(report)
+    assert "embedding/thumbnails/head" in shown(report)
+    assert "embedding/strip/head" not in shown(report)
 
 
 @torch.no_grad()
@@ -316,7 +320,7 @@ def test_thumbnails_become_rarer_and_the_last_planned_step_has_them():
         step
         for step in steps
         if "embedding/thumbnails/head"
-        in pictures(seen.look(batches(images()), step=step, planned_steps=100))
+        in shown(seen.look(batches(images()), step=step, planned_steps=100))
     ]
     assert with_thumbnails == [0, 25, 45, 99]
 
@@ -365,12 +369,12 @@ def test_the_map_of_a_regression_is_coloured_by_its_targets():
     seen = watched(Net(1))
     for step in (10, 20):
         report = seen.look(batches(images(), labels=targets), step=step)
-    shown = {item.tag: item for item in report.of(Image)}
-    assert list(shown) == [f"embedding/{name}/head" for name in ("map", "strip", "thumbnails")]
-    strip = shown.pop("embedding/strip/head").arrays
-    for values in (strip["targets"][0, :N], *(i.arrays["targets"] for i in shown.values())):
+    found = {item.tag: item for item in report.of(Image)}
+    assert list(found) == [f"embedding/{name}/head" for name in ("map", "strip", "thumbnails")]
+    strip = found.pop("embedding/strip/head").arrays
+    for values in (strip["targets"][0, :N], *(i.arrays["targets"] for i in found.values())):
         np.testing.assert_allclose(values, targets)
-    assert "wrong" not in shown["embedding/map/head"].arrays
+    assert "wrong" not in found["embedding/map/head"].arrays
     assert {tag.split("/")[0] for tag in scalars(report)} == {
         "trustworthiness", "effective_rank", "displacement"
     }  # fmt: skip
@@ -410,7 +414,7 @@ def test_experts_that_see_some_of_the_samples_are_no_candidates():
     seen = watched(Experts(), probe_layers=None)
     for step in (10, 20):
         report = seen.look(batches(images()), step=step)
-        assert {"embedding/map/head", "embedding/probes"} <= set(pictures(report))
+        assert {"embedding/map/head", "embedding/probes"} <= set(shown(report))
         assert not any("expert" in name for name in collected(seen).probed)
         assert len(collected(seen).probed) == 4  # as without experts, and the sum's
     assert not seen.monitor.guard.counts
@@ -549,7 +553,7 @@ def test_inputs_that_are_no_images_are_mapped_all_the_same(inputs):
             return self.head(x if x.dim() == 2 else x.mean(1))
 
     report = watched(Words()).look(batches(inputs))
-    assert "embedding/map/head" in pictures(report)
+    assert "embedding/map/head" in shown(report)
     assert ("class_agreement/pixels" in scalars(report)) is inputs.is_floating_point()
 
 
@@ -576,7 +580,7 @@ def test_without_an_evaluation_the_references_are_looked_at():
     seen.monitor._reads_references = True
     report = seen.look([], references=references, read_layers=read)
     assert scalars(report) == pytest.approx(scalars(expected), rel=1e-5)
-    assert list(pictures(report)) == list(pictures(expected))
+    assert shown(report) == shown(expected)
 
 
 # -- state and options
@@ -604,7 +608,7 @@ def test_the_state_goes_on_where_it_was():
     second.collect(batches(images()))
     one, two = (w.look(batches(images()), step=20) for w in (first, second))
     assert scalars(one) == pytest.approx(scalars(two))
-    assert list(pictures(one)) == list(pictures(two))
+    assert shown(one) == shown(two)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_one_step_goes_down_the_gradient_of_the_divergence(monkeypatch):
 
 
 def test_the_divergence_is_no_larger_than_that_of_scikit_learn_and_open_tsne():
-    features = digits(150)
+    features = digits(90)
     distances = squared_distances(features)
     ours = tsne(distances, as_start(principal_components(features)), perplexity=20.0)
     theirs = [
@@ -97,7 +97,7 @@ def tight_clusters() -> Tensor:
 
 
 @pytest.mark.parametrize("make", [lambda: gaussian(300, 512), heavy_tails, tight_clusters])
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_perplexities_are_found_in_any_cloud_on_any_scale(make, scale):
     conditional = conditional_probabilities(squared_distances(scale * make()), 20.0)
     assert (entropies(conditional).exp() / 20 - 1).abs().max() < 1e-5
