@@ -292,15 +292,6 @@ def test_a_shuffled_evaluation_is_matched_sample_by_sample():
 
 
 @torch.no_grad()
-def test_other_samples_begin_a_map_afresh_and_the_caption_says_so():
-    seen = watched()
-    seen.look(batches(images()), step=10)
-    report = seen.look(batches(images(seed=1)), step=20)
-    assert "displacement/head" not in scalars(report)
-    assert "begun afresh: only 0 of 48 samples" in words(report, "embedding/map/head")
-
-
-@torch.no_grad()
 def test_another_stage_leaves_the_map_of_the_training_alone():
     seen = watched()
     seen.look(batches(images()), step=10)
@@ -310,19 +301,6 @@ def test_another_stage_leaves_the_map_of_the_training_alone():
     assert torch.equal(before, after)
     assert "embedding/thumbnails/head" in shown(report)
     assert "embedding/strip/head" not in shown(report)
-
-
-@torch.no_grad()
-def test_thumbnails_become_rarer_and_the_last_planned_step_has_them():
-    seen = watched()
-    steps = [0, 19, 25, 39, 45, 59, 99]
-    with_thumbnails = [
-        step
-        for step in steps
-        if "embedding/thumbnails/head"
-        in shown(seen.look(batches(images()), step=step, planned_steps=100))
-    ]
-    assert with_thumbnails == [0, 25, 45, 99]
 
 
 @torch.no_grad()
@@ -508,12 +486,6 @@ def test_fewer_than_four_samples_have_no_map(num_samples):
 
 
 @torch.no_grad()
-def test_a_perplexity_beyond_the_samples_is_lowered_and_said():
-    report = watched(method="tsne", perplexity=30.0).look(batches(images(40)))
-    assert "perplexity 13 instead of 30: few samples" in words(report, "embedding/map/head")
-
-
-@torch.no_grad()
 def test_one_class_is_said_and_nothing_is_made_of_it():
     labels = torch.zeros(N, dtype=torch.int64)
     report = watched(probe_layers=None).look(batches(images(), labels=labels))
@@ -527,13 +499,6 @@ def test_labels_that_name_no_class_are_none(labels):
     report = watched().look(batches(images(), labels=labels))
     assert "no classes are known" in words(report, "embedding/map/head")
     assert pictures(report)
-
-
-@torch.no_grad()
-def test_duplicates_are_counted():
-    report = watched().look(batches(images(24).repeat(2, 1, 1, 1)))
-    said = words(report, "embedding/map/head")
-    assert "24 of 48 samples have the features of another one" in said
 
 
 @torch.no_grad()
