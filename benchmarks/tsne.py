@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from skimage.data import lfw_subset
 from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.manifold import TSNE
+from sklearn.manifold import TSNE, trustworthiness
+from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from benchmarks.ratio import Ratio, paired_ratio
-from vis_callbacks.analysis.embedding import principal_components
-from vis_callbacks.analysis.neighbours import neighbour_recall, squared_distances, trustworthiness
-from vis_callbacks.analysis.tsne import WARM, as_start, tsne
+from vis_callbacks.monitors.embedding.science import principal_components, squared_distances
+from vis_callbacks.monitors.embedding.tsne import WARM, as_start, tsne
 
 Points = NDArray[np.float32]
 Solver = Callable[[Points, Points | None], Points]  # features, the last map or None
@@ -133,9 +132,8 @@ def speed_lines(num_points: int, num_pairs: int) -> Iterator[Line]:
 
 def quality_lines(name: str, features: Points) -> Iterator[Line]:
     """Yields trustworthiness and recall of all three; ours may not be below both others."""
-    distances = squared_distances(torch.from_numpy(features))
     found = {
-        label: _quality(distances, torch.from_numpy(solve(features, None)))
+        label: _quality(features, solve(features, None))
         for label, solve in {"ours": ours, **PEERS}.items()
     }
     measures = (("trustworthiness", SLACK_OF_TRUST), ("10-NN recall", SLACK_OF_RECALL))
@@ -147,8 +145,12 @@ def quality_lines(name: str, features: Points) -> Iterator[Line]:
         yield Line(f"  {measure}, {name}", shown, f">= {least:.3f}", kept)
 
 
-def _quality(distances: Tensor, points: Tensor) -> tuple[float, float]:
-    return float(trustworthiness(distances, points)), float(neighbour_recall(distances, points))
+def _quality(features: Points, points: Points) -> tuple[float, float]:
+    """Returns trustworthiness, and the share of 10 neighbours that are so on the map as well."""
+    nearest, on_map = (
+        NearestNeighbors(n_neighbors=10).fit(x).kneighbors_graph() for x in (features, points)
+    )
+    return trustworthiness(features, points), nearest.multiply(on_map).sum() / nearest.nnz
 
 
 def _ratio_line(what: str, ratio: Ratio, least: float | None) -> Line:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         ActivationMaximizationMonitor as ActivationMaximizationMonitor,
     )
     from vis_callbacks.callbacks.defaults import default_monitors as default_monitors
-    from vis_callbacks.callbacks.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
     from vis_callbacks.callbacks.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
     from vis_callbacks.layer_table import summary as summary
     from vis_callbacks.monitors.activations import ActivationMonitor as ActivationMonitor
+    from vis_callbacks.monitors.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.monitors.saliency import SaliencyMonitor as SaliencyMonitor
     from vis_callbacks.report import Image as Image
@@ -45,8 +45,8 @@ _HOME = {
     "Alert": "alerts.alert",
     "AlertRaisedError": "callbacks.reactions",
     "Batch": "engine.probe",
-    "EmbeddingMonitor": "callbacks.embedding",
     "FilterMonitor": "monitors.filters",
+    "EmbeddingMonitor": "monitors.embedding",
     "Finding": "alerts.alert",
     "History": "alerts.history",
     "Image": "report",

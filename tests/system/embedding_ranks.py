@@ -77,8 +77,8 @@ def _followed(monitor: EmbeddingMonitor) -> dict[str, Any]:
     return {
         "fingerprints": kept["fingerprints"].tolist(),
         "points": digest(kept["points"]),
-        "labels": kept["frames"][-1][2].tolist(),
-        "num_frames": len(kept["frames"]),
+        "labels": kept["strip"]["frames"][-1]["labels"].tolist(),
+        "num_frames": len(kept["strip"]["steps"]),
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from tests.callbacks.evaluated import Evaluated
+from tests.monitors.embedding.evaluated import Evaluated
 from tests.system.constant_features import WAYS
 from torch import Tensor
 

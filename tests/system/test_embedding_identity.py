@@ -93,7 +93,7 @@ def test_collecting_an_evaluation_leaves_no_trace(scenario: Scenario, tmp_path: 
     assert monitor.guard.counts == {}
     followed = monitor.state()["maps"]["followed"]["network.head"]
     assert len(followed["points"]) == scenario.num_mapped
-    assert len(followed["frames"]) >= NUM_EPOCHS
+    assert len(followed["strip"]["steps"]) >= NUM_EPOCHS
     assert monitor.references is None or scenario.options.get("limit_val_batches") == 0
 
 

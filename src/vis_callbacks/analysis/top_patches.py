@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vis_callbacks.analysis.byte_images import ByteImages
-from vis_callbacks.analysis.samples import mixed
+from vis_callbacks.monitors.embedding.reductions import mixed
 
 _HEADER_WORDS = 18  # an even number: records are moved eight bytes at a time
 _HEADER_BYTES = 4 * _HEADER_WORDS

@@ -22,9 +22,9 @@ from vis_callbacks.alerts.rules.conditions import has_broken_down, quoted, share
 class RepresentationCollapse:
     """The features of all samples are equal, or vary along one direction only.
 
-    Judged by numbers, never by the look of a map: t-SNE pulls any cloud apart. A classifier
-    that has learned to the end leaves as many directions as classes, less one, so with two
-    classes one direction is health and is not judged; a layer that never had more than one
+    It is judged by numbers, never by the look of a map: t-SNE pulls any cloud apart. A
+    classifier that has learned to the end leaves as many directions as classes, less one. So one
+    direction is health with two classes, and is not judged. A layer that never had more than one
     direction is not judged either.
 
     Of 112 trainings of eight small networks on digits, at rates from far too low to far too
@@ -35,8 +35,7 @@ class RepresentationCollapse:
         equal_spread: Spread of the features, relative to their size, up to which they count as
             equal: what float32 leaves.
         max_rank: Effective rank up to which the features vary along about one direction.
-        min_fall: By what factor the rank must have fallen since the first snapshot, or since
-            the highest that is remembered.
+        min_fall: By what factor the rank must have fallen since the highest that is remembered.
         min_classes: With fewer, one direction is enough.
         min_samples: With fewer, nothing is said.
     """
@@ -61,12 +60,16 @@ class RepresentationCollapse:
             return self._equal(history, tuple(equal), int(num_samples))
         if not history.latest(NUM_CLASSES) >= self.min_classes:
             return None
-        fallen = [layer for layer in layers if self._has_fallen(history, layer)]
-        return self._fallen(history, tuple(fallen), int(num_samples)) if fallen else None
-
-    def _has_fallen(self, history: History, layer: str) -> bool:
-        latest = history.latest(EFFECTIVE_RANK, layer)
-        return latest <= self.max_rank and _highest(history, layer) >= self.min_fall * latest
+        ranks = {layer: history.latest(EFFECTIVE_RANK, layer) for layer in layers}
+        fallen = [
+            layer
+            for layer, rank in ranks.items()
+            if rank <= self.max_rank and _highest(history, layer) >= self.min_fall * rank
+        ]
+        if not fallen:
+            return None
+        worst = min(fallen, key=ranks.__getitem__)
+        return self._fallen(history, tuple(fallen), worst, int(num_samples))
 
     def _equal(self, history: History, layers: tuple[str, ...], num_samples: int) -> Finding:
         return Finding(
@@ -82,19 +85,17 @@ class RepresentationCollapse:
             cause="equal",
         )
 
-    def _fallen(self, history: History, layers: tuple[str, ...], num_samples: int) -> Finding:
-        worst = min(layers, key=lambda layer: history.latest(EFFECTIVE_RANK, layer))
+    def _fallen(
+        self, history: History, layers: tuple[str, ...], worst: str, num_samples: int
+    ) -> Finding:
         rank, highest = history.latest(EFFECTIVE_RANK, worst), _highest(history, worst)
         agreement = history.latest(CLASS_AGREEMENT, worst)
-        of_class = (
-            ""
-            if math.isnan(agreement)
-            else f" {share(agreement)} of nearest neighbours are of the same class."
-        )
+        of_class = f" {share(agreement)} of nearest neighbours are of the same class."
         return Finding(
             message=f"The features of {quoted(layers)} vary along about one direction: effective"
             f" rank {rank:.2f}, once {highest:.1f}, with"
-            f" {whole(history.latest(NUM_CLASSES))} classes.{of_class}",
+            f" {whole(history.latest(NUM_CLASSES))} classes."
+            + ("" if math.isnan(agreement) else of_class),
             layers=layers,
             since_step=_since(history, worst, EFFECTIVE_RANK, self.max_rank),
             evidence=_evidence(history, worst),

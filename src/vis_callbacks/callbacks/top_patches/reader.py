@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vis_callbacks.analysis.byte_images import ByteImages, as_bytes, as_pictures, factor_and_side
 from vis_callbacks.analysis.receptive_field import ReceptiveField
-from vis_callbacks.analysis.samples import numeric
 from vis_callbacks.analysis.top_patches import (
     finite_samples,
     merged,
@@ -25,6 +24,7 @@ from vis_callbacks.callbacks.top_patches.last_layers import LastLayers
 from vis_callbacks.engine.references import class_labels
 from vis_callbacks.engine.scores import Unit, describe
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitors.embedding.reductions import numeric
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Activation, Batch, Probe

@@ -1,31 +1,31 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
+import openTSNE
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.manifold import TSNE
 from sklearn.manifold import _utils as sklearn_utils
 from torch import Tensor
 
-from vis_callbacks.analysis import tsne as module
-from vis_callbacks.analysis.embedding import principal_components
-from vis_callbacks.analysis.neighbours import neighbour_recall, squared_distances, trustworthiness
-from vis_callbacks.analysis.tsne import (
+from vis_callbacks.monitors.embedding import tsne as module
+from vis_callbacks.monitors.embedding.science import (
+    principal_components,
+    squared_distances,
+    trustworthiness,
+)
+from vis_callbacks.monitors.embedding.tsne import (
     COLD,
     WARM,
     Descent,
     as_start,
     conditional_probabilities,
     fitting_perplexity,
-    joint_probabilities,
-    kl_divergence,
-    kl_gradient,
     tsne,
 )
 
-A_FEW = Descent(num_exaggerated=5, num_plain=10)
+A_FEW = Descent(5, 10)
 
 
 def digits(num_samples: int) -> Tensor:
@@ -41,36 +41,42 @@ def entropies(conditional: Tensor) -> Tensor:
     return torch.special.entr(conditional).sum(1)
 
 
-def test_the_gradient_is_that_of_autograd():
-    similarities = joint_probabilities(squared_distances(gaussian(40)), 5.0).double()
-    similarities /= similarities.sum()  # float32 left 1e-9 of it
-    points = gaussian(40, 2, seed=1).requires_grad_()
-    (expected,) = torch.autograd.grad(kl_divergence(similarities, points), points)
-    found = kl_gradient(similarities, points.detach())
-    # float64; what is left comes from adding up in another order.
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+def kl_divergence(distances: Tensor, points: Tensor, perplexity: float) -> float:
+    """Returns what t-SNE makes small, by its definition."""
+    conditional = conditional_probabilities(distances, perplexity).double()
+    p = conditional + conditional.T
+    weights = (1 / (1 + squared_distances(points))).fill_diagonal_(0)
+    q = weights / weights.sum()
+    are_two = ~torch.eye(len(points), dtype=torch.bool)
+    p, q = (p / p.sum())[are_two], q[are_two]
+    return float((torch.xlogy(p, p) - p * q.log()).sum())
 
 
-def test_the_exaggerated_gradient_is_that_of_the_exaggerated_similarities():
-    similarities = joint_probabilities(squared_distances(gaussian(30)), 5.0).double()
-    points = gaussian(30, 2, seed=1)
-    difference = kl_gradient(12 * similarities, points) - kl_gradient(similarities, points, 12.0)
-    assert difference.abs().max() < 1e-14
+def test_one_step_goes_down_the_gradient_of_the_divergence(monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 280)  # seven rows: the last block is shorter
+    distances, start = squared_distances(gaussian(40)), gaussian(40, 2, seed=1).float()
+    points = start.double().requires_grad_()
+    conditional = conditional_probabilities(distances, 5.0).double()
+    p = (conditional + conditional.T) / (2 * len(points))
+    weights = (1 / (1 + (points[:, None] - points).square().sum(2))) * (1 - torch.eye(40))
+    (-(p * (weights / weights.sum() + torch.eye(40)).log()).sum()).backward()
+    moved = tsne(distances, start, perplexity=5.0, descent=Descent(0, 1)) - start
+    # Of both the mean is 0; gains of 1.2 and a rate of a quarter of the points.
+    expected = -1.2 * 40 / 4 * points.grad - start.mean(0)
+    torch.testing.assert_close(moved, expected.float(), rtol=1e-4, atol=1e-6)
 
 
-def test_the_gradient_does_not_depend_on_the_size_of_a_block(monkeypatch):
-    similarities = joint_probabilities(squared_distances(gaussian(50)), 5.0).double()
-    points = gaussian(50, 2, seed=1)
-    whole = kl_gradient(similarities, points)
-    monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 350)  # seven rows: the last block is shorter
-    torch.testing.assert_close(kl_gradient(similarities, points), whole, rtol=1e-12, atol=1e-16)
-
-
-def test_the_divergence_of_a_map_that_has_its_own_similarities_is_0():
-    points = gaussian(20, 2)
-    weights = 1 / (1 + squared_distances(points))
-    weights.fill_diagonal_(0)
-    assert abs(kl_divergence(weights / weights.sum(), points)) < 1e-12
+def test_the_divergence_is_no_larger_than_that_of_scikit_learn_and_open_tsne():
+    features = digits(90)
+    distances = squared_distances(features)
+    ours = tsne(distances, as_start(principal_components(features)), perplexity=20.0)
+    theirs = [
+        TSNE(perplexity=20.0, method="exact", random_state=0).fit_transform(features.numpy()),
+        np.asarray(openTSNE.TSNE(perplexity=20.0, random_state=0, n_jobs=1).fit(features.numpy())),
+    ]
+    found = kl_divergence(distances, ours, 20.0)
+    expected = [kl_divergence(distances, torch.from_numpy(points), 20.0) for points in theirs]
+    assert found < 1.05 * min(expected), (found, expected)
 
 
 @pytest.mark.parametrize("perplexity", [2.0, 5.0, 30.0, 100.0])
@@ -91,7 +97,7 @@ def tight_clusters() -> Tensor:
 
 
 @pytest.mark.parametrize("make", [lambda: gaussian(300, 512), heavy_tails, tight_clusters])
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_perplexities_are_found_in_any_cloud_on_any_scale(make, scale):
     conditional = conditional_probabilities(squared_distances(scale * make()), 20.0)
     assert (entropies(conditional).exp() / 20 - 1).abs().max() < 1e-5
@@ -105,13 +111,6 @@ def test_the_conditional_probabilities_are_those_of_scikit_learn():
     found = conditional_probabilities(distances, 30.0).numpy()
     # scikit-learn stops where the entropy is right to 1e-5, and computes in float32.
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
-
-
-def test_the_similarities_are_symmetric_and_add_up_to_1():
-    similarities = joint_probabilities(squared_distances(digits(100)), 30.0)
-    assert similarities.dtype == torch.float32
-    assert torch.equal(similarities, similarities.T)
-    assert similarities.double().sum() == pytest.approx(1, abs=1e-6)
 
 
 def test_duplicates_share_a_row_evenly_where_they_outnumber_the_perplexity():
@@ -130,9 +129,8 @@ def test_digits_become_a_map_that_can_be_trusted():
     start = as_start(principal_components(features))
     points = tsne(distances, start)
     # The start alone is no such map: the claim is not one that anything would pass.
-    assert trustworthiness(distances, start) < 0.9
-    assert trustworthiness(distances, points) >= 0.99
-    assert neighbour_recall(distances, points) >= 0.70
+    assert trustworthiness(distances, start.numpy()) < 0.9
+    assert trustworthiness(distances, points.numpy()) >= 0.99
 
 
 def test_the_same_points_give_the_same_map():
@@ -142,7 +140,7 @@ def test_the_same_points_give_the_same_map():
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("num_points", [60, 90, 200])
+@pytest.mark.parametrize("num_points", [60, 200])
 def test_a_map_that_has_settled_hardly_moves_when_it_goes_on(num_points):
     features = digits(num_points)
     distances = squared_distances(features)
@@ -176,7 +174,7 @@ def test_the_precision_of_the_users_matrix_products_is_of_no_consequence(precisi
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("num_points", [4, 5, 9])
+@pytest.mark.parametrize("num_points", [4, 9])
 def test_a_handful_of_points_has_a_map(num_points):
     points = gaussian(num_points)
     perplexity = fitting_perplexity(30.0, num_points)
@@ -199,16 +197,3 @@ def test_the_perplexity_is_lowered_where_there_are_too_few_points():
     assert fitting_perplexity(30.0, 500) == 30.0
     assert fitting_perplexity(30.0, 61) == 20.0
     assert fitting_perplexity(30.0, 4) == 2.0
-
-
-@pytest.mark.parametrize("num_points", [3, 5_001])
-def test_too_few_and_too_many_points_are_refused(num_points):
-    distances = torch.zeros(num_points, 1).expand(num_points, num_points)
-    with pytest.raises(ValueError, match=f"{num_points:,} points are no case"):
-        tsne(distances, torch.zeros(num_points, 2))
-
-
-@pytest.mark.parametrize("perplexity", [1.0, 20.0, math.nan])
-def test_a_perplexity_beyond_the_points_is_refused(perplexity):
-    with pytest.raises(ValueError, match=r"does not fit 20 points\. Use more than 1"):
-        tsne(squared_distances(gaussian(20)), gaussian(20, 2), perplexity=perplexity)

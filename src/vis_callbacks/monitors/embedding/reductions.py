@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MAX_PIXELS = 32  # of a side of a kept image
+_MAX_PIXELS = 32  # of a side of a kept image
 _MAX_VALUES = 1_024  # of a kept input that is no image
-_MAX_HASHED = 4_096  # values a sample
+_MAX_HASHED = 4_096  # values of a sample
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LARGE_ODD = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SEED = 20_080_401
 
 
 def numeric(values: Tensor | None) -> Tensor | None:
-    """Returns a plain tensor of the values, or None where nothing can be computed with them.
+    """Returns a plain tensor of the values, or None if nothing can be computed with them.
 
-    Subclasses carry what is not theirs to keep; sparse, nested and quantised tensors take part
-    in few operations.
+    Sparse, nested and quantised tensors take part in few operations.
     """
     if values is None or values.layout != torch.strided or values.is_quantized or values.is_nested:
         return None
@@ -29,7 +28,7 @@ def numeric(values: Tensor | None) -> Tensor | None:
 
 
 def target_values(labels: Tensor | None, num_samples: int) -> Tensor:
-    """Returns (samples,) float32 what a regression is to reach; NaN where there is no number."""
+    """Returns (samples,) float32 targets of a regression; NaN where there is no number."""
     if labels is not None and labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels.squeeze(1)
     if labels is None or labels.shape != (num_samples,) or not labels.is_floating_point():
@@ -38,12 +37,7 @@ def target_values(labels: Tensor | None, num_samples: int) -> Tensor:
 
 
 def pooled(values: Tensor, *, class_token: bool = False) -> Tensor:
-    """Returns one vector a sample, (samples, units), of an activation, in float32.
-
-    Args:
-        values: (samples, units, positions).
-        class_token: Take the first position, which speaks for all, instead of their mean.
-    """
+    """Returns (samples, units) in float32: the first position, or the mean over positions."""
     if class_token or values.shape[2] == 1:
         return values[:, :, 0].float()
     return values.mean(2, dtype=torch.float32)
@@ -52,7 +46,7 @@ def pooled(values: Tensor, *, class_token: bool = False) -> Tensor:
 def has_class_token(shape: Sequence[int], num_units: int, input_axes: int) -> bool:
     """Whether an activation of this shape holds the patches of an image and one token more.
 
-    Only of images: a text of 17 words has no 4 x 4 patches.
+    Only inputs with four axes are images: a text of 17 words has no 4 x 4 patches.
     """
     if len(shape) != 3 or shape[-1] != num_units or input_axes != 4:
         return False
@@ -61,14 +55,11 @@ def has_class_token(shape: Sequence[int], num_units: int, input_axes: int) -> bo
 
 
 def projected(features: Tensor, num_dimensions: int) -> Tensor:
-    """Returns features (samples, dimensions) in fewer dimensions, distances nearly kept.
+    """Returns features (samples, dimensions) in at most so many, with distances nearly kept.
 
-    Each new one is the sum of as many old ones, chosen and signed at random from a fixed seed:
-    the features' inner products are kept on average, and no large matrix is needed. Features
-    of no more than ``num_dimensions`` come back as they are.
-
-    References:
-        Charikar, Chen and Farach-Colton 2002, "Finding frequent items in data streams".
+    Each new dimension is a sum of old ones, chosen and signed at random from a fixed seed. The
+    inner products are kept on average, and no large matrix is needed. (Charikar, Chen and
+    Farach-Colton 2002, "Finding frequent items in data streams".)
     """
     size = features.shape[1]
     if size <= num_dimensions:
@@ -82,14 +73,10 @@ def projected(features: Tensor, num_dimensions: int) -> Tensor:
 
 
 def fingerprints(inputs: Tensor, labels: Tensor) -> Tensor:
-    """Returns (samples,) int64: equal for equal samples, whatever batch they come in.
+    """Returns (samples,) int64 that are equal for equal samples, in any batch.
 
-    A sum of the bits of at most 4,096 values of each sample, each times a large odd number of
-    its place, in whole numbers: so neither the order of the sum nor the device matters.
-
-    Args:
-        inputs: (samples, ...), of any type.
-        labels: (samples,) int64, or any other number that belongs to the sample.
+    The bits of at most 4,096 values of a sample, each times a large odd number of its place, are
+    summed in whole numbers. So neither the order of the sum nor the device matters.
     """
     rows = inputs.detach().reshape(len(inputs), -1)
     rows = rows[:, :: max(1, -(-rows.shape[1] // _MAX_HASHED))].contiguous()
@@ -113,11 +100,11 @@ def mixed(values: Tensor) -> Tensor:
 
 
 def shrunk_inputs(inputs: Tensor) -> Tensor | None:
-    """Returns inputs as small images (samples, channels, height, width), or None: no pixels.
+    """Returns inputs as small images (samples, channels, height, width); None: no pixels.
 
-    Images are averaged to at most 32 pixels a side; of channels other than 1 and 3 the mean is
-    kept, of a volume the middle slice. Vectors are one row of at most 1,024 values. Token
-    numbers are nothing that distances could be taken of.
+    Images are averaged to at most 32 pixels a side. Of channels other than 1 and 3 the mean is
+    kept, of a volume the middle slice. Vectors become one row of at most 1,024 values. Token
+    numbers are left out, because distances between them mean nothing.
     """
     if inputs.dim() < 2 or inputs.is_complex():
         return None
@@ -132,15 +119,12 @@ def shrunk_inputs(inputs: Tensor) -> Tensor | None:
     images = images.float()
     if images.shape[1] not in (1, 3):
         images = images.mean(1, keepdim=True)
-    height, width = (min(size, MAX_PIXELS) for size in images.shape[2:])
+    height, width = (min(size, _MAX_PIXELS) for size in images.shape[2:])
     return F.adaptive_avg_pool2d(images, (height, width))
 
 
 def to_bytes(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns images as uint8 and each one's range (samples, 2): a quarter of the memory.
-
-    Each sample has a range of its own, so that what is kept does not depend on its batch.
-    """
+    """Returns images as uint8 and each one's range (samples, 2): a quarter of the memory."""
     finite = torch.where(images.isfinite(), images, 0)
     low, high = finite.amin((1, 2, 3)), finite.amax((1, 2, 3))
     span = (high - low).clamp_min(torch.finfo(finite.dtype).tiny)
@@ -154,21 +138,10 @@ def from_bytes(kept: Tensor, ranges: Tensor) -> Tensor:
     return kept.float() / 255 * (high - low) + low
 
 
-def resized(images: Tensor, height: int, width: int) -> Tensor:
-    """Returns images averaged to this size, where they have another one."""
-    if images.shape[2:] == (height, width):
-        return images
-    return F.adaptive_avg_pool2d(images, (height, width))
-
-
 def predicted_classes(scores: Tensor) -> Tensor:
-    """Returns the class of the largest score, (samples,); -1 where there is not one a sample.
-
-    Args:
-        scores: (samples, classes, positions). One class alone is taken as the log-odds of 1
-            against 0.
-    """
+    """Returns (samples,), of scores (samples, classes, positions); -1: more than one a sample."""
     if scores.shape[2] != 1:
         return torch.full_like(scores[:, 0, 0], -1, dtype=torch.int64)
     scores = scores[:, :, 0]
+    # A single score is the log-odds of class 1 against 0.
     return (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)

@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from vis_callbacks._lightning import RunView
+from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Rule
 from vis_callbacks.alerts.rules.representation import RepresentationCollapse
-from vis_callbacks.analysis.neighbours import squared_distances
-from vis_callbacks.analysis.samples import from_bytes
-from vis_callbacks.analysis.tsne import MAX_POINTS
-from vis_callbacks.callbacks.embedding.collected_samples import (
-    Samples,
-    samples_of,
-    values_of_references,
-)
-from vis_callbacks.callbacks.embedding.feature_clouds import (
-    Facts,
-    agreement_of,
-    cloud_items,
-    clouds_of,
-)
-from vis_callbacks.callbacks.embedding.followed_map import Backend, Layout, Method
-from vis_callbacks.callbacks.embedding.maps import EmbeddingMaps, Look
-from vis_callbacks.callbacks.embedding.probe_curves import ProbeCurves
-from vis_callbacks.callbacks.embedding.sample_collector import MERGE, SampleCollector, own_name
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.engine.layers import named_modules
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.guard import NothingToShow
-from vis_callbacks.report import Report, Scalar, tag
+from vis_callbacks.monitors.embedding.maps import Backend, EmbeddingMaps, Layout, Method
+from vis_callbacks.monitors.embedding.probing import ProbeCurves
+from vis_callbacks.monitors.embedding.reductions import from_bytes
+from vis_callbacks.monitors.embedding.samples import (
+    MERGE,
+    SampleCollector,
+    Samples,
+    own_name,
+    samples_of,
+    values_of_references,
+)
+from vis_callbacks.monitors.embedding.science import (
+    Cloud,
+    class_agreement,
+    clouds_of,
+    squared_distances,
+)
+from vis_callbacks.monitors.embedding.tsne import MAX_POINTS
+from vis_callbacks.report import Item, ReadingsTable, Report, Scalar, tag
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
@@ -60,14 +61,14 @@ class EmbeddingMonitor(Monitor):
     classifier, and in which likeness is one of meaning rather than of pixels. The map shows
     them; numbers beside it test both statements, and say how far the map itself can be trusted.
 
-    The features are what goes into the last linear layer: they are collected as validation
+    The features are what goes into the last linear layer. They are collected as validation
     batches pass by, without an extra forward pass (but for models whose fused encoder must be
-    left alone). The next map begins where the last one ended and is turned to lie on it, so
-    that what moves on it has moved in the network. Where there is no validation at all, the
-    first training batch is kept and looked at by an extra pass.
+    left alone). The next map begins where the last one ended and is turned to lie on it, so that
+    what moves on it has moved in the network. Without validation the first training batch is
+    kept and looked at by an extra pass.
 
-    What a map cannot tell: distances between clusters, their sizes and densities; and a map by
-    itself is no evidence of anything, so no alert rests on it.
+    A map does not tell distances between clusters, their sizes and their densities. It is no
+    evidence by itself, so no alert rests on it.
 
     Args:
         layers: Names of layers, or globs, whose outputs are mapped instead, 4 at most. Maps of
@@ -144,6 +145,7 @@ class EmbeddingMonitor(Monitor):
                 f"num_samples={self.options.num_samples:,} is too many for all pairs at once. "
                 f'Use at most {MAX_POINTS:,}, or backend="sklearn".'
             )
+        self._max_probed = _NUM_PROBED if probe_layers is None else _MAX_PROBED
         self._module_names: tuple[str, ...] = ()
         self._asked: tuple[Probe, ...] = ()
         self._reads_references = False
@@ -168,67 +170,53 @@ class EmbeddingMonitor(Monitor):
         samples = self._samples(snapshot)
         if samples is None:
             return Report(step=snapshot.step)
-        if not self._are_classes(samples):
-            samples = replace(samples, predictions=None)  # nothing may be called wrong
-        facts = Facts.of(samples)
-        clouds = clouds_of(samples, facts)
-        of_pixels = self._agreement_of_pixels(samples, facts)
-        items = list(cloud_items(clouds, facts))
-        if of_pixels is None:
-            of_pixels = clouds[0].distances.new_full((), torch.nan)
-        else:
+        if not self._are_classes(samples):  # nothing may be called wrong
+            samples = replace(samples, predictions=np.full_like(samples.labels, -1))
+        clouds = clouds_of(samples.features, samples.labels)
+        num_classes = len(np.unique(samples.labels[samples.labels >= 0]))
+        of_pixels = self._agreement_of_pixels(samples) if num_classes > 1 else math.nan
+        items = list(_cloud_items(clouds, num_classes))
+        if num_classes > 1 and samples.pixels is not None:
             items.append(Scalar(tag=tag("class_agreement", "pixels"), value=of_pixels))
         if snapshot.wants_pictures:
-            look = Look(
-                snapshot=snapshot,
-                samples=samples,
-                facts=facts,
-                of_pixels=of_pixels,
-                options=self.options,
-            )
-            items += self._maps.items(look, clouds)
+            items += self._maps.items(snapshot, samples, clouds, of_pixels)
         items += self._curves.items(snapshot, samples)
         return Report(step=snapshot.step, items=tuple(items))
 
     def state(self) -> Mapping[str, Any]:
-        """Returns the last maps and what the pictures show of the past."""
-        return {"maps": self._maps.state(), "curves": self._curves.state()}
+        """Returns the last maps, and what the pictures show of the past."""
+        return {"maps": self._maps.state_dict(), "curves": self._curves.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from the last maps; an empty state begins anew."""
         layout = Layout(method=self.method, backend=self.backend, perplexity=self.perplexity)
         side = "input of" if self.layers is None else ""
-        self._maps = EmbeddingMaps(layout, side=side, projector=self.projector)
+        self._maps = EmbeddingMaps(layout, self.options, side=side, projector=self.projector)
         self._curves = ProbeCurves(writes_all=self.probe_layers is not None)
-        self._of_pixels: tuple[str, Tensor] | None = None
+        self._of_pixels: tuple[str, float] | None = None
         if state:
-            self._maps.restore(state["maps"])
-            self._curves.restore(state["curves"])
+            self._maps.load_state_dict(state["maps"])
+            self._curves.load_state_dict(state["curves"])
 
     # -- what is looked at
 
-    @property
-    def _max_probed(self) -> int:
-        return _NUM_PROBED if self.probe_layers is None else _MAX_PROBED
-
     def _probes(self, linear: Sequence[str]) -> tuple[Probe, ...]:
+        maps_last, max_probed = self.layers is None, self._max_probed
         collector = SampleCollector(
-            self.options.num_samples,
-            linear,
-            maps_last=self.layers is None,
-            max_probed=self._max_probed,
+            self.options.num_samples, linear, maps_last=maps_last, max_probed=max_probed
         )
         every = partial(Probe, merge=MERGE, occasion="evaluation")
-        # A model may well have linear layers that an evaluation passes by.
+        # A model may have linear layers that an evaluation passes by.
         of_linear = partial(every, layers=tuple(linear), must_match=False)
+        reduce = partial(partial, collector.read)
         probes = [
-            of_linear(name="features", reduce=collector.features, site="input")
+            of_linear(name="features", reduce=reduce("features"), site="input")
             if self.layers is None
-            else every(name="features", reduce=collector.features, layers=self.layers),
-            of_linear(name="predictions", reduce=collector.predictions),
+            else every(name="features", reduce=reduce("features"), layers=self.layers),
+            of_linear(name="predictions", reduce=reduce("predictions")),
         ]
         if self.probe_layers is None or self.probe_layers:
-            probes.append(every(name="probes", reduce=collector.probes, layers=self.probe_layers))
+            probes.append(every(name="probes", reduce=reduce("probes"), layers=self.probe_layers))
         return tuple(probes)
 
     def _samples(self, snapshot: Snapshot) -> Samples | None:
@@ -251,11 +239,8 @@ class EmbeddingMonitor(Monitor):
         if self.layers is None:
             (name, features), *_ = samples.features.items()
             own = own_name(name, self._module_names)
-            return replace(
-                samples,
-                features={own: features},
-                num_units={own: samples.num_units.get(name, 0)},
-            )
+            num_units = {own: samples.num_units.get(name, 0)}
+            return replace(samples, features={own: features}, num_units=num_units)
         if len(samples.features) > _MAX_MAPS:
             raise ValueError(
                 f"layers={self.layers!r} names {len(samples.features)} layers, and each takes a "
@@ -265,29 +250,48 @@ class EmbeddingMonitor(Monitor):
 
     def _are_classes(self, samples: Samples) -> bool:
         """Whether the outputs are scores of classes, as far as these samples tell."""
-        predictions, labels = samples.predictions, samples.labels
-        if predictions is None or samples.targets is not None:
+        is_known = samples.predictions >= 0
+        if samples.targets is not None or not is_known.any():
             return self.outputs.are_classes
-        is_known = predictions >= 0
-        # What the highest output is, is all that is kept of the outputs, and all that counts.
+        # Which output is the highest is all that is kept of the outputs, and all that counts.
         num_outputs = max(samples.num_outputs, 2)  # a single one is the score of class 1
-        scores = F.one_hot(predictions[is_known], num_outputs).float()
-        return self.outputs.learn(scores, labels[is_known])
+        predictions, labels = samples.predictions[is_known], samples.labels[is_known]
+        scores = F.one_hot(torch.from_numpy(predictions), num_outputs).float()
+        return self.outputs.learn(scores, torch.from_numpy(labels))
 
-    def _agreement_of_pixels(self, samples: Samples, facts: Facts) -> Tensor | None:
-        """Returns how far the nearest in pixels are of one class, once for the same samples."""
-        if (
-            samples.pixels is None
-            or samples.ranges is None
-            or len(np.unique(facts.labels[facts.labels >= 0])) < 2
-        ):
-            return None
-        digest = hashlib.blake2b(facts.fingerprints.tobytes(), digest_size=16).hexdigest()
+    def _agreement_of_pixels(self, samples: Samples) -> float:
+        """Returns how often the nearest in pixels are of one class, once for the same samples."""
+        if samples.pixels is None or samples.ranges is None:
+            return math.nan
+        digest = hashlib.blake2b(samples.fingerprints.tobytes(), digest_size=16).hexdigest()
         if self._of_pixels is None or self._of_pixels[0] != digest:
             images = from_bytes(samples.pixels, samples.ranges)
             distances = squared_distances(images.flatten(1))
-            self._of_pixels = digest, agreement_of(distances, facts.labels)
+            self._of_pixels = digest, float(class_agreement(distances, samples.labels))
         return self._of_pixels[1]
+
+
+def _cloud_items(clouds: Sequence[Cloud], num_classes: int) -> Iterator[Item]:
+    """Yields the numbers of the clouds, for rules and for loggers."""
+    yield ReadingsTable(
+        metrics=(readings.EFFECTIVE_RANK, readings.FEATURE_SPREAD, readings.CLASS_AGREEMENT),
+        layers=tuple(cloud.layer for cloud in clouds),
+        values=(
+            tuple(cloud.effective_rank for cloud in clouds),
+            tuple(cloud.spread for cloud in clouds),
+            tuple(cloud.agreement for cloud in clouds),
+        ),
+    )
+    num_embedded = min(len(cloud.places) for cloud in clouds)
+    yield ReadingsTable(
+        metrics=(readings.NUM_EMBEDDED, readings.NUM_CLASSES),
+        layers=("",),
+        values=((float(num_embedded),), (float(num_classes),)),
+    )
+    for cloud in clouds:
+        yield Scalar(tag=tag("effective_rank", cloud.layer), value=cloud.effective_rank)
+        if num_classes > 1:
+            yield Scalar(tag=tag("class_agreement", cloud.layer), value=cloud.agreement)
 
 
 def _check_perplexity(value: object) -> None:

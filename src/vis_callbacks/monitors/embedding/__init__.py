@@ -1,5 +1,5 @@
 """`EmbeddingMonitor`, and what it is made of."""
 
-from vis_callbacks.callbacks.embedding.monitor import EmbeddingMonitor
+from vis_callbacks.monitors.embedding.monitor import EmbeddingMonitor
 
 __all__ = ["EmbeddingMonitor"]

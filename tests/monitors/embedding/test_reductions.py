@@ -4,14 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vis_callbacks.analysis.samples import (
+from vis_callbacks.monitors.embedding.reductions import (
     fingerprints,
     from_bytes,
     has_class_token,
     pooled,
     predicted_classes,
     projected,
-    resized,
     shrunk_inputs,
     to_bytes,
 )
@@ -139,12 +138,6 @@ def test_bytes_of_a_sample_do_not_depend_on_the_others_and_bear_what_is_not_fini
     assert torch.equal(kept[:1], alone)
     assert ranges.isfinite().all()
     assert torch.equal(from_bytes(kept, ranges)[2], images[2])
-
-
-def test_images_of_another_size_are_brought_to_the_first_ones():
-    images = torch.randn(2, 3, 8, 8)
-    assert resized(images, 8, 8) is images
-    assert resized(images, 4, 6).shape == (2, 3, 4, 6)
 
 
 def test_the_predicted_class_has_the_largest_score():
