@@ -22,7 +22,7 @@ from tests.system.two_ranks import (
     watching,
 )
 
-from vis_callbacks.alerts.log import read_alerts
+from tests.alerts.reading import read_alerts
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tests.system.models import LIGHTNING_CHATTER, mlp, vectors
 from torch.utils.data import DataLoader
 
-from vis_callbacks.alerts.log import read_alerts
+from tests.alerts.reading import read_alerts
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 
 pytestmark = [

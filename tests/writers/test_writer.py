@@ -16,7 +16,7 @@ from tests.writers.stand_ins import (
     report,
 )
 
-from vis_callbacks.alerts.log import read_alerts
+from tests.alerts.reading import read_alerts
 from vis_callbacks.report import Embedding, Histogram, Image, Readings, Scalar, Text
 from vis_callbacks.writers.writer import Writer, alert_folder
 

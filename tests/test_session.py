@@ -15,7 +15,7 @@ from tests.writers.stand_ins import Recorder
 from torch import Tensor
 
 from vis_callbacks import Monitor, Probe, Report, Scalar, Snapshot
-from vis_callbacks.callbacks.session import session_of
+from vis_callbacks.session import session_of
 
 
 class Keeps(Monitor):

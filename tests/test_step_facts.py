@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vis_callbacks.callbacks.steps import (
+from vis_callbacks.step_facts import (
     GroupTable,
     StepSums,
     UpdateWatch,

@@ -10,8 +10,8 @@ from tests.identity import assert_identical, fingerprint
 from torch import nn
 
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.callbacks import reactions
-from vis_callbacks.callbacks.reactions import AlertRaisedError, Told, act, begun, tell, words_of
+from vis_callbacks import reactions
+from vis_callbacks.reactions import AlertRaisedError, Told, act, begun, tell, words_of
 from vis_callbacks.guard import Guard, IntendedError
 
 

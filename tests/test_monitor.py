@@ -12,7 +12,8 @@ from tests.tiny import NUM_STEPS, TinyModule, tiny_fit, tiny_loader, tiny_module
 
 from vis_callbacks import Finding, Monitor, Probe, Readings, Report, Snapshot
 from vis_callbacks._lightning import SetUpError
-from vis_callbacks.callbacks.monitor import STATE_VERSION, _snake_case
+from vis_callbacks.monitor import _snake_case
+from vis_callbacks.observer import STATE_VERSION
 from vis_callbacks.engine.schedule import Decaying, EveryNSteps
 
 

@@ -1,6 +1,6 @@
 """The functions that a user has given, tried on the very first batch of a run.
 
-One that is wrong would cost the whole run in silence: every failure of it is contained. So it fails
+A wrong one would cost the whole run in silence, for each of its failures is caught. So it fails
 at once, before anything is trained, as any wrong option does.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,8 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.scores import describe
 from vis_callbacks.engine.user_functions import harmless
-from vis_callbacks.guard import Attempt, IntendedError
-
-if TYPE_CHECKING:
-    from vis_callbacks.callbacks.monitor import Monitor
+from vis_callbacks.guard import Catch, IntendedError
+from vis_callbacks.observer import Observer
 
 _WRITE = {
     "input_fn": "Write input_fn=lambda batch: ... that returns the input tensor (samples, ...).",
@@ -34,7 +32,9 @@ class GivenFunctionError(IntendedError, ValueError):
     """A function that was given to a monitor fails on the first batch."""
 
 
-def try_given_functions(monitors: Sequence[Monitor], batch: Any, source: str, run: RunView) -> None:
+def try_given_functions(
+    monitors: Sequence[Observer], batch: Any, source: str, run: RunView
+) -> None:
     """Calls each function that the user has given once, on the first batch that there is.
 
     Args:
@@ -47,6 +47,8 @@ def try_given_functions(monitors: Sequence[Monitor], batch: Any, source: str, ru
         GivenFunctionError: One has raised; the message says what to write.
     """
     has_batch = f"{source}, which looks like {describe(batch)}"
+    # One rank may not make a pass by itself, and a lazy module's first one makes its weights.
+    can_run = run.world_size == 1 and not any(map(is_lazy, run.model.parameters()))
     # Several monitors may have been given the same function; one of the user's may have no hash.
     returned: dict[int, Any] = {}
     for monitor in monitors:
@@ -54,27 +56,24 @@ def try_given_functions(monitors: Sequence[Monitor], batch: Any, source: str, ru
         for option in ("label_fn", "input_fn"):
             function = getattr(options, option)
             if function is not None and id(function) not in returned:
-                returned[id(function)] = _call(
-                    option, partial(harmless(function), batch), has_batch
-                )
+                call = partial(harmless(function), batch)
+                returned[id(function)] = _call(option, call, has_batch)
         forward = options.forward_fn
-        # One rank may not make a pass by itself, and a lazy module's first one makes its weights.
-        is_alone = run.world_size == 1 and not any(map(is_lazy, run.model.parameters()))
-        if forward is not None and id(forward) not in returned and is_alone:
+        if forward is not None and id(forward) not in returned and can_run:
             inputs = returned.get(id(options.input_fn))
-            with Attempt():  # that none is found is told of elsewhere
-                inputs = options.of_inputs(batch) if inputs is None else inputs
+            with Catch():  # that there are none is told elsewhere
+                inputs = monitor.reader.inputs(batch) if inputs is None else inputs
             if isinstance(inputs, Tensor):
+                call = partial(_run_forward, forward, inputs, run)
                 has_inputs = f"the inputs {describe(inputs)} of {source}"
-                run_forward = partial(_run_forward, forward, inputs, run)
-                returned[id(forward)] = _call("forward_fn", run_forward, has_inputs)
+                returned[id(forward)] = _call("forward_fn", call, has_inputs)
 
 
 def _call(option: str, call: Callable[[], Any], looks_like: str) -> Any:
     result = None
-    with Attempt() as attempt:
+    with Catch() as caught:
         result = call()
-    error = attempt.error
+    error = caught.error
     if error is not None and not isinstance(error, torch.OutOfMemoryError | MemoryError):
         raise GivenFunctionError(
             f"{option} raised {error!r} on {looks_like}. {_WRITE[option]}"
@@ -87,16 +86,16 @@ def _run_forward(forward: Callable[..., Any], inputs: Tensor, run: RunView) -> N
     raised: list[Exception] = []
 
     def watched(module: Any, given: Any) -> Any:
-        with Attempt() as attempt:
+        with Catch() as caught:
             return forward(module, given)
-        if attempt.error is not None:
-            raised.append(attempt.error)
-            raise attempt.error
+        if caught.error is not None:
+            raised.append(caught.error)
+            raise caught.error
         return None
 
     context = run.forward_context
     with (
-        Attempt(),
+        Catch(),
         isolated(run.model, forward=watched, forward_context=context, grad=False) as passed,
     ):
         passed.run(inputs)

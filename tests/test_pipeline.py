@@ -23,7 +23,7 @@ from vis_callbacks import (
     Report,
     Snapshot,
 )
-from vis_callbacks.callbacks.overhead import Overhead
+from vis_callbacks.overhead import Overhead
 from vis_callbacks.engine.schedule import Bursts, EveryNSteps, RunFacts
 
 

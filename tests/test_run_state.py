@@ -10,7 +10,7 @@ import torch
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
 
 from vis_callbacks.callbacks.options import CheckedOptions
-from vis_callbacks.callbacks.overhead import Overhead
+from vis_callbacks.overhead import Overhead
 from vis_callbacks.callbacks.seat import (
     Kept,
     Moment,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,8 @@ from vis_callbacks.engine.snapshot import Group
 
 _MIN_VALUES = 8  # of a sample: three black-and-white features are equal in every fourth sample
 
+Norms = Mapping[tuple[int, int], tuple[Tensor, Tensor]]  # by the places of optimizer and group
+
 
 def loss_of(outputs: Any) -> Tensor | None:
     """Returns the loss of one batch as the loop has it, or None where it returned none."""
@@ -25,11 +27,21 @@ def loss_of(outputs: Any) -> Tensor | None:
     return loss.detach()
 
 
+class _InputRows(NamedTuple):
+    """What is read of a batch's inputs, a number a sample."""
+
+    low: Tensor
+    high: Tensor
+    sums: Tensor
+    norms: Tensor
+    num_values: int
+
+
 class StepSums:
     """Loss and inputs of one step's micro-batches, as sums that merge over ranks by adding.
 
     Only what needs the batch is reduced while it is there; the arithmetic on these few numbers
-    waits until `values` is asked for. Within a burst that is at its end: between two training
+    waits until `totals` is asked for. Within a burst that is at its end: between two training
     steps the caches are cold, and each kind of small operation costs some 30 microseconds.
     """
 
@@ -59,22 +71,51 @@ class StepSums:
             )
         )
 
-    def values(self) -> dict[str, Tensor]:
-        """Returns the sums over all micro-batches, float64 on the device.
+    @cached_property
+    def totals(self) -> Mapping[str, Tensor]:
+        """The sums over all micro-batches, float64 on the device.
 
         ``loss_sum`` and ``loss_batches``, where there is a loss; ``samples``, ``constant`` (how
         many samples have nothing but equal values), ``values``, ``sum`` and ``squares``, where
         there are inputs: of those that are judged, so all 0 where none is.
         """
-        sums: dict[str, Tensor] = {}
+        totals: dict[str, Tensor] = {}
         if self._losses:
             losses = [loss.reshape(()).double() * factor for loss, factor in self._losses]
-            sums["loss_sum"] = sum(losses[1:], start=losses[0])
-            sums["loss_batches"] = torch.full_like(sums["loss_sum"], len(losses))
+            totals["loss_sum"] = sum(losses[1:], start=losses[0])
+            totals["loss_batches"] = torch.full_like(losses[0], len(losses))
         for rows in self._inputs:
-            for name, value in rows.sums_of().items():
-                sums[name] = sums[name] + value if name in sums else value
-        return sums
+            total = rows.sums.sum(dtype=torch.float64)
+            sums = {
+                "samples": torch.full_like(total, len(rows.low)),
+                "constant": (rows.low == rows.high).sum().double(),
+                "values": torch.full_like(total, rows.num_values),
+                "sum": total,
+                "squares": rows.norms.double().square().sum(),
+            }
+            totals |= {name: totals[name] + v if name in totals else v for name, v in sums.items()}
+        return totals
+
+    def mean_loss(self) -> Tensor | None:
+        """Returns the step's loss, None where the loop returned none."""
+        totals = self.totals
+        return totals["loss_sum"] / totals["loss_batches"] if "loss_sum" in totals else None
+
+    def input_stats(self) -> dict[str, Tensor]:
+        """Returns the share of constant inputs, and mean and standard deviation of all values.
+
+        NaN where no input was judged; empty where there was no batch.
+        """
+        totals = self.totals
+        if "samples" not in totals:
+            return {}
+        mean = totals["sum"] / totals["values"]
+        variance = totals["squares"] / totals["values"] - mean.square()
+        return {
+            "share_constant": totals["constant"] / totals["samples"],
+            "mean": mean,
+            "std": variance.clamp_min(0).sqrt(),
+        }
 
 
 def _are_judged(inputs: Tensor) -> bool:
@@ -86,64 +127,23 @@ def _are_judged(inputs: Tensor) -> bool:
     return inputs.is_floating_point() and math.prod(inputs.shape[1:]) >= _MIN_VALUES
 
 
-@dataclass(frozen=True)
-class _InputRows:
-    """What is read of a batch's inputs, a number a sample."""
-
-    low: Tensor
-    high: Tensor
-    sums: Tensor
-    norms: Tensor
-    num_values: int
-
-    def sums_of(self) -> dict[str, Tensor]:
-        """Returns sums that tell whether inputs are constant or on an odd scale."""
-        total = self.sums.sum(dtype=torch.float64)
-        return {
-            "samples": torch.full_like(total, len(self.low)),
-            "constant": (self.low == self.high).sum().double(),
-            "values": torch.full_like(total, self.num_values),
-            "sum": total,
-            "squares": self.norms.double().square().sum(),
-        }
-
-
-def input_stats(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the share of constant inputs, and mean and standard deviation of all values.
-
-    NaN where no input was judged.
-    """
-    mean = sums["sum"] / sums["values"]
-    variance = sums["squares"] / sums["values"] - mean.square()
-    return {
-        "share_constant": sums["constant"] / sums["samples"],
-        "mean": mean,
-        "std": variance.clamp_min(0).sqrt(),
-    }
-
-
 class UpdateWatch:
     """Keeps a few values of each optimizer group over one step, to see how far they move."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self._selections = [
-            [select(group["params"]) for group in optimizer.param_groups]
-            for optimizer in optimizers
-        ]
-        self._before = [[s.values() for s in selections] for selections in self._selections]
+        selections = {
+            (i, j): select(group["params"])
+            for i, optimizer in enumerate(optimizers)
+            for j, group in enumerate(optimizer.param_groups)
+        }
+        self._before = {place: (s, s.values()) for place, s in selections.items()}
 
-    def norms(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """Returns (norm of the weights before, norm of the change) by optimizer and group."""
-        return [
-            [
-                update_norms(before, selection.values())
-                for selection, before in zip(selections, earlier, strict=True)
-            ]
-            for selections, earlier in zip(self._selections, self._before, strict=True)
-        ]
-
-
-_Norms = Sequence[Sequence[tuple[Tensor, Tensor]]]  # by optimizer and group
+    def norms(self) -> Norms:
+        """Returns (norm of the weights before, norm of the change) of each group."""
+        return {
+            place: update_norms(before, selection.values())
+            for place, (selection, before) in self._before.items()
+        }
 
 
 class GroupTable:
@@ -151,24 +151,20 @@ class GroupTable:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._known: dict[tuple[int, ...], _GroupNames] = {}
+        self._known: dict[tuple[int, ...], dict[str, Any]] = {}
 
     def now(
-        self,
-        optimizers: Sequence[torch.optim.Optimizer],
-        norms: _Norms | None = None,
+        self, optimizers: Sequence[torch.optim.Optimizer], norms: Norms | None = None
     ) -> tuple[Group, ...]:
         """Returns what is known of each group at this step; ``norms`` as `UpdateWatch` has them."""
         groups = []
         for i, optimizer in enumerate(optimizers):
             for j, group in enumerate(optimizer.param_groups):
-                names = self._names(optimizers, i, j)
-                weight_norm, update_norm = _norms_of(norms, i, j)
+                # A group that has joined during the step has no norms.
+                weight_norm, update_norm = (norms or {}).get((i, j), (None, None))
                 groups.append(
                     Group(
-                        name=names.name,
-                        kind=names.kind,
-                        parameter_names=names.parameter_names,
+                        **self._names(optimizers, i, j),
                         lr=float(group["lr"]),
                         momentum=_momentum_of(group),
                         weight_decay=float(group.get("weight_decay", 0.0)),
@@ -178,7 +174,9 @@ class GroupTable:
                 )
         return tuple(groups)
 
-    def _names(self, optimizers: Sequence[torch.optim.Optimizer], i: int, j: int) -> _GroupNames:
+    def _names(
+        self, optimizers: Sequence[torch.optim.Optimizer], i: int, j: int
+    ) -> Mapping[str, Any]:
         parameters = optimizers[i].param_groups[j]["params"]
         num_groups = len(optimizers[i].param_groups)
         key = (len(optimizers), i, num_groups, j, len(parameters))  # the user may add some
@@ -187,22 +185,11 @@ class GroupTable:
             path = [kind, *([str(i)] if len(optimizers) > 1 else [])]
             path += [str(j)] if num_groups > 1 else []
             names = {id(parameter): name for name, parameter in self._model.named_parameters()}
-            self._known[key] = _GroupNames(
-                "/".join(path), kind, tuple(names.get(id(p), "") for p in parameters)
-            )
+            of_parameters = tuple(names.get(id(p), "") for p in parameters)
+            self._known[key] = {
+                "name": "/".join(path), "kind": kind, "parameter_names": of_parameters
+            }  # fmt: skip
         return self._known[key]
-
-
-def _norms_of(norms: _Norms | None, i: int, j: int) -> tuple[Tensor | None, Tensor | None]:
-    """Returns the norms of one group, None for one that has joined during the step."""
-    is_known = norms is not None and i < len(norms) and j < len(norms[i])
-    return norms[i][j] if norms is not None and is_known else (None, None)
-
-
-class _GroupNames(NamedTuple):
-    name: str
-    kind: str
-    parameter_names: tuple[str, ...]
 
 
 def _momentum_of(group: Mapping[str, Any]) -> float | None:

@@ -14,7 +14,7 @@ from tests.tiny import NUM_STEPS, TinyModule, smallest, tiny_loader, tiny_module
 from torch import nn
 
 from vis_callbacks import ActivationMonitor, SaliencyMonitor
-from vis_callbacks.callbacks.options import CheckedOptions, MonitorOptions, check_options
+from vis_callbacks.options import MonitorOptions, Options
 
 ANYTHING = st.one_of(
     st.none(),

@@ -8,8 +8,8 @@ from tests.tiny import NUM_STEPS, TinyModule, tiny_fit
 
 from vis_callbacks.callbacks import overhead as module
 from vis_callbacks.callbacks import seat, session, straight_line
-from vis_callbacks.callbacks.overhead import Overhead, divided
-from vis_callbacks.callbacks.steps import GroupTable
+from vis_callbacks.overhead import Overhead, divided
+from vis_callbacks.step_facts import GroupTable
 from vis_callbacks.engine import capture, module_hooks
 from vis_callbacks.engine import engine as engine_module
 from vis_callbacks.engine.engine import Engine
