@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests.alerts.reading import read_alerts
 from tests.contracts.dummies import SaliencyDummy
 from tests.identity import digest
 from tests.system.models import (
@@ -27,7 +28,6 @@ from tests.system.models import (
 from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
-from tests.alerts.reading import read_alerts
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.report import Report

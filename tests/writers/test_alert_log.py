@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.alerts.reading import read_alerts
 from tests.writers.stand_ins import (
     BrokenLogger,
     CSVLogger,
@@ -11,8 +12,6 @@ from tests.writers.stand_ins import (
     TensorboardXLogger,
     alert,
 )
-
-from tests.alerts.reading import read_alerts
 
 from vis_callbacks.alerts.log import header_line
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
