@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
-from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.report import Readings, Report, Scalar
 
 BATCH = 8

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
-from vis_callbacks.callbacks.session import session_of
+from vis_callbacks.session import session_of
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),

@@ -155,7 +155,7 @@ def test_an_alert_of_before_is_not_raised_again(
     written = read_alerts(tmp_path / "alerts.jsonl")
     assert [(a.kind, a.step) for a in written.alerts] == [("early", EARLY), ("late", LATE)]
     assert written.num_torn == 0
-    assert [alert.kind for alert in second.ledger.active] == ["early", "late"]
+    assert [alert.kind for alert in second.tracker.active] == ["early", "late"]
     text = (tmp_path / "alerts.jsonl").read_text()
     assert text.count('"schema"') == 1  # appended, not begun anew
 
@@ -245,7 +245,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "half a life": lambda state: _drop(state, "monitor", "life", "units"),
     "half a reference": lambda state: _drop(state, "references", "inputs"),
     "a history that is a number": lambda state: state.update(history=5),
-    "a ledger that is a list": lambda state: state.update(ledger=[1, 2]),
+    "a tracker that is a list": lambda state: state.update(tracker=[1, 2]),
     "a monitor that is text": lambda state: state.update(monitor="life"),
     "a life that is a tensor": lambda state: state["monitor"].update(life=torch.zeros(3)),
     "an older version": lambda state: state.update(version=0),
