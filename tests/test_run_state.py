@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,7 +113,8 @@ def test_a_monitor_that_runs_the_model_itself_waits_for_no_burst():
 
 def test_not_more_is_kept_than_fits():
     state = state_of(in_bursts(), None)
-    context = StepContext(step=5, epoch=0, stage="fit", facts=FACTS, due=[state], whole=[], read=[])
+    view = SimpleNamespace(epoch=0, stage="fit")
+    context = StepContext(view, FACTS, step=5, due=[state], whole=[], read=[])
     assert not state.is_whole(5, FACTS)
     state.kept = [Reading(context, {}, {})] * 32
     assert state.is_whole(5, FACTS)

@@ -49,36 +49,30 @@ def try_given_functions(
     has_batch = f"{source}, which looks like {describe(batch)}"
     # One rank may not make a pass by itself, and a lazy module's first one makes its weights.
     can_run = run.world_size == 1 and not any(map(is_lazy, run.model.parameters()))
-    # Several monitors may have been given the same function; one of the user's may have no hash.
-    returned: dict[int, Any] = {}
+    tried: set[int] = set()  # by identity: one of the user's may have no hash
     for monitor in monitors:
-        options = monitor.options
-        for option in ("label_fn", "input_fn"):
-            function = getattr(options, option)
-            if function is not None and id(function) not in returned:
-                call = partial(harmless(function), batch)
-                returned[id(function)] = _call(option, call, has_batch)
-        forward = options.forward_fn
-        if forward is not None and id(forward) not in returned and can_run:
-            inputs = returned.get(id(options.input_fn))
-            with Catch():  # that there are none is told elsewhere
-                inputs = monitor.reader.inputs(batch) if inputs is None else inputs
-            if isinstance(inputs, Tensor):
-                call = partial(_run_forward, forward, inputs, run)
-                has_inputs = f"the inputs {describe(inputs)} of {source}"
-                returned[id(forward)] = _call("forward_fn", call, has_inputs)
+        for option, function in zip(_WRITE, monitor.functions, strict=True):
+            if function is None or id(function) in tried:
+                continue
+            tried.add(id(function))
+            if option != "forward_fn":
+                _try(option, partial(harmless(function), batch), has_batch)
+            elif can_run:
+                inputs = None
+                with Catch():  # that there are none is told elsewhere
+                    inputs = monitor.reader.inputs(batch)
+                if isinstance(inputs, Tensor):
+                    has_inputs = f"the inputs {describe(inputs)} of {source}"
+                    _try(option, partial(_run_forward, function, inputs, run), has_inputs)
 
 
-def _call(option: str, call: Callable[[], Any], looks_like: str) -> Any:
-    result = None
+def _try(option: str, call: Callable[[], Any], looks_like: str) -> None:
     with Catch() as caught:
-        result = call()
+        call()
     error = caught.error
     if error is not None and not isinstance(error, torch.OutOfMemoryError | MemoryError):
-        raise GivenFunctionError(
-            f"{option} raised {error!r} on {looks_like}. {_WRITE[option]}"
-        ) from error
-    return result
+        words = f"{option} raised {error!r} on {looks_like}. {_WRITE[option]}"
+        raise GivenFunctionError(words) from error
 
 
 def _run_forward(forward: Callable[..., Any], inputs: Tensor, run: RunView) -> None:

@@ -77,7 +77,13 @@ class Observer(ABC):
     def __init__(self, **options: Unpack[MonitorOptions]) -> None:
         super().__init__()
         self.options = Options(type(self).__name__, **options)
-        self._check_alert_kinds()
+        kinds = [rule.kind for rule in self.rules]
+        for kind in self.options.enabled_alerts or ():
+            if kind not in kinds:
+                raise ValueError(
+                    f"enabled_alerts holds {kind!r}; {type(self).__name__} has "
+                    f"{', '.join(kinds) or 'no alerts'}."
+                )
         self.schedule = schedule_from_options(
             self.options.every_n_train_steps, self.options.every_n_epochs, self.default_schedule
         )
@@ -144,6 +150,12 @@ class Observer(ABC):
         enabled = self.options.enabled_alerts
         return tuple(rule for rule in self.rules if enabled is None or rule.kind in enabled)
 
+    @property
+    def functions(self) -> tuple[Any, Any, Any]:
+        """How the user finds inputs and labels in a batch, and runs the model."""
+        options = self.options
+        return options.input_fn, options.label_fn, options.forward_fn
+
     @cached_property
     def reader(self) -> BatchReader:
         """Finds inputs and labels in a batch."""
@@ -190,10 +202,10 @@ class Observer(ABC):
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Takes a whole state back; with {}, or one that is not ours, everything begins anew."""
-        if not state:
-            self._start_afresh()
-            return
         with Catch() as caught:
+            if not state:
+                self._start_afresh()
+                return
             if state.get("version") != STATE_VERSION:
                 raise ValueError(
                     f"the checkpoint's state has version {state.get('version')!r}, this "
@@ -230,15 +242,6 @@ class Observer(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "reader"}
-
-    def _check_alert_kinds(self) -> None:
-        kinds = [rule.kind for rule in self.rules]
-        for kind in self.options.enabled_alerts or ():
-            if kind not in kinds:
-                raise ValueError(
-                    f"enabled_alerts holds {kind!r}; {type(self).__name__} has "
-                    f"{', '.join(kinds) or 'no alerts'}."
-                )
 
 
 class SameNameError(IntendedError, SetUpError):  # type: ignore[valid-type, misc]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, TypedDict, Unpack, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Unpack, get_args, get_type_hints
 
 from torch import Tensor, nn
 
@@ -21,9 +21,8 @@ OnAlert = Literal["warn", "stop", "raise"] | Callable[[Alert], object]
 def check_count(name: str, value: object) -> None:
     """Raises unless ``value`` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}. Use a whole number of at least 1."
-        )
+        kind = type(value).__name__
+        raise TypeError(f"{name}={value!r} is a {kind}. Use a whole number of at least 1.")
     if value < 1:
         raise ValueError(f"{name}={value} is too small. Use a whole number of at least 1.")
 
@@ -44,7 +43,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raises unless ``value`` is one of the choices."""
     if value not in choices:
         listed = " or ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name}={value!r} is not one of the choices. Use {listed}.")
+        raise ValueError(f"{name}={value!r} is none of the choices. Use {listed}.")
 
 
 def check_names(name: str, value: object, *, allow_empty: bool = True) -> None:
@@ -78,10 +77,8 @@ def _check_function(name: str, value: object) -> None:
 
 def _check_reaction(name: str, value: object) -> None:
     if not callable(value) and value not in ("warn", "stop", "raise"):
-        raise ValueError(
-            f"{name}={value!r} is no reaction. "
-            'Use "warn", "stop", "raise" or a function that takes the alert.'
-        )
+        words = f'{name}={value!r} must be "warn", "stop", "raise" or a function'
+        raise ValueError(f"{words}. Use one of them, or a function that takes the alert.")
 
 
 def _check_prefix(name: str, value: object) -> None:
@@ -101,21 +98,14 @@ def _check_share(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use a number such as 0.03.")
     if not 0 < value <= 1:
-        raise ValueError(
-            f"{name}={value} is not a share above 0 and up to 1. Use 0.03 for three percent."
-        )
+        raise ValueError(f"{name}={value} is not in 0 to 1. Use 0.03 for three percent.")
 
 
-def _check_output_kind(name: str, value: object) -> None:
-    check_choice(name, value, get_args(OutputKind))
-
-
-@dataclass(frozen=True)
-class _Option:
+class _Option(NamedTuple):
     """The default of an option, and the check of what is given for it."""
 
     default: Any
-    check: Callable[[str, object], None]
+    check: Callable[..., None]
 
 
 class MonitorOptions(TypedDict, total=False):
@@ -133,7 +123,9 @@ class MonitorOptions(TypedDict, total=False):
     input_fn: Annotated[Callable[[Any], Tensor] | None, _Option(None, _check_function)]
     label_fn: Annotated[Callable[[Any], Tensor] | None, _Option(None, _check_function)]
     forward_fn: Annotated[Callable[[nn.Module, Any], Any] | None, _Option(None, _check_function)]
-    outputs: Annotated[OutputKind, _Option("auto", _check_output_kind)]
+    outputs: Annotated[
+        OutputKind, _Option("auto", partial(check_choice, choices=get_args(OutputKind)))
+    ]
     class_names: Annotated[Sequence[str] | None, _Option(None, check_names)]
     mean: Annotated[Sequence[float] | None, _Option(None, check_numbers)]
     std: Annotated[Sequence[float] | None, _Option(None, check_numbers)]
@@ -170,17 +162,14 @@ class Options(SimpleNamespace):
                 f"every_n_train_steps={self.every_n_train_steps} and "
                 f"every_n_epochs={self.every_n_epochs} exclude each other. Give one of them."
             )
-        _check_statistics(self.mean, self.std)
-
-
-def _check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    if (mean is None) != (std is None):
-        raise ValueError("mean and std belong together: only one is given. Give both or neither.")
-    if mean is None or std is None:
-        return
-    if len(mean) != len(std):
-        raise ValueError(
-            f"mean has {len(mean)} numbers and std {len(std)}. Give one of each a channel."
-        )
-    if any(value <= 0 for value in std):
-        raise ValueError(f"std={list(std)} has a number that is not positive. Use those above 0.")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: only one is given. Give both of them.")
+        if self.mean is not None and len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} numbers and std {len(self.std)}. "
+                "Give one of each a channel."
+            )
+        if self.std is not None and any(value <= 0 for value in self.std):
+            raise ValueError(
+                f"std={list(self.std)} has one that is not positive. Use those above 0."
+            )

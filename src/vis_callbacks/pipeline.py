@@ -7,7 +7,6 @@ the host -> rules and tracker -> drawing and writing -> reactions.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -74,8 +73,7 @@ class Pipeline:
         if context.whole:
             self._look(context.whole, run)
             self.react(run)
-            for state in context.whole:
-                self._keep_within_limit(state, percents)
+            self._keep_within_limits(context.whole, percents)
 
     def catch_up(self, run: RunView) -> None:
         """Looks at what a burst has kept that is not over: before a checkpoint, or at the end.
@@ -153,7 +151,7 @@ class Pipeline:
                 raise TypeError(f"observe returned a {type(returned).__name__}. Return a Report.")
             report = returned
             if snapshot.wants_pictures:
-                state.next_picture = _next_picture(state, reading.context)
+                state.draw_again_after(reading.context)
         return report
 
     def _snapshot(
@@ -236,30 +234,24 @@ class Pipeline:
     # -- what it costs
 
     def _percents(self) -> dict[str, Tensor]:
-        return {
-            _percent_name(state): torch.tensor(
-                [state.overhead.percent, state.overhead.run_seconds, 1.0], dtype=torch.float64
-            )
-            for state in self._states
-            if state.overhead.limit is not None
-        }
+        limited = [state.overhead for state in self._states if state.overhead.limit is not None]
+        numbers = [[one.percent, one.run_seconds, 1.0] for one in limited]
+        return {"overheads": torch.tensor(numbers, dtype=torch.float64)} if limited else {}
 
-    def _keep_within_limit(self, state: RunState, percents: Mapping[str, Tensor]) -> None:
-        sums = percents.get(_percent_name(state))
-        if sums is None:
-            return
-        # The mean of all ranks, so that all of them thin at the same step.
-        percent, run_seconds = (sums[:2] / sums[2]).tolist()
-        gave_up = state.overhead.keep_within_limit(percent, run_seconds)
-        if gave_up:
-            log(
-                f"{state.monitor.name} took {state.overhead.percent:.1f} % of the training time, "
-                f"more than max_overhead={state.overhead.limit}: it gives up {gave_up}."
-            )
-
-
-def _percent_name(state: RunState) -> str:
-    return f"overhead/{state.number}"
+    def _keep_within_limits(self, whole: Sequence[RunState], sums: Mapping[str, Tensor]) -> None:
+        limited = [state for state in self._states if state.overhead.limit is not None]
+        for state, (percent, run_seconds, num_ranks) in zip(
+            limited, sums["overheads"].tolist() if "overheads" in sums else (), strict=False
+        ):
+            if state not in whole:
+                continue
+            # The mean of all ranks, so that all of them thin at the same step.
+            gave_up = state.overhead.keep_within_limit(percent / num_ranks, run_seconds / num_ranks)
+            if gave_up:
+                log(
+                    f"{state.monitor.name} took {state.overhead.percent:.1f} % of the training "
+                    f"time, more than max_overhead={state.overhead.limit}: it gives up {gave_up}."
+                )
 
 
 def _transferred(seen: Sequence[_Observed]) -> list[_Observed]:
@@ -273,12 +265,3 @@ def _transferred(seen: Sequence[_Observed]) -> list[_Observed]:
         with one.state.guard.catch("transfer"):
             spared.append(one._replace(report=transfer([one.report])[0]))
     return spared
-
-
-def _next_picture(state: RunState, context: StepContext) -> float:
-    """Returns the step from which on the monitor's next snapshot draws."""
-    schedule = state.monitor.picture_schedule
-    if schedule is None:
-        return 0
-    following = schedule.next_due(context.step, context.facts)
-    return math.inf if following is None else following

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from vis_callbacks._lightning import RunView
 from vis_callbacks.engine.batch_parts import guessed_size
 from vis_callbacks.engine.engine import Engine, Subscription
 from vis_callbacks.engine.isolation import call_resolved
-from vis_callbacks.engine.probe import Activation, Batch, Probe, Values
+from vis_callbacks.engine.probe import Batch, Probe, Values
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
@@ -27,31 +28,42 @@ from vis_callbacks.step_facts import StepSums, UpdateWatch
 _MAX_KEPT = 32  # a user's own schedule may have bursts that never end
 
 
-@dataclass(eq=False, kw_only=True)
 class StepContext:
-    """One step that is read, and what all monitors see of it. It holds nothing of the Trainer.
+    """One step that is read, and what all monitors see of it.
 
-    Attributes:
+    Args:
+        view: Is asked for epoch and stage, and not kept.
+        facts: Of the run.
+        step: On the x-axis of ``self.log``.
         due: The monitors whose snapshot it is.
         whole: Those of them that look at it now: it ends their burst, or stands for itself.
         read: What is read for them.
+
+    Attributes:
         is_live: Whether the user's own pass is read.
         was_read: Whether the current batch has been read.
         updates: What the optimizers' step is measured by, until the snapshot is taken.
     """
 
-    step: int
-    epoch: int
-    stage: str
-    facts: RunFacts
-    due: Sequence[RunState]
-    whole: Sequence[RunState]
-    read: Sequence[Subscription]
-    is_live: bool = False
-    was_read: bool = False
-    updates: UpdateWatch | None = None
-    sums: StepSums = field(default_factory=StepSums)
-    groups: tuple[Group, ...] = ()
+    def __init__(
+        self,
+        view: RunView,
+        facts: RunFacts,
+        step: int,
+        due: Sequence[RunState],
+        whole: Sequence[RunState],
+        read: Sequence[Subscription],
+    ) -> None:
+        self.epoch, self.stage = view.epoch, view.stage
+        self.facts = facts
+        self.step = step
+        self.due = due
+        self.whole = whole
+        self.read = read
+        self.is_live = self.was_read = False
+        self.updates: UpdateWatch | None = None
+        self.sums = StepSums()
+        self.groups: tuple[Group, ...] = ()
 
 
 class Reading(NamedTuple):
@@ -89,19 +101,14 @@ class RunState:
         guard: Guard,
     ) -> RunState:
         """Begins a run of a monitor; ``guard`` takes the failures of finding a batch's parts."""
-        mine = monitor.options
-        alike = (
-            other.batch_of  # one extra pass then serves both
-            for other in others
-            if (mine.input_fn, mine.label_fn, mine.forward_fn)
-            == tuple(map(vars(other.monitor.options).get, ("input_fn", "label_fn", "forward_fn")))
-        )
+        # One extra pass serves those that find the parts of a batch in the same way.
+        alike = (o.batch_of for o in others if o.monitor.functions == monitor.functions)
         state = cls(
             number=number,
             monitor=monitor,
             batch_of=next(alike, lambda batch: find_parts(batch, monitor, guard)),
-            forward=mine.forward_fn or call_resolved,
-            overhead=Overhead(limit=mine.max_overhead),
+            forward=monitor.options.forward_fn or call_resolved,
+            overhead=Overhead(limit=monitor.options.max_overhead),
         )
         subscribe = partial(
             engine.subscribe,
@@ -161,6 +168,13 @@ class RunState:
             ends = self.schedule.ends_burst(step, facts)
         return ends is not False  # if the schedule fails, it does
 
+    def draw_again_after(self, context: StepContext) -> None:
+        """Works out from which step on the next snapshot draws, after this one has."""
+        schedule = self.monitor.picture_schedule
+        if schedule is not None:
+            following = schedule.next_due(context.step, context.facts)
+            self.next_picture = math.inf if following is None else following
+
     def keep(self, context: StepContext) -> None:
         """Keeps what was read for it at a step, unless that has failed."""
         mine = [s for s in self.subscriptions if s in context.read]
@@ -170,12 +184,13 @@ class RunState:
             self.kept.append(Reading(context, values, num_samples))
 
 
-def _read_nothing(activation: Activation, batch: Batch) -> dict[str, Tensor]:
-    return {}
-
-
 # Matches no name: the pass meets the layers in their order, and nothing is read of them.
-_TRACE = Probe(name="trace", layers=(), reduce=_read_nothing, merge={})
+_TRACE = Probe(name="trace", layers=(), reduce=lambda activation, batch: {}, merge={})
+
+
+def subscriptions_of(states: Iterable[RunState]) -> list[Subscription]:
+    """Returns the subscriptions of all probes of these monitors."""
+    return [subscription for state in states for subscription in state.subscriptions]
 
 
 def _first_due(schedule: Schedule, step: int, facts: RunFacts) -> float:
@@ -194,8 +209,7 @@ def find_parts(batch: Any, monitor: Observer, guard: Guard) -> Batch:
         inputs = monitor.reader.inputs(batch)
     with Catch() as of_labels:
         labels = monitor.reader.labels(batch)
-    options = monitor.options
-    for function, caught in ((options.input_fn, of_inputs), (options.label_fn, of_labels)):
+    for function, caught in zip(monitor.functions, (of_inputs, of_labels), strict=False):
         if caught.error is not None:
             if function is not None:
                 guard.record("finding inputs and labels", caught.error)
@@ -226,14 +240,14 @@ def keep_references(monitors: Iterable[Observer], batch: Any, source: str) -> No
     for monitor in _most_samples_first(monitors):
         if "references" not in monitor.needs or monitor.references is not None:
             continue
-        options = monitor.options
-        functions = (options.input_fn, options.label_fn, monitor.mask_fn)
-        asked = (*functions, options.num_samples)
+        num_samples = monitor.options.num_samples
+        functions = (*monitor.functions[:2], monitor.mask_fn)
+        asked = (*functions, num_samples)
         with Catch() as caught:
             if asked not in taken:
                 taken[asked] = take_references(
                     batch,
-                    options.num_samples,
+                    num_samples,
                     source=source,
                     mask_fn=harmless(monitor.mask_fn),
                     reader=monitor.reader,

@@ -7,21 +7,21 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, cast
+from typing import Any, TypeVar, cast
 
 from vis_callbacks._lightning import RunView, step_of
-from vis_callbacks.engine.engine import Engine, EngineGuards, Subscription
+from vis_callbacks.engine.engine import Engine, EngineGuards
 from vis_callbacks.engine.roll_call import RollCall
 from vis_callbacks.given_functions import try_given_functions
 from vis_callbacks.guard import Guard, log_summary
 from vis_callbacks.observer import Observer, check_names
 from vis_callbacks.overhead import Overhead, divided
 from vis_callbacks.rank_agreement import announce, company_of
-from vis_callbacks.run_state import RunState, StepContext, keep_references
+from vis_callbacks.run_state import RunState, StepContext, keep_references, subscriptions_of
 from vis_callbacks.step_facts import UpdateWatch, loss_of
 from vis_callbacks.watched_run import WatchedRun, open_run
 
-P = ParamSpec("P")
+Hook = TypeVar("Hook", bound=Callable[..., None])
 
 # What is shared by the monitors of one Trainer hangs on the Trainer, weakly.
 _SESSIONS: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
@@ -34,17 +34,15 @@ def session_of(trainer: Any) -> Session:
     return _SESSIONS[trainer]
 
 
-def _timed(
-    hook: Callable[Concatenate[Session, P], None],
-) -> Callable[Concatenate[Session, P], None]:
+def _timed(hook: Hook) -> Hook:
     """Counts all of a hook's time."""
 
     @wraps(hook)
-    def timed(self: Session, *args: P.args, **kwargs: P.kwargs) -> None:
+    def timed(self: Session, *args: Any) -> None:
         with self._divided():
-            hook(self, *args, **kwargs)
+            hook(self, *args)
 
-    return cast("Callable[Concatenate[Session, P], None]", timed)
+    return cast("Hook", timed)
 
 
 class Session:
@@ -177,8 +175,7 @@ class Session:
             read += [state.tracer for state in run.states if state.tracer]
         self.has_work = True
         whole = [state for state in due if state.is_whole(step, run.facts)]
-        context = self._context(run, view, step, due, whole, read)
-        self._step = context
+        context = self._step = StepContext(view, run.facts, step, due, whole, read)
         context.is_live = run.engine.can_read_live
         run.engine.begin(read, live=context.is_live, in_burst=not whole)
         _leave_out_resting(due)
@@ -239,7 +236,8 @@ class Session:
             step = max(view.step - 1, 0)
             for state in due:
                 state.last_evaluation = step
-            self._take(run, self._context(run, view, step, due, due, _subscriptions(due)), view)
+            read = subscriptions_of(due)
+            self._take(run, StepContext(view, run.facts, step, due, due, read), view)
 
     def _drop_step(self, run: WatchedRun) -> None:
         self._step = None
@@ -262,7 +260,7 @@ class Session:
         self._collecting = run.due_in_evaluation(view)
         if self._collecting:
             self._begin_snapshot(self._collecting)
-            run.engine.begin(_subscriptions(self._collecting), live=False)
+            run.engine.begin(subscriptions_of(self._collecting), live=False)
             _leave_out_resting(self._collecting)
 
     @_timed
@@ -304,9 +302,9 @@ class Session:
             run.engine.resume(step.read, live=step.is_live, in_burst=not step.whole)
         if view.stage != "fit":
             others = [s for s in run.states if not s.collects and "forward" in s.monitor.needs]
-            read = _subscriptions(self._collecting)
+            read = subscriptions_of(self._collecting)
             due, self._collecting = [*self._collecting, *others], []
-            self._take(run, self._context(run, view, view.step, due, due, read), view)
+            self._take(run, StepContext(view, run.facts, view.step, due, due, read), view)
 
     # -- what all of them need
 
@@ -318,25 +316,6 @@ class Session:
         has_tried, self._has_tried_functions = self._has_tried_functions, True
         if not has_tried:
             try_given_functions(self._monitors, batch, source, view)
-
-    def _context(
-        self,
-        run: WatchedRun,
-        view: RunView,
-        step: int,
-        due: Sequence[RunState],
-        whole: Sequence[RunState],
-        read: Sequence[Subscription],
-    ) -> StepContext:
-        return StepContext(
-            step=step,
-            epoch=view.epoch,
-            stage=view.stage,
-            facts=run.facts,
-            due=due,
-            whole=whole,
-            read=read,
-        )
 
     def _take(self, run: WatchedRun, context: StepContext, view: RunView) -> None:
         """Takes what was read at a step through all that follows."""
@@ -389,7 +368,3 @@ def _leave_out_resting(due: Sequence[RunState]) -> None:
     for state in due:
         for subscription in state.subscriptions if state.guard.is_resting else ():
             subscription.failure = "the monitor rests"
-
-
-def _subscriptions(states: Sequence[RunState]) -> list[Subscription]:
-    return [subscription for state in states for subscription in state.subscriptions]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from vis_callbacks.analysis.updates import select, update_norms
 from vis_callbacks.engine.plain_tensors import is_plain, plain
@@ -147,11 +148,11 @@ class UpdateWatch:
 
 
 class GroupTable:
-    """The parameter groups of a run's optimizers: their names, which stay, and their rates."""
+    """The parameter groups of a run's optimizers: their names and their rates."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._known: dict[tuple[int, ...], dict[str, Any]] = {}
+        self._names = WeakTensorKeyDictionary()
 
     def now(
         self, optimizers: Sequence[torch.optim.Optimizer], norms: Norms | None = None
@@ -159,14 +160,19 @@ class GroupTable:
         """Returns what is known of each group at this step; ``norms`` as `UpdateWatch` has them."""
         groups = []
         for i, optimizer in enumerate(optimizers):
+            kind = type(optimizer).__name__
             for j, group in enumerate(optimizer.param_groups):
+                places = [i] * (len(optimizers) > 1) + [j] * (len(optimizer.param_groups) > 1)
                 # A group that has joined during the step has no norms.
                 weight_norm, update_norm = (norms or {}).get((i, j), (None, None))
+                momentum = group.get("momentum", (group.get("betas") or (None,))[0])
                 groups.append(
                     Group(
-                        **self._names(optimizers, i, j),
+                        name="/".join([kind, *map(str, places)]),
+                        kind=kind,
+                        parameter_names=self._names_of(group["params"]),
                         lr=float(group["lr"]),
-                        momentum=_momentum_of(group),
+                        momentum=None if momentum is None else float(momentum),
                         weight_decay=float(group.get("weight_decay", 0.0)),
                         weight_norm=weight_norm,
                         update_norm=update_norm,
@@ -174,26 +180,11 @@ class GroupTable:
                 )
         return tuple(groups)
 
-    def _names(
-        self, optimizers: Sequence[torch.optim.Optimizer], i: int, j: int
-    ) -> Mapping[str, Any]:
-        parameters = optimizers[i].param_groups[j]["params"]
-        num_groups = len(optimizers[i].param_groups)
-        key = (len(optimizers), i, num_groups, j, len(parameters))  # the user may add some
-        if key not in self._known:
-            kind = type(optimizers[i]).__name__
-            path = [kind, *([str(i)] if len(optimizers) > 1 else [])]
-            path += [str(j)] if num_groups > 1 else []
-            names = {id(parameter): name for name, parameter in self._model.named_parameters()}
-            of_parameters = tuple(names.get(id(p), "") for p in parameters)
-            self._known[key] = {
-                "name": "/".join(path), "kind": kind, "parameter_names": of_parameters
-            }  # fmt: skip
-        return self._known[key]
-
-
-def _momentum_of(group: Mapping[str, Any]) -> float | None:
-    if "momentum" in group:
-        return float(group["momentum"])
-    betas = group.get("betas")
-    return float(betas[0]) if betas else None
+    def _names_of(self, parameters: Sequence[Tensor]) -> tuple[str, ...]:
+        if any(parameter not in self._names for parameter in parameters):
+            self._names = WeakTensorKeyDictionary()
+            for parameter in parameters:
+                self._names[parameter] = ""  # unless it is one of the model's
+            for name, known in self._model.named_parameters():
+                self._names[known] = name
+        return tuple(self._names[parameter] for parameter in parameters)

@@ -125,7 +125,7 @@ def fit(
     return Outcome(
         weights=digest(list(module.parameters())),
         num_steps=trainer.global_step,
-        histories=[monitor.history.state() for monitor in monitors],
+        histories=[monitor.history.state_dict() for monitor in monitors],
         alerts=[f"{a.kind} {a.step}" for monitor in monitors for a in monitor.alerts],
         failures=[dict(monitor.guard.counts) for monitor in monitors],
         shared_failures=dict(session_of(trainer).guard.counts),

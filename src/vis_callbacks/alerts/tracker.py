@@ -20,7 +20,7 @@ class _Entry:
     """One cause that is tracked."""
 
     alert: Alert
-    num_found: int = 1  # snapshots running
+    num_found: int = 0  # snapshots running
     num_silent: int = 0  # snapshots running
 
 
@@ -54,7 +54,7 @@ class AlertTracker:
 
     def update(
         self, judged: Iterable[tuple[Rule, Outcome]], *, step: int, epoch: int = 0, stage: str
-    ) -> tuple[Alert, ...]:
+    ) -> list[Alert]:
         """Takes in one snapshot's findings and returns what changed.
 
         Returned are alerts that began to fire or became graver (state "firing"), that ended
@@ -67,6 +67,7 @@ class AlertTracker:
             epoch: Of this snapshot.
             stage: ``"fit"``, ``"validate"`` or ``"test"``.
         """
+        when = {"step": step, "epoch": epoch, "stage": stage}
         changes: list[Alert] = []
         found: set[Key] = set()
         decided: set[str] = set()
@@ -75,15 +76,14 @@ class AlertTracker:
                 continue
             decided.add(rule.kind)
             if isinstance(outcome, Finding):
-                alert = self._alert(rule, outcome, step, epoch, stage)
-                found.add(_key(alert))
-                changes += self._found(alert, outcome.min_snapshots)
+                found.add((rule.kind, outcome.cause))
+                changes += self._found(self._alert(rule, outcome, when), outcome.min_snapshots)
         for key in [key for key in self._entries if key[0] in decided and key not in found]:
-            changes += self._missed(key, step, epoch, stage)
+            changes += self._missed(key, when)
         begun = list(filter(_is_begun, changes))
         self.alerts += begun
         self.untold += begun
-        return tuple(changes)
+        return changes
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain values for a checkpoint (loads with ``weights_only=True``)."""
@@ -109,71 +109,59 @@ class AlertTracker:
         self.untold = [Alert.from_plain(plain) for plain in state["untold"]]
         self.alerts = list(self.active)
 
-    def _alert(self, rule: Rule, finding: Finding, step: int, epoch: int, stage: str) -> Alert:
-        shared = {name: value for name, value in vars(finding).items() if name != "min_snapshots"}
-        return Alert(
-            **shared
-            | {"severity": finding.severity or rule.severity, "evidence": dict(finding.evidence)},
-            kind=rule.kind,
-            monitor=self.monitor,
-            state="pending",
-            step=step,
-            epoch=epoch,
-            stage=stage,
-        )
+    def _alert(self, rule: Rule, finding: Finding, when: Mapping[str, Any]) -> Alert:
+        shared = vars(finding) | {
+            "severity": finding.severity or rule.severity,
+            "evidence": dict(finding.evidence),
+        }
+        del shared["min_snapshots"]
+        return Alert(**shared, **when, kind=rule.kind, monitor=self.monitor, state="pending")
 
     def _found(self, alert: Alert, min_snapshots: int) -> list[Alert]:
-        entry = self._entries.get(_key(alert))
-        if entry is None or (entry.alert.severity == "info") != (alert.severity == "info"):
-            return self._first_found(alert, entry, min_snapshots)
+        key, is_remark = _key(alert), alert.severity == "info"
+        entry = self._entries.get(key)
+        if entry is not None and is_remark != (entry.alert.severity == "info"):
+            if is_remark:  # it waits until the alert is resolved
+                when = {"step": alert.step, "epoch": alert.epoch, "stage": alert.stage}
+                return self._missed(key, when)
+            entry = None
+        if entry is None:
+            entry = self._entries[key] = _Entry(alert)
         known = entry.alert
         entry.num_found, entry.num_silent = entry.num_found + 1, 0
-        if alert.severity == "info":
-            entry.alert = replace(alert, state="firing")
-            return [] if alert.layers == known.layers else [entry.alert]
-        if known.state == "pending":
-            begins = entry.num_found >= min_snapshots
+        if known.state == "pending" or is_remark:
+            begins = is_remark or entry.num_found >= min_snapshots
             entry.alert = replace(alert, state="firing" if begins else "pending")
-            return [entry.alert] if begins else []
-        return self._still_found(entry, alert)
+            is_news = begins and (known.state == "pending" or alert.layers != known.layers)
+        else:
+            is_news = SEVERITIES.index(alert.severity) > SEVERITIES.index(known.severity)
+            entry.alert = _brought_up_to_date(known, alert, since=alert if is_news else known)
+        return [entry.alert] if is_news else []
 
-    def _first_found(self, alert: Alert, entry: _Entry | None, min_snapshots: int) -> list[Alert]:
-        """Opens an entry; a remark beside an alert waits until the alert is resolved."""
-        if entry is not None and alert.severity == "info":
-            return self._missed(_key(alert), alert.step, alert.epoch, alert.stage)
-        begins = alert.severity == "info" or min_snapshots <= 1
-        alert = replace(alert, state="firing" if begins else "pending")
-        self._entries[_key(alert)] = _Entry(alert)
-        return [alert] if begins else []
-
-    def _still_found(self, entry: _Entry, alert: Alert) -> list[Alert]:
-        """Brings a firing alert up to date; only a graver severity is news."""
-        known = entry.alert
-        is_graver = SEVERITIES.index(alert.severity) > SEVERITIES.index(known.severity)
-        starts = [since for since in (known.since_step, alert.since_step) if since is not None]
-        latest = alert if is_graver else known
-        entry.alert = replace(
-            alert,
-            state="firing",
-            layers=tuple(dict.fromkeys((*known.layers, *alert.layers))),
-            since_step=min(starts, default=None),
-            severity=latest.severity,
-            step=latest.step,
-            epoch=latest.epoch,
-            stage=latest.stage,
-        )
-        return [entry.alert] if is_graver else []
-
-    def _missed(self, key: Key, step: int, epoch: int, stage: str) -> list[Alert]:
+    def _missed(self, key: Key, when: Mapping[str, Any]) -> list[Alert]:
         entry = self._entries[key]
         entry.num_found, entry.num_silent = 0, entry.num_silent + 1
         is_pending = entry.alert.state == "pending"
         if not is_pending and entry.num_silent < QUIET_SNAPSHOTS:
             return []
         del self._entries[key]
-        if is_pending or entry.alert.severity == "info":
-            return []
-        return [replace(entry.alert, state="resolved", step=step, epoch=epoch, stage=stage)]
+        is_unseen = is_pending or entry.alert.severity == "info"
+        return [] if is_unseen else [replace(entry.alert, state="resolved", **when)]
+
+
+def _brought_up_to_date(known: Alert, alert: Alert, *, since: Alert) -> Alert:
+    """Returns a firing alert as it is found now, of the severity and step of ``since``."""
+    starts = [start for start in (known.since_step, alert.since_step) if start is not None]
+    return replace(
+        alert,
+        state="firing",
+        layers=tuple(dict.fromkeys((*known.layers, *alert.layers))),
+        since_step=min(starts, default=None),
+        severity=since.severity,
+        step=since.step,
+        epoch=since.epoch,
+        stage=since.stage,
+    )
 
 
 def _is_begun(alert: Alert) -> bool:
