@@ -37,12 +37,6 @@ def try_given_functions(
 ) -> None:
     """Calls each function that the user has given once, on the first batch that there is.
 
-    Args:
-        monitors: Of the Trainer.
-        batch: Is given to the functions.
-        source: Where it comes from: "the first validation batch".
-        run: Has the model for ``forward_fn``.
-
     Raises:
         GivenFunctionError: One has raised; the message says what to write.
     """

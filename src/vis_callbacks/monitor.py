@@ -6,7 +6,7 @@ import re
 import weakref
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Unpack, cast, final
+from typing import Any, TypeVar, Unpack, cast, final
 
 from vis_callbacks._lightning import LightningCallback, trainer_of
 from vis_callbacks.guard import Catch
@@ -14,22 +14,20 @@ from vis_callbacks.observer import Observer
 from vis_callbacks.options import MonitorOptions
 from vis_callbacks.session import Session, session_of
 
-P = ParamSpec("P")
+Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
-def _guarded(
-    hook: Callable[Concatenate[Monitor, P], None],
-) -> Callable[Concatenate[Monitor, P], None]:
+def _guarded(hook: Hook) -> Hook:
     """Catches what fails in one of Lightning's hooks."""
 
     @wraps(hook)
-    def guarded(self: Monitor, *args: P.args, **kwargs: P.kwargs) -> None:
+    def guarded(self: Monitor, *args: Any, **kwargs: Any) -> None:
         with Catch() as caught:  # cheaper than guard.catch, and this runs at every step
             hook(self, *args, **kwargs)
         if caught.error is not None:
             self.guard.record(hook.__name__, caught.error)
 
-    return cast("Callable[Concatenate[Monitor, P], None]", guarded)
+    return cast("Hook", guarded)
 
 
 def _driven(name: str, *, of_a_batch: bool = False) -> Callable[..., None]:

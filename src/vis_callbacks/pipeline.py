@@ -40,13 +40,8 @@ class Pipeline:
 
     The snapshots of a burst are kept on the device and looked at, one after the other, at its
     end: training waits for the device once a burst, and the code and the tables that three or
-    more snapshots go through are fetched into the caches once.
-
-    Args:
-        engine: Has read.
-        writer: Writes, on rank 0.
-        states: Of all monitors of the Trainer, due or not: every rank decides the same.
-        has_ranks: Whether there are several.
+    more snapshots go through are fetched into the caches once. ``states`` are those of all
+    monitors, due or not, for every rank decides the same.
     """
 
     def __init__(
@@ -76,10 +71,7 @@ class Pipeline:
             self._keep_within_limits(context.whole, percents)
 
     def catch_up(self, run: RunView) -> None:
-        """Looks at what a burst has kept that is not over: before a checkpoint, or at the end.
-
-        Nothing is exchanged between ranks, and nothing acts on the run: that waits.
-        """
+        """Looks at what a burst that is not over has kept. Nothing is acted upon yet."""
         waiting = [state for state in self._states if state.kept]
         if waiting:
             self._look(waiting, run)
@@ -91,11 +83,8 @@ class Pipeline:
         self._writer.flush()
 
     def break_off(self, run: RunView) -> None:
-        """Looks at what is left when an exception ends the run, and tells what it may come of.
-
-        Not with several ranks: another one may have died, and this one's device would wait for
-        its collective for ever.
-        """
+        """Looks at what is left when an exception ends the run, and tells what it may come of."""
+        # Another rank may have died, and this one's device would wait for it for ever.
         if not self._has_ranks:
             self.catch_up(run)
         self._tell(run)

@@ -63,14 +63,9 @@ def tell(tracker: AlertTracker, on_alert: OnAlert, run: RunView, guard: Guard) -
 def act(told: Sequence[Told], run: RunView, *, has_ranks: bool) -> None:
     """Stops or ends the run where a monitor's alert is to do so, on all ranks together.
 
-    Every rank must come here after each snapshot, although something failed on it: a monitor may
-    have failed on this rank and raise its alert on another. What a function does to the run on
-    rank 0 (``trainer.should_stop = True``, an `AlertRaisedError`) is done on all ranks.
-
-    Args:
-        told: Of all monitors.
-        run: Is stopped.
-        has_ranks: Whether other ranks come here, too.
+    Every rank must come here after each snapshot: a monitor may have failed on this rank and
+    raise its alert on another. What a function does to the run on rank 0
+    (``trainer.should_stop = True``, an `AlertRaisedError`) is done on all ranks.
 
     Raises:
         AlertRaisedError: For the first alert of a monitor with ``on_alert="raise"``.

@@ -124,12 +124,10 @@ _LOOKS_ESCAPED = re.compile(r"_(?=x[0-9a-f]*(?:_|[^A-Za-z0-9_.\-]))")
 def tag(metric: str, layer: str = "") -> str:
     """Returns the one spelling of a tag: ``metric/layer``, safe in every logger.
 
-    Loggers rewrite what they do not like (tensorboardX turns ``#`` into ``_``, MLflow drops
-    it), so that two names would collide. The characters that all of them keep are letters,
-    digits and ``_.-/``: any other one is written as ``_x``, its code point in hexadecimal,
-    ``_``. Parts between slashes that a path would swallow (empty, ``.``, ``..``) are escaped
-    as well. The result has at most 200 characters; a longer one ends in a digest of the whole
-    name.
+    Loggers rewrite what they do not like, so that two names would collide. All of them keep
+    letters, digits and ``_.-/``: any other character is written as ``_x``, its code point in
+    hexadecimal, ``_``, and so are parts between slashes that a path would swallow (empty,
+    ``.``, ``..``). The result has at most 200 characters; a longer one ends in a digest.
 
     Example:
         >>> tag("sparsity", "net.2/relu-1")

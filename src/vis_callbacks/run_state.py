@@ -29,21 +29,7 @@ _MAX_KEPT = 32  # a user's own schedule may have bursts that never end
 
 
 class StepContext:
-    """One step that is read, and what all monitors see of it.
-
-    Args:
-        view: Is asked for epoch and stage, and not kept.
-        facts: Of the run.
-        step: On the x-axis of ``self.log``.
-        due: The monitors whose snapshot it is.
-        whole: Those of them that look at it now: it ends their burst, or stands for itself.
-        read: What is read for them.
-
-    Attributes:
-        is_live: Whether the user's own pass is read.
-        was_read: Whether the current batch has been read.
-        updates: What the optimizers' step is measured by, until the snapshot is taken.
-    """
+    """One step that is read, and what all monitors see of it; it holds nothing of the Trainer."""
 
     def __init__(
         self,
@@ -56,11 +42,12 @@ class StepContext:
     ) -> None:
         self.epoch, self.stage = view.epoch, view.stage
         self.facts = facts
-        self.step = step
-        self.due = due
-        self.whole = whole
+        self.step = step  # on the x-axis of ``self.log``
+        self.due = due  # the monitors whose snapshot it is
+        self.whole = whole  # of these, those whose burst it ends, so that they look at it now
         self.read = read
-        self.is_live = self.was_read = False
+        self.is_live = False  # whether the user's own pass is read
+        self.was_read = False  # whether the current batch has been read
         self.updates: UpdateWatch | None = None
         self.sums = StepSums()
         self.groups: tuple[Group, ...] = ()
@@ -100,7 +87,7 @@ class RunState:
         others: Iterable[RunState],
         guard: Guard,
     ) -> RunState:
-        """Begins a run of a monitor; ``guard`` takes the failures of finding a batch's parts."""
+        """Begins a run of a monitor; ``guard`` takes failures of finding a batch's parts."""
         # One extra pass serves those that find the parts of a batch in the same way.
         alike = (o.batch_of for o in others if o.monitor.functions == monitor.functions)
         state = cls(

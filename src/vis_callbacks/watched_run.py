@@ -23,22 +23,15 @@ from vis_callbacks.writers.writer import Writer, alert_folder
 
 @dataclass(eq=False)
 class WatchedRun:
-    """What is open from the start of a run to its end.
-
-    Attributes:
-        states: Of the monitors that take part.
-        has_ranks: Whether they work together with those of other ranks.
-        next_due: The next step at which one of them may be due; below 0: they are to be asked.
-        is_first: Whether no step was read yet.
-    """
+    """What is open from the start of a run to its end."""
 
     engine: Engine
     pipeline: Pipeline
-    states: list[RunState]
+    states: list[RunState]  # of the monitors that take part
     facts: RunFacts
-    has_ranks: bool
-    next_due: float = -1.0
-    is_first: bool = True
+    has_ranks: bool  # whether they work together with those of other ranks
+    next_due: float = -1.0  # when one of them may be due; below 0: they are to be asked
+    is_first: bool = True  # no step was read yet
 
     def look_ahead(self, step: int) -> None:
         """Works out when monitors are due, from this step on."""
@@ -95,12 +88,7 @@ def open_run(
 ) -> WatchedRun:
     """Opens engine and writer, and begins the run of each monitor.
 
-    Args:
-        run: Which begins.
-        monitors: Of the Trainer, in its order.
-        guard: Takes the failures of finding a batch's parts.
-        engine_guards: Take the failures of the engine.
-        has_ranks: Whether the monitors work together with those of other ranks.
+    ``guard`` takes the failures of finding a batch's parts, ``engine_guards`` those of passes.
     """
     states: list[RunState] = []
     with Catch() as caught:

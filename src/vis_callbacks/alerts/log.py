@@ -28,8 +28,8 @@ def header_line() -> str:
 def alert_to_line(alert: Alert) -> str:
     """Returns the alert as one line of strict JSON, line end included.
 
-    NaN and the infinities, which JSON does not have, become null and are named with their
-    place under ``not_finite``: ``{"evidence/loss": "nan"}``.
+    NaN and the infinities become null and are named under ``not_finite``:
+    ``{"evidence/loss": "nan"}``.
     """
     return _line(alert.as_plain())
 
