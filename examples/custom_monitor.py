@@ -30,7 +30,8 @@ class DoubtMonitor(Monitor):
     def observe(self, snapshot):
         mean = snapshot.values["doubt"]["head"]["sum"] / snapshot.num_samples["doubt"]
         for_rules = RuleMetrics(metrics=("score_entropy",), values=mean)
-        return Report(step=snapshot.step, items=(Scalar(tag="score_entropy", value=mean), for_rules))
+        shown = Scalar(tag="score_entropy", value=mean)
+        return Report(step=snapshot.step, items=(shown, for_rules))
 
 
 def entropy(activation, batch):
