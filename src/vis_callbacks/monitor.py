@@ -30,16 +30,12 @@ def _guarded(hook: Hook) -> Hook:
     return cast("Hook", guarded)
 
 
-def _driven(name: str, *, of_a_batch: bool = False) -> Callable[..., None]:
-    """Makes the hook by which the driver has the session act, once for all monitors.
-
-    Those of a batch run at every step, mostly for nothing and with cold caches: no call more
-    than is needed.
-    """
+def _driven(name: str) -> Callable[..., None]:
+    """Makes the hook by which the driver has the session act, once for all monitors."""
 
     def hook(self: Monitor, trainer: Any, pl_module: Any, *args: Any) -> None:
         session = self._session
-        if session is not None and session.driver is self and (session.has_work or not of_a_batch):
+        if session is not None and session.driver is self:
             getattr(session, name)(trainer, *args)
 
     hook.__name__ = name
@@ -135,9 +131,38 @@ class Monitor(Observer, LightningCallback):
             self._session.announce(trainer)
 
     on_train_start = _driven("on_train_start")
-    on_train_batch_start = _driven("on_train_batch_start")
-    on_before_backward = _driven("on_before_backward", of_a_batch=True)
-    on_train_batch_end = _driven("on_train_batch_end", of_a_batch=True)
+
+    # The next three run at every step, mostly for nothing and with cold caches: no call more
+    # than is needed.
+
+    @final
+    @_guarded
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Opens a capture where a snapshot is due."""
+        session = self._session
+        if session is not None and session.driver is self:
+            session.on_train_batch_start(trainer, batch)
+
+    @final
+    @_guarded
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        """Reads by an extra pass where the user's own pass must not be touched."""
+        session = self._session
+        if session is not None and session.has_work and session.driver is self:
+            session.on_before_backward(trainer)
+
+    @final
+    @_guarded
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Takes the snapshot, after the optimizer's update."""
+        session = self._session
+        if session is not None and session.has_work and session.driver is self:
+            session.on_train_batch_end(trainer, outputs)
+
     on_train_epoch_end = _driven("on_train_epoch_end")
     on_validation_start = on_test_start = _driven("on_validation_start")
     on_validation_batch_start = on_test_batch_start = _driven("on_validation_batch_start")

@@ -143,7 +143,7 @@ class Session:
 
     # -- a training step
 
-    def on_train_batch_start(self, trainer: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Any, batch: Any) -> None:
         """Opens a capture over the user's step where a snapshot is due."""
         step, run = step_of(trainer), self.run
         if run is None or (self._step is None and step < run.next_due):
@@ -185,7 +185,7 @@ class Session:
                 context.updates = UpdateWatch(view.optimizers)
 
     @_timed
-    def on_before_backward(self, trainer: Any, loss: Any) -> None:
+    def on_before_backward(self, trainer: Any) -> None:
         """Reads by an extra pass, before the update, where the user's pass must be let alone."""
         step, run = self._step, self.run
         if step is None or run is None:
@@ -194,7 +194,7 @@ class Session:
             run.engine.pause()  # but a manual loop may run further forward passes
 
     @_timed
-    def on_train_batch_end(self, trainer: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, outputs: Any) -> None:
         """Takes the snapshot once the step's last micro-batch has passed."""
         step, run, view = self._step, self.run, RunView(trainer)
         if step is None or run is None:
