@@ -2,7 +2,7 @@
 
 from torch.distributions import Categorical
 
-from vis_callbacks import Finding, Monitor, Probe, Readings, Report, Scalar
+from vis_callbacks import Finding, Monitor, Probe, Report, RuleMetrics, Scalar
 
 
 class NoDoubt:
@@ -29,8 +29,9 @@ class DoubtMonitor(Monitor):
 
     def observe(self, snapshot):
         mean = snapshot.values["doubt"]["head"]["sum"] / snapshot.num_samples["doubt"]
-        readings = Readings(metric="score_entropy", layers=("",), values=mean)
-        return Report(step=snapshot.step, items=(Scalar(tag="score_entropy", value=mean), readings))
+        for_rules = RuleMetrics(metrics=("score_entropy",), values=mean)
+        shown = Scalar(tag="score_entropy", value=mean)
+        return Report(step=snapshot.step, items=(shown, for_rules))
 
 
 def entropy(activation, batch):

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from vis_callbacks.guard import Attempt, Guard, IntendedError, NothingToShow, say, summarise
+from vis_callbacks.guard import (
+    Catch,
+    Guard,
+    IntendedError,
+    LeftOutError,
+    NothingToShow,
+    log,
+    log_summary,
+)
 
 pytestmark = pytest.mark.contained
 
@@ -30,7 +38,7 @@ def guard() -> Guard:
 
 
 def fail(guard: Guard, error: Exception, stage: str = "observe") -> None:
-    with guard.contain(stage):
+    with guard.catch(stage):
         raise error
 
 
@@ -43,7 +51,7 @@ def test_a_failure_is_contained_counted_and_said(guard, contained):
 
 
 def test_what_succeeds_is_neither_counted_nor_said(guard, contained):
-    with guard.contain("observe"):
+    with guard.catch("observe"):
         pass
     assert not guard.counts
     assert not contained.errors
@@ -84,14 +92,14 @@ def test_different_failures_are_several_causes(guard, contained):
 
 def test_errors_noted_without_a_place_are_told_apart_by_their_words(guard, contained):
     for glob in ("a", "b"):
-        guard.note("finding layers", ValueError(f"no layer {glob}"))
+        guard.record("finding layers", ValueError(f"no layer {glob}"))
     assert len(contained.reports) == 2
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, IntendedError])
 def test_what_is_meant_for_the_run_passes_through(guard, error):
     raised = error()
-    with pytest.raises(error) as caught, guard.contain("observe"):
+    with pytest.raises(error) as caught, guard.catch("observe"):
         raise raised
     assert caught.value is raised
     assert not guard.counts
@@ -124,7 +132,7 @@ def test_a_kept_error_holds_no_frames(guard, contained):
         except ValueError as error:
             raise RuntimeError("outer") from error
 
-    with guard.contain("observe"):
+    with guard.catch("observe"):
         outer(model)
     del model
     gc.collect()
@@ -145,15 +153,6 @@ def test_the_users_error_in_flight_keeps_its_frames(guard):
     assert guard.counts.total() == 1
 
 
-def test_what_the_block_had_begun_is_given_up_after_a_failure_only(guard):
-    given_up = []
-    with guard.contain("restore", then=lambda: given_up.append("well")):
-        pass
-    with guard.contain("restore", then=lambda: given_up.append("failed")):
-        raise ValueError
-    assert given_up == ["failed"]
-
-
 def test_a_log_handler_that_fails_changes_nothing(guard):
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -163,7 +162,7 @@ def test_a_log_handler_that_fails_changes_nothing(guard):
     logger.addHandler(handler)
     try:
         fail(guard, ValueError("odd"))
-        say("a word")
+        log("a word")
     finally:
         logger.removeHandler(handler)
     assert guard.counts.total() == 1
@@ -209,7 +208,7 @@ def test_the_summary_tells_how_often(guard, caplog):
     snapshots(guard, "xx")
     other = Guard("TheOther")
     fail(other, TypeError("even"))
-    summarise([guard, Guard("Healthy"), other])
+    log_summary([guard, Guard("Healthy"), other])
     assert caplog.messages[-1] == (
         "5 contained failures in TheMonitor, TheOther "
         "(4 x observe: ValueError: odd; 1 x observe: TypeError: even)."
@@ -227,7 +226,7 @@ def test_guards_that_share_causes_say_each_once(guard, contained):
 
 
 def test_nothing_to_sum_up_is_not_said(guard, caplog):
-    summarise([guard])
+    log_summary([guard])
     assert not caplog.messages
 
 
@@ -238,11 +237,11 @@ def test_a_copy_remembers_what_was_said(guard, contained, copied):
     assert len(contained.reports) == 1
 
 
-def test_an_attempt_keeps_the_error():
+def test_a_catch_keeps_the_error():
     error = ValueError("odd")
-    with Attempt() as attempt:
+    with Catch() as caught:
         raise error
-    assert attempt.error is error
+    assert caught.error is error
 
 
 def test_nothing_to_show_is_a_remark_and_no_failure(guard, contained, caplog):
@@ -254,3 +253,109 @@ def test_nothing_to_show_is_a_remark_and_no_failure(guard, contained, caplog):
     assert not guard.counts
     assert not guard.is_resting
     assert not contained.errors
+
+
+# -- what can be done without
+
+
+def test_an_extra_that_fails_is_left_out_and_that_is_logged_once_with_its_remedy(guard, caplog):
+    caplog.set_level(logging.DEBUG, "vis_callbacks")
+    for _ in range(3):
+        with guard.optional("the maps", "Write map_layers=[]."):
+            raise ValueError("no sample.")
+    with guard.optional("the rest"):
+        raise SpeechlessError
+    first, second = caplog.records
+    assert first.levelno == second.levelno == logging.INFO
+    assert first.getMessage() == (
+        "TheMonitor leaves out the maps and goes on without: ValueError: no sample. "
+        "Write map_layers=[]."
+    )
+    assert "TheMonitor leaves out the rest" in second.getMessage()
+    assert not guard.counts
+    assert not guard.is_resting
+
+
+def test_the_frames_of_an_extra_that_fails_are_let_go_of(guard):
+    class Model:
+        pass
+
+    def fail_with_a_model() -> weakref.ref[Model]:
+        model = Model()
+        with guard.optional("the maps"):
+            raise ValueError(f"of {model}")
+        return weakref.ref(model)
+
+    gc.disable()
+    try:
+        assert fail_with_a_model()() is None
+    finally:
+        gc.enable()
+
+
+# -- a writer's way out, which is tried at every item
+
+
+def raising(error: BaseException):
+    def action() -> None:
+        raise error
+
+    return action
+
+
+def test_an_attempt_tells_whether_it_succeeded(guard, contained):
+    done: list[int] = []
+    assert guard.attempt("writing", lambda: done.append(1))
+    assert not guard.attempt("writing", raising(OSError("full")))
+    assert done == [1]
+    assert guard.counts == {"writing: OSError: full": 1}
+    assert len(contained.reports) == 1
+
+
+def test_after_three_failing_attempts_it_rests_until_it_is_woken_and_then_tries_once(guard):
+    tried: list[int] = []
+
+    def action() -> None:
+        tried.append(1)
+        raise OSError("full")
+
+    for num_tried in (3, 4, 5):
+        for _ in range(10):
+            guard.attempt("writing", action)
+        assert len(tried) == num_tried
+        assert guard.is_resting
+        guard.wake()
+    assert guard.left_out["resting"] == 25
+    assert guard.attempt("writing", lambda: None)
+    guard.attempt("writing", action)
+    assert not guard.is_resting
+
+
+def test_a_success_ends_the_row_of_failing_attempts(guard):
+    for _ in range(5):
+        guard.attempt("writing", raising(OSError("full")))
+        guard.attempt("writing", raising(OSError("full")))
+        assert guard.attempt("writing", lambda: None)
+
+
+def test_what_is_rightly_left_out_is_logged_once_and_is_no_failure(guard, caplog):
+    for _ in range(5):
+        assert not guard.attempt("writing", raising(LeftOutError("room", "there is no room")))
+    assert caplog.messages == ["TheMonitor: there is no room. Training goes on."]
+    assert guard.left_out == {"room": 5}
+    assert not guard.counts
+    assert not guard.is_resting
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("stop"), SystemExit("stop")])
+def test_an_attempt_swallows_no_exit(guard, error):
+    with pytest.raises(type(error), match="stop"):
+        guard.attempt("writing", raising(error))
+
+
+def test_a_silent_guard_counts_and_logs_nothing(caplog):
+    guard = Guard("TheWriter", is_silent=True)
+    guard.attempt("writing", raising(OSError("full")))
+    guard.attempt("writing", raising(LeftOutError("room", "no room")))
+    assert (guard.counts.total(), guard.left_out.total()) == (1, 1)
+    assert not caplog.messages

@@ -6,16 +6,14 @@ from tests.writers.reading import markdown_to_safe_html
 from vis_callbacks.report import (
     Embedding,
     Histogram,
-    Image,
-    Readings,
+    Markdown,
+    Picture,
     Report,
+    RuleMetrics,
     Scalar,
-    Text,
     escape_markdown,
     tag,
-    tensors_of,
     transfer,
-    with_arrays,
 )
 
 ODD_NAMES = [
@@ -162,7 +160,7 @@ def test_tensors_of_every_type_and_shape_come_back_with_their_values():
         for shape in [(), (0,), (3,), (2, 3), (0, 4), (1, 2, 1, 5)]:
             values = torch.arange(int(np.prod(shape)), dtype=torch.float32).reshape(shape) % 5
             tensors[f"{index}_{len(tensors)}"] = values.to(dtype)
-    image = Image(tag="i", draw=lambda **arrays: np.zeros((1, 1, 3)), arrays=tensors)
+    image = Picture(tag="i", draw=lambda **arrays: np.zeros((1, 1, 3)), arrays=tensors)
     (moved,) = transfer([Report(step=0, items=(image,))])
     assert list(moved.items[0].arrays) == list(tensors)
     for name, tensor in tensors.items():
@@ -185,7 +183,7 @@ def test_transposed_conjugate_negated_and_sparse_tensors_come_back_with_their_va
         "expanded": torch.ones(1).expand(4),
         "with_gradient": torch.ones(2, requires_grad=True),
     }
-    image = Image(tag="i", draw=lambda **arrays: np.zeros((1, 1, 3)), arrays=tensors)
+    image = Picture(tag="i", draw=lambda **arrays: np.zeros((1, 1, 3)), arrays=tensors)
     (moved,) = transfer([Report(step=0, items=(image,))])
     for name, tensor in tensors.items():
         dense = tensor.detach().to_dense() if name == "sparse" else tensor.detach()
@@ -204,18 +202,20 @@ def test_all_reports_of_a_step_are_moved_in_one_transfer(monkeypatch):
         Report(
             step=3,
             items=(
-                Readings(metric="m", layers=("a", "b"), values=torch.ones(2, dtype=torch.bfloat16)),
+                RuleMetrics(
+                    metrics=("m",), layers=("a", "b"), values=torch.ones(2, dtype=torch.bfloat16)
+                ),
                 Histogram(
                     tag="h", counts=torch.ones(3), edges=np.arange(4.0), total=torch.tensor(3.0)
                 ),
                 Embedding(tag="e", features=torch.ones(2, 2), thumbnails=torch.zeros(2, 3, 4, 4)),
-                Text(tag="t", text="x"),
+                Markdown(tag="t", text="x"),
             ),
         ),
     ]
     moved = transfer(reports)
     assert len(moves) == 1
-    assert [len(tensors_of(report)) for report in moved] == [0, 0, 0]
+    assert [type(item.value) for item in moved[0].items] == [float, float]
     assert [item.value for item in moved[0].items] == [1.0, 2.0]
     readings, histogram, embedding, text = moved[2].items
     assert readings.values.dtype == np.float32
@@ -245,11 +245,32 @@ def test_not_finite_values_pass():
     assert moved.items[0].value.tobytes() == values.numpy().tobytes()
 
 
-def test_a_wrong_number_of_arrays_is_refused():
-    with pytest.raises(ValueError, match="arrays has 0 entries, but the report holds 1 tensors"):
-        with_arrays(report_of(torch.ones(1)), [])
+def test_one_tensor_may_be_in_several_places():
+    shared = torch.arange(3)
+    pictures = [Picture(tag=t, draw=np.zeros, arrays={"x": shared, "n": 2}) for t in "ab"]
+    (moved,) = transfer([Report(step=0, items=(*pictures, Scalar(tag="s", value=shared.sum())))])
+    assert [item.arrays["x"].tolist() for item in moved.items[:2]] == [[0, 1, 2]] * 2
+    assert moved.items[0].arrays["n"] == 2
+    assert moved.items[2].value == 3.0
+
+
+@pytest.mark.parametrize(
+    ("values", "layers"),
+    [
+        (torch.tensor([[1.0, 2.0], [3.0, 4.0]]), ("a", "b")),
+        (((1.0, 2.0), (3.0, 4.0)), ("a", "b")),
+        (torch.tensor([1, 3]), ("a",)),
+    ],
+)
+def test_the_numbers_for_the_rules_are_found_by_metric_and_layer(values, layers):
+    item = RuleMetrics(metrics=("m", "n"), layers=layers, values=values)
+    loss = RuleMetrics(metrics=("loss",), values=torch.tensor(0.5))
+    (moved,) = transfer([Report(step=0, items=(item, loss))])
+    found = moved.rule_metrics()
+    assert [found["m"]["a"], found["n"]["a"], found["loss"][""]] == [1.0, 3.0, 0.5]
+    assert set(found["m"]) == set(layers)
 
 
 def test_of_returns_the_items_of_one_kind_in_order():
-    report = Report(step=0, items=(Text(tag="b", text=""), Scalar(tag="a", value=1.0)))
+    report = Report(step=0, items=(Markdown(tag="b", text=""), Scalar(tag="a", value=1.0)))
     assert report.of(Scalar) == (report.items[1],)

@@ -13,62 +13,57 @@ if TYPE_CHECKING:
     from vis_callbacks.alerts.alert import Finding as Finding
     from vis_callbacks.alerts.alert import Rule as Rule
     from vis_callbacks.alerts.history import History as History
-    from vis_callbacks.callbacks.activation_maximization import (
-        ActivationMaximizationMonitor as ActivationMaximizationMonitor,
-    )
-    from vis_callbacks.callbacks.defaults import default_monitors as default_monitors
-    from vis_callbacks.callbacks.monitor import Monitor as Monitor
-    from vis_callbacks.callbacks.occlusion import OcclusionMonitor as OcclusionMonitor
-    from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
-    from vis_callbacks.callbacks.top_patches import TopPatchesMonitor as TopPatchesMonitor
+    from vis_callbacks.defaults import default_monitors as default_monitors
     from vis_callbacks.engine.probe import Activation as Activation
     from vis_callbacks.engine.probe import Batch as Batch
     from vis_callbacks.engine.probe import Probe as Probe
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
     from vis_callbacks.layer_table import summary as summary
+    from vis_callbacks.monitor import Monitor as Monitor
+    from vis_callbacks.monitors.activation_maximization import ActivationMaximizationMonitor as ActivationMaximizationMonitor
     from vis_callbacks.monitors.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.monitors.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
+    from vis_callbacks.monitors.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.monitors.saliency import SaliencyMonitor as SaliencyMonitor
-    from vis_callbacks.report import Image as Image
-    from vis_callbacks.report import Readings as Readings
+    from vis_callbacks.monitors.top_patches import TopPatchesMonitor as TopPatchesMonitor
+    from vis_callbacks.reactions import AlertRaisedError as AlertRaisedError
+    from vis_callbacks.report import Markdown as Markdown
+    from vis_callbacks.report import Picture as Picture
     from vis_callbacks.report import Report as Report
+    from vis_callbacks.report import RuleMetrics as RuleMetrics
     from vis_callbacks.report import Scalar as Scalar
-    from vis_callbacks.report import Text as Text
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "ActivationMaximizationMonitor": "callbacks.activation_maximization",
-    "ActivationMonitor": "monitors.activations",
-    "Activation": "engine.probe",
-    "Alert": "alerts.alert",
-    "AlertRaisedError": "callbacks.reactions",
-    "Batch": "engine.probe",
-    "FilterMonitor": "monitors.filters",
-    "EmbeddingMonitor": "monitors.embedding",
-    "Finding": "alerts.alert",
-    "History": "alerts.history",
-    "Image": "report",
-    "Monitor": "callbacks.monitor",
-    "OcclusionMonitor": "callbacks.occlusion",
-    "Probe": "engine.probe",
-    "Readings": "report",
-    "Report": "report",
-    "Rule": "alerts.alert",
-    "SaliencyMonitor": "monitors.saliency",
-    "Scalar": "report",
-    "Snapshot": "engine.snapshot",
-    "Text": "report",
-    "TopPatchesMonitor": "callbacks.top_patches",
-    "default_monitors": "callbacks.defaults",
-    "summary": "layer_table",
+_NAMES = {
+    "alerts.alert": ("Alert", "Finding", "Rule"),
+    "alerts.history": ("History",),
+    "defaults": ("default_monitors",),
+    "engine.probe": ("Activation", "Batch", "Probe"),
+    "engine.snapshot": ("Snapshot",),
+    "layer_table": ("summary",),
+    "monitor": ("Monitor",),
+    "monitors.activation_maximization": ("ActivationMaximizationMonitor",),
+    "monitors.activations": ("ActivationMonitor",),
+    "monitors.embedding": ("EmbeddingMonitor",),
+    "monitors.filters": ("FilterMonitor",),
+    "monitors.occlusion": ("OcclusionMonitor",),
+    "monitors.saliency": ("SaliencyMonitor",),
+    "monitors.top_patches": ("TopPatchesMonitor",),
+    "reactions": ("AlertRaisedError",),
+    "report": ("Markdown", "Picture", "Report", "RuleMetrics", "Scalar"),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_HOME)
 
+_OLD = ("Image", "Readings", "Text")  # until every part uses the new names
+
 
 def __getattr__(name: str) -> Any:
+    if name in _OLD:
+        return getattr(importlib.import_module(f"{__name__}.report"), name)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

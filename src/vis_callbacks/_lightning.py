@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,148 +61,115 @@ def step_of(trainer: Any) -> int:
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-@dataclass(frozen=True)
+def _planned_steps(trainer: Any) -> int | None:
+    steps = trainer.max_steps
+    if steps > 0 and not trainer.lightning_module.automatic_optimization:
+        # It counts the steps of each optimizer.
+        steps = -(-steps // max(1, len(trainer.optimizers)))
+    per_epoch, epochs = _steps_per_epoch(trainer), trainer.max_epochs
+    if epochs is not None and epochs > 0 and per_epoch is not None:
+        total = per_epoch * epochs
+        return int(min(total, steps)) if steps > 0 else total
+    return int(steps) if steps > 0 else None
+
+
+def _steps_per_epoch(trainer: Any) -> int | None:
+    batches = trainer.num_training_batches
+    return None if batches == float("inf") else -(-int(batches) // trainer.accumulate_grad_batches)
+
+
+def _is_sharded(trainer: Any) -> bool:
+    kinds = {kind.__name__ for kind in type(trainer.strategy).__mro__}
+    return not kinds.isdisjoint({"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"})
+
+
+def _stage(trainer: Any) -> str:
+    return str(trainer.state.fn.value) if trainer.state.fn else "fit"
+
+
+def _fact(read: Callable[[Any], Any], doc: str) -> Any:
+    return property(lambda view: read(view.trainer), doc=doc)
+
+
 class RunView:
     """The few facts of a Trainer that the monitors use, read at the moment they are asked for.
 
     It holds the Trainer; whoever keeps a view longer than a hook keeps the run alive.
     """
 
-    trainer: Any
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
 
-    @property
-    def model(self) -> nn.Module:
-        """The user's LightningModule, without a wrapper."""
-        module: nn.Module = self.trainer.lightning_module
-        return module
-
-    @property
-    def is_wrapped(self) -> bool:
-        """Whether the strategy runs the steps through a wrapper's ``forward`` (DDP)."""
-        return self.trainer.strategy.model is not self.trainer.lightning_module
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether no rank has the whole model, so that all must run each forward pass."""
-        kinds = {kind.__name__ for kind in type(self.trainer.strategy).__mro__}
-        return not kinds.isdisjoint({"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"})
-
-    @property
-    def step(self) -> int:
-        """The x-axis of the user's own ``self.log`` within a training batch or validation.
-
-        Not ``global_step``: they part with several optimizers.
-        """
-        return step_of(self.trainer)
-
-    @property
-    def is_last_micro_batch(self) -> bool:
-        """Whether the optimizer steps with this batch (gradient accumulation)."""
-        return not self.trainer.fit_loop._should_accumulate()
-
-    @property
-    def accumulated_batches(self) -> int:
-        """The number of batches whose gradients make one step."""
-        return int(self.trainer.accumulate_grad_batches)
-
-    @property
-    def is_automatic(self) -> bool:
-        """Whether Lightning drives the optimizer."""
-        return bool(self.model.automatic_optimization)
-
-    @property
-    def epoch(self) -> int:
-        """The current epoch, from 0."""
-        return int(self.trainer.current_epoch)
-
-    @property
-    def stage(self) -> str:
-        """``"fit"`` (with its validation), ``"validate"``, ``"test"`` or ``"predict"``."""
-        return str(self.trainer.state.fn.value) if self.trainer.state.fn else "fit"
-
-    @property
-    def is_sanity_checking(self) -> bool:
-        """Whether this is the validation before training."""
-        return bool(self.trainer.sanity_checking)
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether the run asks for no files: ``fast_dev_run`` and ``barebones``."""
-        return bool(self.trainer.fast_dev_run) or bool(getattr(self.trainer, "barebones", False))
-
-    @property
-    def planned_steps(self) -> int | None:
-        """How many steps the run will take, or None where its end is not known."""
-        steps = self.trainer.max_steps
-        if steps > 0 and not self.is_automatic:  # it counts the steps of each optimizer
-            steps = -(-steps // max(1, len(self.trainer.optimizers)))
-        batches = self.trainer.num_training_batches
-        epochs = self.trainer.max_epochs
-        if epochs is not None and epochs > 0 and batches != float("inf"):
-            per_epoch = -(-int(batches) // self.accumulated_batches)
-            total = per_epoch * epochs
-            return int(min(total, steps)) if steps > 0 else total
-        return int(steps) if steps > 0 else None
-
-    @property
-    def steps_per_epoch(self) -> int | None:
-        """How many steps an epoch takes, or None where that is not known."""
-        batches = self.trainer.num_training_batches
-        return None if batches == float("inf") else -(-int(batches) // self.accumulated_batches)
-
-    @property
-    def evaluates(self) -> bool:
-        """Whether an evaluation passes by: in ``fit``, whether there is a validation at all."""
-        return self.stage != "fit" or bool(self.trainer.enable_validation)
-
-    @property
-    def loggers(self) -> Sequence[Any]:
-        """The Trainer's loggers."""
-        return tuple(self.trainer.loggers)
-
-    @property
-    def default_root_dir(self) -> Path:
-        """Where the Trainer puts what no logger takes."""
-        return Path(self.trainer.default_root_dir)
-
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this is the rank that writes."""
-        return bool(self.trainer.is_global_zero)
-
-    @property
-    def world_size(self) -> int:
-        """The number of ranks."""
-        return int(self.trainer.world_size)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = self.trainer.strategy.root_device
-        return device
-
-    @property
-    def forward_context(self) -> Callable[[], AbstractContextManager[Any]]:
-        """Makes the context of the user's own forward passes (autocast)."""
-        context: Callable[[], AbstractContextManager[Any]] = (
-            self.trainer.precision_plugin.forward_context
-        )
-        return context
-
-    @property
-    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
-        """The bare optimizers."""
-        return tuple(getattr(o, "optimizer", o) for o in self.trainer.optimizers)
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        """A copy of what the user has logged so far; tensors stay on their device."""
-        return dict(self.trainer.callback_metrics)
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the training is to end after this step."""
-        return bool(self.trainer.should_stop)
+    model: nn.Module = _fact(
+        lambda t: t.lightning_module, "The user's LightningModule, without a wrapper."
+    )
+    is_wrapped: bool = _fact(
+        lambda t: t.strategy.model is not t.lightning_module,
+        "Whether the strategy runs the steps through a wrapper's ``forward`` (DDP).",
+    )
+    is_sharded: bool = _fact(
+        _is_sharded, "Whether no rank has the whole model, so that all run each forward pass."
+    )
+    step: int = _fact(
+        step_of,
+        "The x-axis of the user's own ``self.log`` within a training batch or validation. It is "
+        "not ``global_step``: they part with several optimizers.",
+    )
+    is_last_micro_batch: bool = _fact(
+        lambda t: not t.fit_loop._should_accumulate(),
+        "Whether the optimizer steps with this batch (gradient accumulation).",
+    )
+    accumulated_batches: int = _fact(
+        lambda t: int(t.accumulate_grad_batches), "The number of batches that make one step."
+    )
+    is_automatic: bool = _fact(
+        lambda t: bool(t.lightning_module.automatic_optimization),
+        "Whether Lightning drives the optimizer.",
+    )
+    epoch: int = _fact(lambda t: int(t.current_epoch), "The current epoch, from 0.")
+    stage: str = _fact(
+        _stage, '``"fit"`` (with its validation), ``"validate"``, ``"test"`` or ``"predict"``.'
+    )
+    is_sanity_checking: bool = _fact(
+        lambda t: bool(t.sanity_checking), "Whether this is the validation before training."
+    )
+    is_silent: bool = _fact(
+        lambda t: bool(t.fast_dev_run) or bool(getattr(t, "barebones", False)),
+        "Whether the run asks for no files: ``fast_dev_run`` and ``barebones``.",
+    )
+    planned_steps: int | None = _fact(
+        _planned_steps, "How many steps the run will take, None where its end is not known."
+    )
+    steps_per_epoch: int | None = _fact(
+        _steps_per_epoch, "How many steps an epoch takes, None where that is not known."
+    )
+    evaluates: bool = _fact(
+        lambda t: _stage(t) != "fit" or bool(t.enable_validation),
+        "Whether an evaluation passes by: in ``fit``, whether there is a validation at all.",
+    )
+    loggers: Sequence[Any] = _fact(lambda t: tuple(t.loggers), "The Trainer's loggers.")
+    default_root_dir: Path = _fact(
+        lambda t: Path(t.default_root_dir), "Where the Trainer puts what no logger takes."
+    )
+    is_global_zero: bool = _fact(
+        lambda t: bool(t.is_global_zero), "Whether this is the rank that writes."
+    )
+    world_size: int = _fact(lambda t: int(t.world_size), "The number of ranks.")
+    device: torch.device = _fact(lambda t: t.strategy.root_device, "Where the model is.")
+    forward_context: Callable[[], AbstractContextManager[Any]] = _fact(
+        lambda t: t.precision_plugin.forward_context,
+        "Makes the context of the user's own forward passes (autocast).",
+    )
+    optimizers: Sequence[torch.optim.Optimizer] = _fact(
+        lambda t: tuple(getattr(o, "optimizer", o) for o in t.optimizers), "The bare optimizers."
+    )
+    metrics: Mapping[str, Any] = _fact(
+        lambda t: dict(t.callback_metrics),
+        "A copy of what the user has logged so far; tensors stay on their device.",
+    )
+    is_stopping: bool = _fact(
+        lambda t: bool(t.should_stop), "Whether the training is to end after this step."
+    )
 
     def stop(self) -> None:
         """Ends the training after this step; all ranks must come to the same decision."""

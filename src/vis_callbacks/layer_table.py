@@ -51,6 +51,5 @@ def summary(
         f"{len(rows) - 1 - gates} layers"
         + (f" and {gates} gates, which are read only where they are named" if gates else "")
     )
-    text = "\n".join(lines)
-    print(text)  # noqa: T201 - printing is what it is for
+    print(text := "\n".join(lines))  # noqa: T201 - printing is what it is for
     return text

@@ -1,18 +1,17 @@
 """What a monitor has to say of one snapshot, as values that no Trainer is needed for.
 
-A monitor's ``observe`` returns a `Report`. Its items may hold tensors of the training
-device: the wiring moves the tensors of all reports of a step to the host in one transfer
-(`transfer`), so rules, render and writers only ever see host arrays.
+A monitor's ``observe`` returns a `Report`, whose items may hold tensors of the training
+device. `transfer` moves those of all reports of a step to the host at once, so rules, pictures
+and writers only ever see host arrays.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,36 +32,24 @@ class Scalar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readings:
-    """One number a layer for the rules; written to no logger.
+class RuleMetrics:
+    """Numbers for the rules alone, which no logger is given.
 
-    ``values[i]`` belongs to ``layers[i]``. A number of the whole run (the loss, say) has
-    the one layer ``""``.
-    """
-
-    metric: str
-    layers: tuple[str, ...]
-    values: Values | tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingsTable:
-    """Several readings of the same layers in one tensor: fewer to move than one each.
-
-    ``values[m, i]`` is the number ``metrics[m]`` of ``layers[i]``.
+    ``values[m, i]`` is the number ``metrics[m]`` of ``layers[i]``; one tensor of all is less to
+    move than one each. A number of the whole run, such as the loss, has the one layer ``""``.
     """
 
     metrics: tuple[str, ...]
-    layers: tuple[str, ...]
-    values: Values | tuple[tuple[float, ...], ...]
+    values: Values | float | Sequence[Any]  # of any shape with as many numbers, in this order
+    layers: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class Picture:
     """A picture still to be drawn: ``draw(**arrays)`` gives (height, width, 3) uint8.
 
-    Drawing waits for the transfer and for the byte budget, and happens on rank 0 only.
-    ``draw`` must be a pure function of its arrays.
+    It is drawn after the transfer, within the byte budget, on rank 0 alone. ``draw`` must be a
+    pure function of its arrays.
     """
 
     tag: str
@@ -72,7 +59,7 @@ class Image:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class Markdown:
     """Markdown for TensorBoard's Text tab. Names of layers and classes go in escaped."""
 
     tag: str
@@ -100,7 +87,7 @@ class Embedding:
     thumbnails: Values | None = None  # (samples, 3, height, width) in 0-1
 
 
-Item = Scalar | Readings | ReadingsTable | Image | Text | Histogram | Embedding
+Item = Scalar | RuleMetrics | Picture | Markdown | Histogram | Embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +101,16 @@ class Report:
         """Returns the items of one kind, in order."""
         return tuple(item for item in self.items if isinstance(item, kind))
 
-    def readings(self) -> dict[str, dict[str, float]]:
-        """Returns all readings by metric and layer, once they are on the host."""
-        rows = [(item.metric, item.layers, item.values) for item in self.of(Readings)]
-        for table in self.of(ReadingsTable):
-            by_metric = zip(table.metrics, table.values, strict=True)
-            rows += [(metric, table.layers, values) for metric, values in by_metric]
-        return {
-            metric: dict(zip(layers, map(float, values), strict=True))
-            for metric, layers, values in rows
-        }
+    def rule_metrics(self) -> dict[str, dict[str, float]]:
+        """Returns the numbers for the rules by metric and layer, once they are on the host."""
+        found: dict[str, dict[str, float]] = {}
+        for item in self.of(RuleMetrics):
+            table = np.reshape(item.values, (len(item.metrics), len(item.layers)))
+            for metric, values in zip(item.metrics, table.tolist(), strict=True):
+                found[metric] = dict(zip(item.layers, map(float, values), strict=True))
+        return found
+
+    readings = rule_metrics  # the name of before, until every part uses the new one
 
 
 MAX_TAG_LENGTH = 200
@@ -137,12 +124,10 @@ _LOOKS_ESCAPED = re.compile(r"_(?=x[0-9a-f]*(?:_|[^A-Za-z0-9_.\-]))")
 def tag(metric: str, layer: str = "") -> str:
     """Returns the one spelling of a tag: ``metric/layer``, safe in every logger.
 
-    Loggers rewrite what they do not like (tensorboardX turns ``#`` into ``_``, MLflow drops
-    it), so that two names would collide. The characters that all of them keep are letters,
-    digits and ``_.-/``: any other one is written as ``_x``, its code point in hexadecimal,
-    ``_``. Parts between slashes that a path would swallow (empty, ``.``, ``..``) are escaped
-    as well. The result has at most 200 characters; a longer one ends in a digest of the whole
-    name.
+    Loggers rewrite what they do not like, so that two names would collide. All of them keep
+    letters, digits and ``_.-/``: any other character is written as ``_x``, its code point in
+    hexadecimal, ``_``, and so are parts between slashes that a path would swallow (empty,
+    ``.``, ``..``). The result has at most 200 characters; a longer one ends in a digest.
 
     Example:
         >>> tag("sparsity", "net.2/relu-1")
@@ -159,7 +144,7 @@ def tag(metric: str, layer: str = "") -> str:
 
 
 def _safe_part(part: str) -> str:
-    """One part between slashes, spelled so that no logger and no path changes it."""
+    """Returns one part between slashes, spelled so that no logger and no path changes it."""
     if part == "":
         return "_x_"
     if part in (".", ".."):
@@ -182,100 +167,61 @@ def escape_markdown(text: str) -> str:
     return _MARKUP.sub(lambda match: f"&#{ord(match.group())};", text)
 
 
-def tensors_of(report: Report) -> list[Tensor]:
-    """Returns every tensor in the report, in the order `with_arrays` expects them back."""
-    return [value for item in report.items for value in _leaves(item) if _is_tensor(value)]
-
-
-def with_arrays(report: Report, arrays: Sequence[np.ndarray]) -> Report:
-    """Returns the report with its tensors replaced by host arrays.
-
-    A zero-dimensional tensor that is a field of its own (a scalar's value, a histogram's
-    total) becomes a float; those in ``Image.arrays`` stay arrays.
-
-    Raises:
-        ValueError: There are more or fewer arrays than tensors.
-    """
-    num_tensors = len(tensors_of(report))
-    if len(arrays) != num_tensors:
-        raise ValueError(
-            f"arrays has {len(arrays)} entries, but the report holds {num_tensors} tensors; "
-            "give one for each of tensors_of(report)"
-        )
-    remaining = iter(arrays)
-    return replace(report, items=tuple(_hosted(item, remaining) for item in report.items))
-
-
 def transfer(reports: Sequence[Report]) -> list[Report]:
-    """Moves the tensors of all reports to the host, in one transfer per device.
+    """Returns the reports with host arrays for tensors, moved in one transfer per device.
 
     Every transfer waits for the device, so the tensors of a step are joined, as bytes, on
     the device. The arrays are copies: what the network does next does not reach them.
-    bfloat16 and float8, which NumPy lacks, become float32, complex32 becomes complex64.
+    bfloat16 and float8, which NumPy lacks, become float32, complex32 becomes complex64. A
+    zero-dimensional tensor that is a field of its own (a scalar's value) becomes a float.
     """
-    counts = [len(tensors_of(report)) for report in reports]
-    arrays = iter(_to_host([tensor for report in reports for tensor in tensors_of(report)]))
-    return [
-        with_arrays(report, list(islice(arrays, count)))
-        for report, count in zip(reports, counts, strict=True)
-    ]
+    tensors: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        tensors[id(tensor)] = tensor
+        return tensor
+
+    for report in reports:
+        for item in report.items:
+            _with_tensors(item, note)
+    arrays = _to_host(tensors)
+
+    def moved(item: Item) -> Item:
+        return _with_tensors(item, lambda tensor: arrays[id(tensor)])
+
+    return [replace(report, items=tuple(map(moved, report.items))) for report in reports]
 
 
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
-def _leaves(item: Item) -> Iterator[Any]:
-    """The values of an item's fields, mappings opened."""
-    for entry in fields(item):
-        value = getattr(item, entry.name)
-        if isinstance(value, Mapping):
-            yield from value.values()
-        else:
-            yield value
-
-
-def _hosted(item: Item, arrays: Iterator[np.ndarray]) -> Item:
-    """The item with each of its tensors replaced by the next array."""
-    if not any(_is_tensor(value) for value in _leaves(item)):
-        return item
+def _with_tensors(item: Item, change: Callable[[Tensor], Values]) -> Item:
+    """Returns the item with each of its tensors changed."""
     changes: dict[str, Any] = {}
     for entry in fields(item):
         value = getattr(item, entry.name)
-        if isinstance(value, Mapping):
+        if isinstance(value, Tensor):
+            changed = change(value)
+            is_number = isinstance(changed, np.ndarray) and changed.ndim == 0
+            changes[entry.name] = float(changed) if is_number else changed
+        elif isinstance(value, Mapping):
             changes[entry.name] = {
-                name: next(arrays) if _is_tensor(inner) else inner for name, inner in value.items()
+                name: change(inner) if isinstance(inner, Tensor) else inner
+                for name, inner in value.items()
             }
-        elif _is_tensor(value):
-            array = next(arrays)
-            changes[entry.name] = float(array) if array.ndim == 0 else array
-    return replace(item, **changes)
+    return replace(item, **changes) if changes else item
 
 
-def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """The tensors as arrays of their own, in the same order."""
-    by_device: dict[torch.device, list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        by_device.setdefault(tensor.device, []).append(index)
+def _to_host(tensors: Mapping[int, Tensor]) -> dict[int, np.ndarray]:
+    """Returns the tensors as arrays of their own, through one buffer of bytes for each device."""
     arrays: dict[int, np.ndarray] = {}
-    for indices in by_device.values():
-        together = _joined_on_device([tensors[index] for index in indices])
-        arrays.update(zip(indices, together, strict=True))
-    return [arrays[index] for index in range(len(tensors))]
-
-
-def _joined_on_device(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Arrays of the tensors of one device, through one buffer of bytes."""
-    plain = [_as_numpy_has_it(tensor) for tensor in tensors]
-    pieces = [tensor.reshape(-1).view(torch.uint8) for tensor in plain]
-    buffer = torch.cat(pieces).cpu().numpy()
-    arrays = []
-    start = 0
-    for tensor, piece in zip(plain, pieces, strict=True):
-        part = buffer[start : start + piece.numel()].view(_numpy_type(tensor.dtype))
-        # A kept view would keep the whole buffer; a copy is aligned, too.
-        arrays.append(part.reshape(tuple(tensor.shape)).copy())
-        start += piece.numel()
+    for device in {tensor.device for tensor in tensors.values()}:
+        there = {k: _as_numpy_has_it(t) for k, t in tensors.items() if t.device == device}
+        pieces = [tensor.reshape(-1).view(torch.uint8) for tensor in there.values()]
+        buffer = torch.cat(pieces).cpu().numpy()
+        start = 0
+        for (key, tensor), piece in zip(there.items(), pieces, strict=True):
+            part = buffer[start : start + piece.numel()].view(_numpy_type(tensor.dtype))
+            # A kept view would keep the whole buffer; a copy is aligned, too.
+            arrays[key] = part.reshape(tuple(tensor.shape)).copy()
+            start += piece.numel()
     return arrays
 
 
@@ -285,7 +231,7 @@ def _numpy_type(dtype: torch.dtype) -> np.dtype[Any]:
 
 
 def _as_numpy_has_it(tensor: Tensor) -> Tensor:
-    """The tensor dense, contiguous, and of a type that NumPy has too."""
+    """Returns the tensor dense, contiguous, and of a type that NumPy has too."""
     tensor = tensor.detach()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
@@ -296,3 +242,17 @@ def _as_numpy_has_it(tensor: Tensor) -> Tensor:
     elif tensor.is_floating_point() and tensor.dtype not in _FLOATS_OF_NUMPY:
         tensor = tensor.float()
     return tensor.resolve_conj().resolve_neg().contiguous()
+
+
+# The names of before, until every part uses the new ones.
+Image = Picture
+Text = Markdown
+ReadingsTable = RuleMetrics
+
+
+class Readings(RuleMetrics):
+    """One metric of several layers, as it was written before."""
+
+    def __new__(cls, *, metric: str, layers: tuple[str, ...], values: Any) -> Any:
+        """Returns the metrics as they are written now."""
+        return RuleMetrics(metrics=(metric,), layers=layers, values=values)

@@ -31,26 +31,5 @@ def test_plain_values_are_lists_and_dictionaries_throughout() -> None:
 
 @pytest.mark.parametrize("missing", list(PLAIN))
 def test_an_alert_without_a_needed_field_is_refused(missing: str) -> None:
-    with pytest.raises(ValueError, match=f"not an alert: .*{missing}"):
+    with pytest.raises(TypeError, match=missing):
         Alert.from_plain({name: value for name, value in PLAIN.items() if name != missing})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("kind", 1),
-        ("severity", "grave"),
-        ("state", "over"),
-        ("step", "60"),
-        ("step", True),
-        ("epoch", 0.5),
-        ("message", None),
-        ("layers", "fc"),
-        ("layers", [1]),
-        ("evidence", 3),
-        ("could_be", None),
-    ],
-)
-def test_a_field_that_no_alert_holds_is_refused(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match="not an alert"):
-        Alert.from_plain(PLAIN | {name: value})

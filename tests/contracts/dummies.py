@@ -16,11 +16,11 @@ from torch import Tensor
 from vis_callbacks import (
     Activation,
     Batch,
-    Image,
     Monitor,
+    Picture,
     Probe,
-    Readings,
     Report,
+    RuleMetrics,
     Scalar,
     Snapshot,
 )
@@ -58,7 +58,7 @@ class ActivationsDummy(DummyMonitor):
             Scalar(tag=tag("positive", name), value=share) for name, share in shares.items()
         ]
         values = torch.stack(list(shares.values()))
-        items.append(Readings(metric="positive", layers=tuple(shares), values=values))
+        items.append(RuleMetrics(metrics=("positive",), layers=tuple(shares), values=values))
         return Report(step=snapshot.step, items=tuple(items))
 
 
@@ -81,7 +81,7 @@ class FiltersDummy(DummyMonitor):
         weight = snapshot.weights[first.weight_name]
         assert snapshot.step == 0 or "loss" in snapshot.metrics
         items: list[Item] = [
-            Image(tag="first_layer/picture", draw=_draw_filters, arrays={"filters": weight}),
+            Picture(tag="first_layer/picture", draw=_draw_filters, arrays={"filters": weight}),
             Scalar(tag="first_layer/norm", value=weight.norm()),
         ]
         for group in snapshot.optimizer:
@@ -146,7 +146,7 @@ class SaliencyDummy(DummyMonitor):
         scores = snapshot.forward(inputs)
         chosen = scores.gather(1, snapshot.references.labels.unsqueeze(1))
         (gradients,) = torch.autograd.grad(chosen.sum(), inputs)
-        picture = Image(tag="gradients/picture", draw=_draw_maps, arrays={"maps": gradients})
+        picture = Picture(tag="gradients/picture", draw=_draw_maps, arrays={"maps": gradients})
         return Report(step=snapshot.step, items=(picture,))
 
 
@@ -199,7 +199,7 @@ class TopPatchesDummy(DummyMonitor):
         top = snapshot.values["top"]["relu"]["top"]
         patches = top[:, 0, 2:].reshape(len(top), 3, 3, 3)
         items = (
-            Image(tag="top_patches/picture", draw=_draw_maps, arrays={"maps": patches}),
+            Picture(tag="top_patches/picture", draw=_draw_maps, arrays={"maps": patches}),
             Scalar(tag="top_patches/first_index", value=top[:, :, 1].max()),
         )
         return Report(step=snapshot.step, items=items)
@@ -241,7 +241,7 @@ class ActivationMaximizationDummy(DummyMonitor):
             (gradient,) = torch.autograd.grad(score, image)
             image = (image + gradient).detach()
         items = (
-            Image(tag="maximized/picture", draw=_draw_maps, arrays={"maps": image}),
+            Picture(tag="maximized/picture", draw=_draw_maps, arrays={"maps": image}),
             Scalar(tag="maximized/score", value=score.detach()),
         )
         return Report(step=snapshot.step, items=items)

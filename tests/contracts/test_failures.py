@@ -24,8 +24,18 @@ from tests.tiny import NUM_STEPS, smallest, tiny_fit
 from tests.writers.stand_ins import ImageRecorder
 from torch import Tensor
 
-from vis_callbacks import Finding, Image, Monitor, Probe, Report, Scalar, Snapshot
-from vis_callbacks.callbacks import seat, session, straight_line
+from vis_callbacks import (
+    Finding,
+    Monitor,
+    Picture,
+    Probe,
+    Report,
+    Scalar,
+    Snapshot,
+    pipeline,
+    run_state,
+    session,
+)
 from vis_callbacks.engine.schedule import Schedule
 from vis_callbacks.writers.writer import Writer
 
@@ -143,16 +153,16 @@ class Victim(DummyMonitor):
         scores = snapshot.forward(snapshot.references.inputs)
         value = scores.mean().detach().as_subclass(Evil)
         value.fault = self.fault
-        items = (Scalar(tag="victim", value=value), Image(tag="picture", draw=self._draw))
+        items = (Scalar(tag="victim", value=value), Picture(tag="picture", draw=self._draw))
         return Report(step=snapshot.step, items=items)
 
-    def state(self) -> dict[str, Any]:
-        self.fault.reach("state")
+    def state_dict(self) -> dict[str, Any]:
+        self.fault.reach("state_dict")
         return {"a": 1}
 
-    def restore(self, state: Any) -> None:
-        if state:
-            self.fault.reach("restore")
+    def load_state_dict(self, state_dict: Any) -> None:
+        if state_dict:
+            self.fault.reach("load_state_dict")
 
     def _input(self, batch: Any) -> Tensor:
         self.fault.reach("input_fn")
@@ -195,11 +205,19 @@ STAGES = (
     "write",
     "write_alerts",
     "on_alert",
-    "state",
-    "restore",
+    "state_dict",
+    "load_state_dict",
 )
 # Stages after which the monitor's own history goes on: only what comes behind is lost.
-HISTORY_GOES_ON = {"rule.check", "draw", "write", "write_alerts", "on_alert", "state", "restore"}
+HISTORY_GOES_ON = {
+    "rule.check",
+    "draw",
+    "write",
+    "write_alerts",
+    "on_alert",
+    "state_dict",
+    "load_state_dict",
+}
 
 
 class SavesCheckpoint(Callback):
@@ -254,7 +272,7 @@ def beneath(monkeypatch) -> Callable[[Fault], None]:
     """Makes what lies beneath the monitors fail, for the victim alone."""
 
     def install(fault: Fault) -> None:
-        write, write_alerts, take = Writer.write, Writer.write_alerts, seat.take_references
+        write, write_alerts, take = Writer.write, Writer.write_alerts, run_state.take_references
 
         def failing_write(self, report, **options):
             if options.get("prefix") == "victim/":
@@ -273,7 +291,7 @@ def beneath(monkeypatch) -> Callable[[Fault], None]:
 
         monkeypatch.setattr(Writer, "write", failing_write)
         monkeypatch.setattr(Writer, "write_alerts", failing_write_alerts)
-        monkeypatch.setattr(seat, "take_references", failing_take)
+        monkeypatch.setattr(run_state, "take_references", failing_take)
 
     return install
 
@@ -285,13 +303,13 @@ def test_a_run_goes_on_whatever_fails(stage, error, unwatched, begun, beneath, c
     fault = Fault(stage, ERRORS[error])
     beneath(fault)
     victim, other = Victim(fault), ActivationsDummy()
-    path = begun if stage == "restore" else None
+    path = begun if stage == "load_state_dict" else None
     trainer = fit(tmp_path, [victim, other], path)
     assert fault.num_raised > 0
     assert trainer.global_step == NUM_STEPS
-    assert_identical(unwatched[stage == "restore"], state_of(trainer))
+    assert_identical(unwatched[stage == "load_state_dict"], state_of(trainer))
     assert len(contained.reports) == 1, contained.reports
-    assert len(other.history) == NUM_STEPS - (stage == "restore")
+    assert len(other.history) == NUM_STEPS - (stage == "load_state_dict")
     assert not other.guard.counts
     if stage in HISTORY_GOES_ON:
         assert len(victim.history) >= victim.guard.max_failures  # then it rests
@@ -329,24 +347,27 @@ def test_ctrl_c_and_exit_are_never_swallowed(
     fault = Fault(stage, error)
     beneath(fault)
     with pytest.raises(SystemExit, match="^$" if error is SystemExit else "^1$"):
-        fit(tmp_path, [Victim(fault), ActivationsDummy()], begun if stage == "restore" else None)
+        fit(
+            tmp_path,
+            [Victim(fault), ActivationsDummy()],
+            begun if stage == "load_state_dict" else None,
+        )
     assert fault.num_raised == 1
 
 
 @pytest.mark.contained
 @pytest.mark.parametrize("cls", EVERY_MONITOR, ids=lambda cls: cls.__name__)
-@pytest.mark.parametrize("method", ["probes", "observe", "state", "restore"])
-def test_every_monitor_may_fail_in_each_of_its_methods(
-    cls, method, unwatched, contained, monkeypatch, tmp_path
-):
-    monitor, other, calls = smallest(cls), ActivationsDummy(tag_prefix="other/"), []
+@pytest.mark.parametrize("method", ["probes", "observe", "state_dict", "load_state_dict"])
+def test_every_monitor_may_fail_in_each_of_its_methods(cls, method, unwatched, contained, tmp_path):
+    calls: list[Any] = []
 
     def failing(*args: Any) -> Any:
         calls.append(args)
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(monitor, method, failing)
-    if method == "restore":
+    failing_kind = type(cls.__name__, (cls,), {method: failing})
+    monitor, other = smallest(failing_kind), ActivationsDummy(tag_prefix="other/")
+    if method == "load_state_dict":
         monitor.forget()
     trainer = fit(tmp_path, [monitor, other])
     assert calls
@@ -357,7 +378,7 @@ def test_every_monitor_may_fail_in_each_of_its_methods(
 
 WIRING = [
     (part, name)
-    for part in (session.Session, straight_line.StraightLine)
+    for part in (session.Session, pipeline.Pipeline)
     for name, value in sorted(vars(part).items())
     if callable(value) and not name.startswith("_") and name not in ("catch_up", "break_off")
 ]
@@ -385,7 +406,7 @@ def test_a_run_goes_on_if_the_wiring_itself_fails(
 
 
 @pytest.mark.contained
-@pytest.mark.parametrize("part", [session.Session, straight_line.StraightLine])
+@pytest.mark.parametrize("part", [session.Session, pipeline.Pipeline])
 @pytest.mark.parametrize("stage", ["catch_up", "break_off"])
 def test_a_checkpoint_and_the_users_exception_pass_if_the_wiring_fails(
     part, stage, contained, monkeypatch, tmp_path

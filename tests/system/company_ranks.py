@@ -24,11 +24,13 @@ from tests.system.two_ranks import RANK_BATCH, TIMEOUT_S, Summing, data, half_de
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from vis_callbacks.callbacks import company
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.session import session_of
+from vis_callbacks import rank_agreement
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.session import session_of
 from vis_callbacks.engine import engine
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+from vis_callbacks.session import session_of
 
 WAIT_S = 1.0
 LATE_S = 2.0
@@ -159,7 +161,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def main(folder: Path) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    company.WAIT_S = WAIT_S
+    rank_agreement.WAIT_S = WAIT_S
     for name, run in SCENARIOS.items():
         path = folder / f"{name}.{this_rank()}.json"
         path.write_text(json.dumps(run(folder / name)))

@@ -68,7 +68,7 @@ def fit(folder: Path, monitors: Sequence[EmbeddingMonitor], *, batch_size: int =
         "metrics": digest(dict(trainer.callback_metrics)),
         "failures": [dict(monitor.guard.counts) for monitor in monitors],
         "maps": [_followed(monitor) for monitor in monitors],
-        "histories": [monitor.history.state() for monitor in monitors],
+        "histories": [monitor.history.state_dict() for monitor in monitors],
     }
 
 

@@ -35,8 +35,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
-from vis_callbacks.callbacks.monitor import Monitor
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.report import Report
 
@@ -300,7 +301,7 @@ def test_ctrl_c_in_an_extra_pass_passes_and_puts_everything_back(tmp_path: Path)
 
 @pytest.mark.parametrize("reaction", ["stop", "raise"])
 def test_an_alert_that_ends_the_run_leaves_nothing(tmp_path: Path, reaction: str) -> None:
-    from vis_callbacks.callbacks.reactions import AlertRaisedError
+    from vis_callbacks.reactions import AlertRaisedError
 
     module, monitor = FrozenPart(), Alerting(every_n_train_steps=1, on_alert=reaction)
     if reaction == "raise":

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.alerts.reading import read_alerts
 from tests.system.models import LIGHTNING_CHATTER
 from tests.system.processes import RANKS, run_in_two_ranks
 from tests.system.two_ranks import (
@@ -21,8 +22,6 @@ from tests.system.two_ranks import (
     fit,
     watching,
 )
-
-from vis_callbacks.alerts.log import read_alerts
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]
 

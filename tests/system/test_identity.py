@@ -37,8 +37,9 @@ from tests.tiny import Threes, smallest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vis_callbacks.callbacks.session import session_of
+from vis_callbacks.session import session_of
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+from vis_callbacks.session import session_of
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
@@ -319,7 +320,7 @@ class Captures(pl.Callback):
         self.kinds: Counter[str] = Counter()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        self.kinds[type(session_of(trainer)._engine._capture).__name__] += 1
+        self.kinds[type(session_of(trainer).run.engine._capture).__name__] += 1
 
 
 # How many of 30 steps are read by a plan, made at step 0: none where a nonlinearity is no module.
@@ -359,7 +360,7 @@ class LiveReads(pl.Callback):
         self.seen: list[bool] = []
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        self.seen.append(session_of(trainer)._engine.reads_live)
+        self.seen.append(session_of(trainer).run.engine.reads_live)
 
 
 def test_a_plain_model_is_read_live_from_its_first_step_on(tmp_path: Any) -> None:

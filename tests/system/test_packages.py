@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.alerts.reading import read_alerts
 from tests.system.models import LIGHTNING_CHATTER, mlp, vectors
 from torch.utils.data import DataLoader
 
-from vis_callbacks.alerts.log import read_alerts
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 
 pytestmark = [

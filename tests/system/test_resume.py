@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests.alerts.reading import read_alerts
 from tests.contracts.dummies import SaliencyDummy
 from tests.identity import digest
 from tests.system.models import (
@@ -27,7 +28,6 @@ from tests.system.models import (
 from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.log import read_alerts
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.report import Report
@@ -155,7 +155,7 @@ def test_an_alert_of_before_is_not_raised_again(
     written = read_alerts(tmp_path / "alerts.jsonl")
     assert [(a.kind, a.step) for a in written.alerts] == [("early", EARLY), ("late", LATE)]
     assert written.num_torn == 0
-    assert [alert.kind for alert in second.ledger.active] == ["early", "late"]
+    assert [alert.kind for alert in second.tracker.active] == ["early", "late"]
     text = (tmp_path / "alerts.jsonl").read_text()
     assert text.count('"schema"') == 1  # appended, not begun anew
 
@@ -245,7 +245,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "half a life": lambda state: _drop(state, "monitor", "life", "units"),
     "half a reference": lambda state: _drop(state, "references", "inputs"),
     "a history that is a number": lambda state: state.update(history=5),
-    "a ledger that is a list": lambda state: state.update(ledger=[1, 2]),
+    "a tracker that is a list": lambda state: state.update(tracker=[1, 2]),
     "a monitor that is text": lambda state: state.update(monitor="life"),
     "a life that is a tensor": lambda state: state["monitor"].update(life=torch.zeros(3)),
     "an older version": lambda state: state.update(version=0),

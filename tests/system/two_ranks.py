@@ -30,14 +30,17 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks._lightning import trainer_of as trainer_of_module
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.reactions import AlertRaisedError
-from vis_callbacks.callbacks.session import session_of
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.reactions import AlertRaisedError
+from vis_callbacks.session import session_of
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+from vis_callbacks.reactions import AlertRaisedError
 from vis_callbacks.report import Readings, Report
+from vis_callbacks.session import session_of
 from vis_callbacks.writers.writer import Writer
 
 RANK_BATCH = 8
@@ -125,7 +128,7 @@ def fit(
     return Outcome(
         weights=digest(list(module.parameters())),
         num_steps=trainer.global_step,
-        histories=[monitor.history.state() for monitor in monitors],
+        histories=[monitor.history.state_dict() for monitor in monitors],
         alerts=[f"{a.kind} {a.step}" for monitor in monitors for a in monitor.alerts],
         failures=[dict(monitor.guard.counts) for monitor in monitors],
         shared_failures=dict(session_of(trainer).guard.counts),

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.alerts.reading import read_alerts
 from tests.writers.stand_ins import (
     BrokenLogger,
     CSVLogger,
@@ -12,7 +13,7 @@ from tests.writers.stand_ins import (
     alert,
 )
 
-from vis_callbacks.alerts.log import header_line, read_alerts
+from vis_callbacks.alerts.log import header_line
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
 from vis_callbacks.writers.channel import LeftOutError
 

@@ -1,11 +1,11 @@
 """What happens to the run, its logs and ours when the disk, a logger or a thread fails."""
 
 import pytest
+from tests.alerts.reading import read_alerts
 from tests.writers import faults, reading
 from tests.writers.faults import in_child
 from tests.writers.stand_ins import TensorBoardLogger, alert, full_report, picture, report
 
-from vis_callbacks.alerts.log import read_alerts
 from vis_callbacks.report import Scalar
 from vis_callbacks.writers.writer import Writer
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from tests.alerts.reading import read_alerts
 from tests.writers import reading
 from tests.writers.stand_ins import (
     BrokenLogger,
@@ -16,7 +17,6 @@ from tests.writers.stand_ins import (
     report,
 )
 
-from vis_callbacks.alerts.log import read_alerts
 from vis_callbacks.report import Embedding, Histogram, Image, Readings, Scalar, Text
 from vis_callbacks.writers.writer import Writer, alert_folder, number_of
 

@@ -1,4 +1,4 @@
-"""The words of alerting: finding, verdict, rule, alert."""
+"""The values of alerting: finding, verdict, rule, alert."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Evidence = Mapping[str, float | int | str]
 class Verdict(Enum):
     """What a rule says besides a finding, and besides None for "nothing is wrong"."""
 
-    UNDECIDED = "undecided"  # cannot be judged now: whatever was firing goes on firing
+    UNDECIDED = "undecided"  # cannot be judged now: what was firing goes on firing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ Outcome = Finding | Literal[Verdict.UNDECIDED] | None
 
 
 class Rule(Protocol):
-    """Pure: history -> finding. A rule keeps no state; persistence is the ledger's."""
+    """Says what a history shows. It keeps no state; the `AlertTracker` does."""
 
     kind: ClassVar[str]
     severity: ClassVar[Severity]
@@ -69,7 +69,7 @@ class Alert:
     """One cause, from the step it was raised until it is resolved.
 
     Attributes:
-        state: ``"pending"`` only inside a ledger: found, but not yet at enough snapshots.
+        state: ``"pending"`` only inside a tracker: found, but not yet at enough snapshots.
         step, epoch, stage: When the alert came into this state or severity.
         monitor: Class name of the monitor whose rule it was.
         time: Seconds since 1970 at which it was written down; None before that.
@@ -106,42 +106,13 @@ class Alert:
         """Returns the alert that `as_plain` gave; what a later version added is passed over.
 
         Raises:
-            ValueError: A field is missing or holds what no alert holds.
+            KeyError, TypeError, ValueError: A field is missing or holds what no alert holds.
         """
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        try:
-            alert = cls(
-                **known
-                | {
-                    "layers": _strings(known.get("layers", ())),
-                    "could_be": _strings(known.get("could_be", ())),
-                    "evidence": dict(known.get("evidence", {})),
-                }
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"not an alert: {error}") from error
-        _check(alert)
-        return alert
-
-
-_STATES = ("pending", "firing", "resolved")
-_TEXTS = ("kind", "stage", "message", "remedy", "monitor", "cause")
-
-
-def _check(alert: Alert) -> None:
-    wrong = [name for name in _TEXTS if not isinstance(getattr(alert, name), str)]
-    wrong += [name for name in ("step", "epoch") if type(getattr(alert, name)) is not int]
-    wrong += [] if alert.severity in SEVERITIES else ["severity"]
-    wrong += [] if alert.state in _STATES else ["state"]
-    if wrong:
-        got = {name: getattr(alert, name) for name in wrong}
-        raise ValueError(f"not an alert: {got}")
-
-
-def _strings(values: Any) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"{values!r} is no list of strings")
-    return tuple(values)
+        for name in ("layers", "could_be"):
+            known[name] = tuple(known.get(name, ()))
+        known["evidence"] = dict(known.get("evidence", {}))
+        return cls(**known)
 
 
 def _plain(value: float | int | str) -> float | int | str:

@@ -10,8 +10,6 @@ from typing import Any
 
 from vis_callbacks.alerts.readings import LANDMARKS
 
-_VERSION = 1
-
 
 @dataclass(frozen=True)
 class Landmark:
@@ -36,8 +34,6 @@ class History:
     """
 
     def __init__(self, max_entries: int = 256, *, landmarks: Sequence[str] = LANDMARKS) -> None:
-        if max_entries < 1:
-            raise ValueError(f"max_entries={max_entries} keeps nothing; give 1 or more")
         self.max_entries = max_entries
         self.landmarks = tuple(landmarks)
         self._steps: list[int] = []
@@ -52,8 +48,8 @@ class History:
         """Steps of the entries, the first and then the latest."""
         return tuple(self._steps)
 
-    def append(self, step: int, readings: Mapping[str, Mapping[str, float]]) -> None:
-        """Adds one snapshot. NaN means "not known".
+    def append(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """Adds one snapshot: by metric, a number for each layer. NaN means "not known".
 
         Raises:
             ValueError: The step lies before the latest one.
@@ -65,7 +61,7 @@ class History:
             )
         num_before = len(self._steps)
         self._steps.append(int(step))
-        for metric, by_layer in readings.items():
+        for metric, by_layer in metrics.items():
             columns = self._columns.setdefault(metric, {})
             for layer, value in by_layer.items():
                 if layer not in columns:
@@ -73,7 +69,9 @@ class History:
                 columns[layer].append(float(value))
         self._fill_and_trim()
         for metric in self.landmarks:
-            self._mark(metric, step, readings.get(metric, {}))
+            above = tuple(layer for layer, value in metrics.get(metric, {}).items() if value > 0)
+            if above and metric not in self._landmarks:
+                self._landmarks[metric] = Landmark(int(step), above)
 
     def layers(self, metric: str, entry: int = -1) -> tuple[str, ...]:
         """Returns the layers that have a known number in an entry, the latest one if not said."""
@@ -116,10 +114,9 @@ class History:
         """Returns when this one of ``landmarks`` was first above 0, or None."""
         return self._landmarks.get(metric)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Returns plain values for a checkpoint (loads with ``weights_only=True``)."""
         return {
-            "version": _VERSION,
             "steps": list(self._steps),
             "columns": [
                 [metric, layer, list(column)]
@@ -131,19 +128,24 @@ class History:
             },
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes a state back; what a larger ``max_entries`` had kept is trimmed.
 
         Raises:
-            ValueError: The state is not ours; this history is left as it was.
+            KeyError, TypeError, ValueError: The state is not ours.
         """
-        try:
-            steps, columns, landmarks = _parsed(state)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"not the state of a History of version {_VERSION}: {error!r}; start afresh"
-            ) from error
-        self._steps, self._columns, self._landmarks = steps, columns, landmarks
+        self._steps = list(array("q", state["steps"]))
+        if sorted(self._steps) != self._steps:
+            raise ValueError(f"the steps of a history go back: {self._steps}")
+        self._columns = {}
+        for metric, layer, values in state["columns"]:
+            if len(values) != len(self._steps):
+                raise ValueError(f"{metric}/{layer} has {len(values)} of {len(self)} numbers")
+            self._columns.setdefault(str(metric), {})[str(layer)] = array("d", values)
+        self._landmarks = {
+            str(metric): Landmark(int(step), tuple(map(str, layers)))
+            for metric, (step, layers) in dict(state["landmarks"]).items()
+        }
         self._fill_and_trim()
 
     def _fill_and_trim(self) -> None:
@@ -156,38 +158,3 @@ class History:
                     column.append(math.nan)
                 del column[1 : 1 + surplus]
         del self._steps[1 : 1 + surplus]
-
-    def _mark(self, metric: str, step: int, by_layer: Mapping[str, float]) -> None:
-        above = tuple(layer for layer, value in by_layer.items() if value > 0)
-        if above and metric not in self._landmarks:
-            self._landmarks[metric] = Landmark(int(step), above)
-
-
-def _parsed(
-    state: Mapping[str, Any],
-) -> tuple[list[int], dict[str, dict[str, array[float]]], dict[str, Landmark]]:
-    """Returns the parts of a state, or raises one of several errors."""
-    if state["version"] != _VERSION:
-        raise ValueError(f"version {state['version']!r}")
-    steps = [_whole(step) for step in state["steps"]]
-    if sorted(steps) != steps:
-        raise ValueError("steps go back")
-    columns: dict[str, dict[str, array[float]]] = {}
-    for metric, layer, values in state["columns"]:
-        if not (isinstance(metric, str) and isinstance(layer, str)):
-            raise TypeError(f"name {metric!r}, {layer!r}")
-        column = array("d", values)
-        if len(column) != len(steps):
-            raise ValueError(f"{metric}/{layer}: {len(column)} numbers for {len(steps)} steps")
-        columns.setdefault(metric, {})[layer] = column
-    landmarks = {
-        str(metric): Landmark(_whole(step), tuple(map(str, layers)))
-        for metric, (step, layers) in state["landmarks"].items()
-    }
-    return steps, columns, landmarks
-
-
-def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"step {value!r}")
-    return value

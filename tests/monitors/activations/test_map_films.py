@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.callbacks.options import CheckedOptions
+from vis_callbacks.options import CheckedOptions
 from vis_callbacks.engine.probe import LayerInfo
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot

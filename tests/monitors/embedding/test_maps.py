@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.callbacks.options import CheckedOptions
-from vis_callbacks.callbacks.plain import require_plain
+from vis_callbacks.options import CheckedOptions
+from vis_callbacks.observer import require_plain
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitors.embedding.maps import (
     EmbeddingMaps,

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vis_callbacks.callbacks.plain import require_plain
+from vis_callbacks.observer import require_plain
 from vis_callbacks.engine.probe import LayerInfo
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitors.embedding.probing import ProbeCurves, probe_accuracy

@@ -25,8 +25,8 @@ from vis_callbacks.callbacks.activation_maximization.pictures import (
     draw_over_time,
 )
 from vis_callbacks.callbacks.activation_maximization.targets import MaximizedTargets, run
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_count
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.options import check_count
 from vis_callbacks.engine.input_layout import InputLayout, find_layout
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.scores import Unit, refused_inputs
@@ -35,7 +35,7 @@ from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.input_layout import InputKind
     from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe

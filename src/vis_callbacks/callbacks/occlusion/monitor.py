@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vis_callbacks.analysis.occlusion import OcclusionMaps, effective_area, occlude
 from vis_callbacks.analysis.occlusion_plan import OcclusionPlan, plan_occlusion
-from vis_callbacks.callbacks.monitor import Monitor
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.callbacks.occlusion.pictures import (
     VALUE,
     OcclusionFacts,
@@ -21,8 +21,8 @@ from vis_callbacks.callbacks.occlusion.pictures import (
     draw_views,
 )
 from vis_callbacks.callbacks.occlusion.question import Question, ask
-from vis_callbacks.callbacks.options import check_count, check_flag, check_numbers, check_period
-from vis_callbacks.callbacks.progress import progress_bar
+from vis_callbacks.options import check_count, check_flag, check_numbers, check_period
+from vis_callbacks.progress import progress_bar
 from vis_callbacks.engine.input_layout import find_layout
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.scores import expand_target
@@ -31,7 +31,7 @@ from vis_callbacks.render.film_strip import with_frame
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot

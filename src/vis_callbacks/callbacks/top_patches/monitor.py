@@ -21,8 +21,8 @@ from vis_callbacks.analysis.top_patches import (
     selective_order,
     unpacked,
 )
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_count, check_flag, check_names
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.callbacks.top_patches.pictures import PatchPage, draw
 from vis_callbacks.callbacks.top_patches.reader import (
     PROBE,
@@ -38,7 +38,7 @@ from vis_callbacks.guard import Attempt, NothingToShow
 from vis_callbacks.report import Image, Item, Report, Scalar, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.probe import LayerInfo, Probe, Values
     from vis_callbacks.engine.schedule import Schedule
     from vis_callbacks.engine.snapshot import Snapshot

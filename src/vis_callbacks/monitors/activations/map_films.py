@@ -17,7 +17,7 @@ from vis_callbacks.pictures.film_strip import FilmStrip, evenly_spread
 from vis_callbacks.report import Image, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import CheckedOptions
+    from vis_callbacks.options import CheckedOptions
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker

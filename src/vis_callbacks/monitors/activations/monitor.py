@@ -18,8 +18,8 @@ from vis_callbacks.alerts.rules.layers import Saturation, UnreachedLayers
 from vis_callbacks.alerts.rules.non_finite import NonFinite
 from vis_callbacks.alerts.rules.weights import CollapsingWeights
 from vis_callbacks.callbacks.extras import Extras
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_count, check_flag, check_names
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.schedule import BurstEnds, Bursts
 from vis_callbacks.guard import NothingToShow
@@ -52,7 +52,7 @@ from vis_callbacks.report import (
 )
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.probe import LayerInfo, Probe
     from vis_callbacks.engine.snapshot import Group, Snapshot
 

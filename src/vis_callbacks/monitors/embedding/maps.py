@@ -45,7 +45,7 @@ from vis_callbacks.pictures.text import number
 from vis_callbacks.report import Embedding, Image, Item, Scalar, Values, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import CheckedOptions
+    from vis_callbacks.options import CheckedOptions
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.monitors.embedding.samples import Samples
 

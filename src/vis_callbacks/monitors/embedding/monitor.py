@@ -18,8 +18,8 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Rule
 from vis_callbacks.alerts.rules.representation import RepresentationCollapse
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_choice, check_flag, check_names
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.engine.layers import named_modules
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
@@ -45,7 +45,7 @@ from vis_callbacks.monitors.embedding.tsne import MAX_POINTS
 from vis_callbacks.report import Item, ReadingsTable, Report, Scalar, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.snapshot import Snapshot
 
 _NUM_SAMPLES = 500

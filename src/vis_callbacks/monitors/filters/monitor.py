@@ -21,8 +21,8 @@ from vis_callbacks.alerts.rules.filters import (
     OverFitting,
 )
 from vis_callbacks.callbacks.extras import Extras
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_choice, check_count
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.options import check_choice, check_count
 from vis_callbacks.engine.schedule import Decaying, EveryNEpochs
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Attempt
@@ -41,7 +41,7 @@ from vis_callbacks.monitors.filters.record import FilterRecord
 from vis_callbacks.report import Image, Item, Readings, Report, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.probe import Probe
 
 _MAX_SHOWN = 256

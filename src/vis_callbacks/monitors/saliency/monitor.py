@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import check_choice, check_flag, check_names
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.engine.cam_layer import CamLayer, choose_cam_layer, named_cam_layer
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.score_functions import class_score, unit_score
@@ -40,7 +40,7 @@ from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References

@@ -22,7 +22,7 @@ from vis_callbacks.pictures.tiles import Tile, TileRow, fitted_tile, tile_table
 from vis_callbacks.report import Image as ImageItem
 
 if TYPE_CHECKING:
-    from vis_callbacks.callbacks.options import CheckedOptions
+    from vis_callbacks.options import CheckedOptions
     from vis_callbacks.engine.cam_layer import CamLayer
     from vis_callbacks.engine.references import References
     from vis_callbacks.monitors.saliency.questions import Answer, Question

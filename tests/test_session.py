@@ -15,7 +15,7 @@ from tests.writers.stand_ins import Recorder
 from torch import Tensor
 
 from vis_callbacks import Monitor, Probe, Report, Scalar, Snapshot
-from vis_callbacks.callbacks.session import session_of
+from vis_callbacks.session import session_of
 
 
 class Keeps(Monitor):
@@ -60,10 +60,10 @@ def test_joining_and_leaving_twice_is_harmless(tmp_path):
     session, monitor = session_of(tiny_trainer(tmp_path)), Keeps()
     for _ in range(2):
         session.join(monitor)
-    assert session.lead is monitor
+    assert session.driver is monitor
     for _ in range(2):
         session.leave(monitor)
-    assert session.lead is None
+    assert session.driver is None
 
 
 def test_a_snapshot_has_the_facts_of_its_step(tmp_path):

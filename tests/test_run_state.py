@@ -3,32 +3,32 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
 
-from vis_callbacks.callbacks.options import CheckedOptions
-from vis_callbacks.callbacks.overhead import Overhead
-from vis_callbacks.callbacks.seat import (
-    Kept,
-    Moment,
-    Seat,
-    find_parts,
-    keep_references,
-    settle_references,
-)
 from vis_callbacks.engine.engine import Subscription
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.schedule import BurstEnds, Bursts, EveryNSteps, RunFacts, Schedule
 from vis_callbacks.guard import Guard
+from vis_callbacks.overhead import Overhead
+from vis_callbacks.run_state import (
+    Reading,
+    RunState,
+    StepContext,
+    find_parts,
+    keep_references,
+    settle_references,
+)
 
 FACTS = RunFacts(planned_steps=2000, batch_size=64)
 
 
-def seat_of(monitor: Any, *schedules: Schedule | None) -> Seat:
-    """Returns a seat with a subscription for each schedule, None for the monitor's own."""
+def state_of(monitor: Any, *schedules: Schedule | None) -> RunState:
+    """Returns a state with a subscription for each schedule, None for the monitor's own."""
     (probe,) = monitor.probes()
     subscriptions = tuple(
         Subscription(
@@ -39,7 +39,7 @@ def seat_of(monitor: Any, *schedules: Schedule | None) -> Seat:
         )
         for schedule in schedules
     )
-    return Seat(
+    return RunState(
         number=0,
         monitor=monitor,
         subscriptions=subscriptions,
@@ -56,27 +56,27 @@ def in_bursts() -> ActivationsDummy:
 
 
 def test_each_probe_is_due_by_its_own_schedule():
-    seat = seat_of(in_bursts(), None, BurstEnds(Bursts()))
+    state = state_of(in_bursts(), None, BurstEnds(Bursts()))
     due = {}
     for step in range(70):
-        seat.look_ahead(step, FACTS)
-        due[step] = [seat.subscriptions.index(s) for s in seat.due_at(step)]
+        state.look_ahead(step, FACTS)
+        due[step] = [state.subscriptions.index(s) for s in state.due_at(step)]
     assert {step: which for step, which in due.items() if which} == {
         0: [0, 1], 5: [0], 10: [0], 15: [0], 20: [0, 1], 50: [0], 55: [0], 60: [0, 1],
     }  # fmt: skip
 
 
 def test_it_need_not_be_asked_before_the_first_of_them():
-    seat = seat_of(in_bursts(), None, EveryNSteps(30))
+    state = state_of(in_bursts(), None, EveryNSteps(30))
     for step, ask_at in ((0, 0), (1, 5), (21, 30), (31, 50)):
-        seat.look_ahead(step, FACTS)
-        assert seat.ask_at == ask_at
+        state.look_ahead(step, FACTS)
+        assert state.ask_at == ask_at
 
 
 def test_what_collects_an_evaluation_is_never_due_in_a_training_step():
-    seat = seat_of(EmbeddingDummy(), None)
-    seat.look_ahead(0, FACTS)
-    assert (seat.due_steps, seat.ask_at) == ((), math.inf)
+    state = state_of(EmbeddingDummy(), None)
+    state.look_ahead(0, FACTS)
+    assert (state.due_steps, state.ask_at) == ((), math.inf)
 
 
 @pytest.mark.contained
@@ -85,40 +85,39 @@ def test_a_schedule_that_fails_is_asked_again_at_the_next_step():
         def next_due(self, step: int, facts: RunFacts) -> int:
             raise RuntimeError("broken on purpose")
 
-    seat = seat_of(ActivationsDummy(), Broken(1))
-    seat.look_ahead(7, FACTS)
-    assert (seat.due_steps, seat.ask_at) == ((), 8)
-    assert seat.guard.counts.total() == 1
+    state = state_of(ActivationsDummy(), Broken(1))
+    state.look_ahead(7, FACTS)
+    assert (state.due_steps, state.ask_at) == ((), 8)
+    assert state.guard.counts.total() == 1
 
 
 def test_thinning_reaches_every_probe():
-    seat = seat_of(in_bursts(), None, BurstEnds(Bursts()))
-    seat.overhead.thinning = 4
-    seat.look_ahead(21, FACTS)
-    assert seat.due_steps == (200, 210)
+    state = state_of(in_bursts(), None, BurstEnds(Bursts()))
+    state.overhead.thinning = 4
+    state.look_ahead(21, FACTS)
+    assert state.due_steps == (200, 210)
 
 
 def test_a_snapshot_is_whole_at_step_0_and_where_its_burst_ends():
-    seat = seat_of(in_bursts(), None)
-    whole = [s for s in (0, 5, 10, 15, 20, 50, 55, 60) if seat.is_whole(s, FACTS)]
+    state = state_of(in_bursts(), None)
+    whole = [s for s in (0, 5, 10, 15, 20, 50, 55, 60) if state.is_whole(s, FACTS)]
     assert whole == [0, 20, 60]
 
 
 def test_a_monitor_that_runs_the_model_itself_waits_for_no_burst():
     monitor = SaliencyDummy()
     monitor.schedule = Bursts()
-    seat = Seat(
-        number=0, monitor=monitor, subscriptions=(), batch_of=id, forward=id, overhead=Overhead()
-    )
-    assert seat.is_whole(5, FACTS)
+    state = RunState(number=0, monitor=monitor, batch_of=id, forward=id, overhead=Overhead())
+    assert state.is_whole(5, FACTS)
 
 
 def test_not_more_is_kept_than_fits():
-    seat = seat_of(in_bursts(), None)
-    moment = Moment(5, 0, "fit", FACTS, dict, ())
-    assert not seat.is_whole(5, FACTS)
-    seat.kept = [Kept(moment, {}, {}, is_whole=False)] * 32
-    assert seat.is_whole(5, FACTS)
+    state = state_of(in_bursts(), None)
+    view = SimpleNamespace(epoch=0, stage="fit")
+    context = StepContext(view, FACTS, step=5, due=[state], whole=[], read=[])
+    assert not state.is_whole(5, FACTS)
+    state.kept = [Reading(context, {}, {})] * 32
+    assert state.is_whole(5, FACTS)
 
 
 def with_references(**changes: Any) -> SaliencyDummy:
@@ -175,7 +174,7 @@ def test_a_batch_that_is_not_understood_is_let_go_of_at_once():
     reference = weakref.ref(batch["x"])
     gc.disable()
     try:
-        assert find_parts(batch, CheckedOptions(), Guard("tester")).inputs is None
+        assert find_parts(batch, ActivationsDummy(), Guard("tester")).inputs is None
         del batch
         assert reference() is None
     finally:

@@ -7,8 +7,8 @@ import torch
 from tests.contracts.dummies import ActivationsDummy
 from tests.tiny import NUM_STEPS, tiny_fit
 
-from vis_callbacks.callbacks import given_functions
-from vis_callbacks.callbacks.given_functions import GivenFunctionError
+from vis_callbacks import given_functions
+from vis_callbacks.given_functions import GivenFunctionError
 
 
 def test_a_failure_of_our_own_pass_is_not_blamed_on_the_users_function(tmp_path, monkeypatch):

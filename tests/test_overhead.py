@@ -6,13 +6,14 @@ from tests.contracts import dummies
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
 from tests.tiny import NUM_STEPS, TinyModule, tiny_fit
 
-from vis_callbacks.callbacks import overhead as module
-from vis_callbacks.callbacks import seat, session, straight_line
-from vis_callbacks.callbacks.overhead import Overhead, divided
-from vis_callbacks.callbacks.steps import GroupTable
+from vis_callbacks import overhead as module
+from vis_callbacks import pipeline, run_state, session
+from vis_callbacks.alerts.tracker import AlertTracker
 from vis_callbacks.engine import capture, module_hooks
 from vis_callbacks.engine import engine as engine_module
 from vis_callbacks.engine.engine import Engine
+from vis_callbacks.overhead import Overhead, divided
+from vis_callbacks.step_facts import GroupTable
 from vis_callbacks.writers.writer import Writer
 
 
@@ -102,7 +103,7 @@ def test_who_asks_may_be_known_only_afterwards(clock):
 # -- every stage of a run
 
 STAGES = {
-    "references": (seat, "take_references"),
+    "references": (run_state, "take_references"),
     "opening a capture": (Engine, "begin"),
     "finding the batch's parts": (Engine, "start_batch"),
     "watching the update": (session, "UpdateWatch"),
@@ -113,8 +114,8 @@ STAGES = {
     "counting": (Engine, "count_batch"),
     "optimizer groups": (GroupTable, "now"),
     "a monitor's own passes": (Engine, "isolated_forward"),
-    "the transfer": (straight_line, "transfer"),
-    "rules": (straight_line, "judge"),
+    "the transfer": (pipeline, "transfer"),
+    "rules": (AlertTracker, "update"),
     "writing": (Writer, "write"),
     "flushing": (Writer, "flush"),
     "reductions": (dummies, "_positive"),
@@ -124,7 +125,7 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_time_of_every_stage_is_counted(stage, clock, monkeypatch, tmp_path):
     holder, name = STAGES[stage]
-    original, num_calls, seats, is_running = getattr(holder, name), [0], [], [False]
+    original, num_calls, states, is_running = getattr(holder, name), [0], [], [False]
 
     def slow(*args, **kwargs):
         num_calls[0] += is_running[0]
@@ -133,7 +134,7 @@ def test_the_time_of_every_stage_is_counted(stage, clock, monkeypatch, tmp_path)
 
     class Sees(Callback):
         def on_train_start(self, trainer, pl_module):
-            seats.extend(monitors[0]._session._seats)
+            states.extend(monitors[0]._session.run.states)
             is_running[0] = True
 
         def on_train_end(self, trainer, pl_module):
@@ -146,23 +147,23 @@ def test_the_time_of_every_stage_is_counted(stage, clock, monkeypatch, tmp_path)
     monitors[0].rules = (Never(),)
     tiny_fit(tmp_path, [*monitors, Sees()], num_sanity_val_steps=0)
     assert num_calls[0] > 0
-    assert sum(seat.overhead.seconds for seat in seats) == pytest.approx(num_calls[0])
+    assert sum(state.overhead.seconds for state in states) == pytest.approx(num_calls[0])
 
 
 def test_the_users_own_forward_is_not_counted(clock, monkeypatch, tmp_path):
-    seats = []
+    states = []
     original = TinyModule.training_step
 
     def slow(self, batch, batch_idx):
         clock[0] += 1.0
-        seats[:] = monitor._session._seats
+        states[:] = monitor._session.run.states
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(TinyModule, "training_step", slow)
     stop_clocks(monkeypatch, clock)
     monitor = ActivationsDummy()
     tiny_fit(tmp_path, [monitor])
-    assert [seat.overhead.seconds for seat in seats] == [0.0]
+    assert [state.overhead.seconds for state in states] == [0.0]
     assert clock[0] == 100.0 + NUM_STEPS
 
 

@@ -4,20 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from vis_callbacks.callbacks.steps import (
+from vis_callbacks.step_facts import (
     GroupTable,
     StepSums,
     UpdateWatch,
-    input_stats,
     loss_of,
 )
 
 
-def sums_of(*batches: torch.Tensor) -> dict[str, torch.Tensor]:
+def stats_of(*batches: torch.Tensor) -> dict[str, torch.Tensor]:
     sums = StepSums()
     for inputs in batches:
         sums.add_inputs(inputs, torch.device("cpu"))
-    return sums.values()
+    return sums.input_stats()
 
 
 @pytest.mark.parametrize("outputs", [{"loss": torch.tensor(2.0)}, torch.tensor([2.0])])
@@ -25,14 +24,14 @@ def test_the_loss_is_multiplied_back_by_the_accumulated_batches(outputs):
     sums = StepSums()
     for _ in range(3):
         sums.add_loss(loss_of(outputs), 3)
-    assert sums.values() == {"loss_sum": 18.0, "loss_batches": 3.0}
+    assert sums.totals == {"loss_sum": 18.0, "loss_batches": 3.0}
 
 
 def test_a_loss_that_the_loop_writes_into_later_keeps_its_value():
     sums, loss = StepSums(), torch.tensor(2.0)
     sums.add_loss(loss, 1)
     loss.fill_(7.0)
-    assert sums.values()["loss_sum"] == 2.0
+    assert sums.totals["loss_sum"] == 2.0
 
 
 @pytest.mark.parametrize("outputs", [None, {}, {"loss": 1.0}, torch.ones(2), "loss"])
@@ -43,7 +42,7 @@ def test_a_loop_that_returns_no_loss_has_none(outputs):
 def test_input_statistics_of_micro_batches_are_those_of_the_whole():
     x = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(0))
     x[2] = 5.0
-    stats = input_stats(sums_of(x[:4], x[4:]))
+    stats = stats_of(x[:4], x[4:])
     assert stats["share_constant"] == 0.1
     assert stats["mean"] == pytest.approx(x.double().mean().item(), abs=1e-6)
     assert stats["std"] == pytest.approx(x.double().std(correction=0).item(), abs=1e-6)
@@ -63,14 +62,14 @@ def test_input_statistics_of_micro_batches_are_those_of_the_whole():
     ids=lambda inputs: f"{inputs.dtype} {tuple(inputs.shape)}",
 )
 def test_inputs_that_cannot_be_constant_or_raw_are_not_judged(inputs):
-    stats = input_stats(sums_of(inputs))
+    stats = stats_of(inputs)
     assert sorted(stats) == ["mean", "share_constant", "std"]  # on every rank alike
     assert all(value.isnan() for value in stats.values())
 
 
 def test_inputs_that_are_not_judged_leave_the_others_as_they_are():
     images = torch.full((3, 64), 300.0)
-    stats = input_stats(sums_of(torch.rand(5, 1), images))
+    stats = stats_of(torch.rand(5, 1), images)
     assert (stats["share_constant"], stats["mean"]) == (1.0, 300.0)
 
 
@@ -80,7 +79,7 @@ def test_the_watch_tells_how_far_each_group_moved():
     watch = UpdateWatch([optimizer])
     weight.grad, bias.grad = torch.ones(4), torch.full((2,), 3.0)
     optimizer.step()
-    ((first, second),) = watch.norms()
+    first, second = watch.norms().values()
     assert [float(n) for n in first] == pytest.approx([2.0, 0.2])
     assert [float(n) for n in second] == pytest.approx([0.0, 18**0.5])
 

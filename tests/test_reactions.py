@@ -9,10 +9,11 @@ import torch
 from tests.identity import assert_identical, fingerprint
 from torch import nn
 
+from vis_callbacks import reactions
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.callbacks import reactions
-from vis_callbacks.callbacks.reactions import AlertRaisedError, Told, act, begun, tell, words_of
+from vis_callbacks.alerts.tracker import AlertTracker
 from vis_callbacks.guard import Guard, IntendedError
+from vis_callbacks.reactions import AlertRaisedError, Told, act, tell, text_of
 
 
 class FakeRun:
@@ -40,25 +41,25 @@ def alert(**changes: Any) -> Alert:
     return Alert(**defaults | changes)
 
 
-def test_only_alerts_that_fire_cause_anything():
-    firing = alert()
-    others = [alert(state="resolved"), alert(severity="info"), alert(state="pending")]
-    assert begun([*others, firing]) == [firing]
+def untold(*alerts: Alert) -> AlertTracker:
+    tracker = AlertTracker()
+    tracker.untold = list(alerts)
+    return tracker
 
 
 def test_an_alert_is_one_line_of_the_log(caplog):
-    tell([alert()], "warn", FakeRun(), Guard("m"))
+    tell(untold(alert()), "warn", FakeRun(), Guard("m"))
     assert caplog.messages == ["[critical] step 30: Units are dying."]
 
 
 def test_only_one_rank_logs(caplog):
-    tell([alert()], "warn", FakeRun(is_global_zero=False), Guard("m"))
+    tell(untold(alert()), "warn", FakeRun(is_global_zero=False), Guard("m"))
     assert not caplog.messages
 
 
 def test_the_line_tells_where_since_when_and_what_to_do():
     found = alert(layers=("a", "b"), since_step=20, remedy="Lower the rate.")
-    assert words_of(found) == (
+    assert text_of(found) == (
         "[critical] step 30: Units are dying (a, b) since step 20. Lower the rate."
     )
 
@@ -67,7 +68,7 @@ def test_the_line_tells_where_since_when_and_what_to_do():
 def test_the_users_function_is_called_with_each_alert_on_rank_0_alone(is_rank_0):
     got: list[Alert] = []
     alerts = [alert(), alert(kind="other")]
-    told = tell(alerts, got.append, FakeRun(is_global_zero=is_rank_0), Guard("m"))
+    told = tell(untold(*alerts), got.append, FakeRun(is_global_zero=is_rank_0), Guard("m"))
     assert got == (alerts if is_rank_0 else [])
     assert told.alerts == alerts
 
@@ -77,7 +78,7 @@ def test_the_users_function_may_draw_random_numbers_and_write_into_the_alert():
         found.evidence["share"] = torch.rand(()) + np.random.random() + random.random()
 
     found, before = alert(evidence={"share": 0.5}), fingerprint(nn.Identity())
-    tell([found], careless, FakeRun(), Guard("m"))
+    tell(untold(found), careless, FakeRun(), Guard("m"))
     assert found.evidence == {"share": 0.5}
     assert_identical(before, fingerprint(nn.Identity()))
 
@@ -91,7 +92,7 @@ def test_a_function_that_fails_at_one_alert_is_called_with_the_next():
         got.append(found)
         raise RuntimeError("no mail server")
 
-    tell([alert(), alert(kind="other")], failing, FakeRun(), guard)
+    tell(untold(alert(), alert(kind="other")), failing, FakeRun(), guard)
     assert len(got) == guard.counts.total() == 2
 
 
@@ -99,9 +100,22 @@ def test_a_function_may_end_the_run_on_purpose():
     def ending(found: Alert) -> None:
         raise AlertRaisedError(found)
 
-    told = tell([alert()], ending, FakeRun(), Guard("m"))
+    told = tell(untold(alert()), ending, FakeRun(), Guard("m"))
     with pytest.raises(AlertRaisedError, match="Units are dying"):
         act([told], FakeRun(), has_ranks=False)
+
+
+@pytest.mark.parametrize("error", [AlertRaisedError(None), KeyboardInterrupt()])
+def test_no_alert_is_lost_where_a_function_ends_the_run_at_the_first(error, caplog):
+    def ending(found: Alert) -> None:
+        raise error
+
+    tracker = untold(alert(message="The first"), alert(message="The second"))
+    with pytest.raises(type(error)):
+        act([tell(tracker, ending, FakeRun(), Guard("m"))], FakeRun(), has_ranks=False)
+    tell(tracker, "warn", FakeRun(), Guard("m"))  # of what is left, when the run breaks off
+    assert [message.split(": ")[1] for message in caplog.messages] == ["The first.", "The second."]
+    assert tracker.untold == []
 
 
 def test_a_function_that_stops_rank_0_stops_all_ranks(monkeypatch):

@@ -19,12 +19,12 @@ from vis_callbacks import (
     Finding,
     Monitor,
     Probe,
-    Readings,
     Report,
+    RuleMetrics,
     Snapshot,
 )
-from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.engine.schedule import Bursts, EveryNSteps, RunFacts
+from vis_callbacks.overhead import Overhead
 
 
 class Keeps(Monitor):
@@ -44,7 +44,7 @@ class Keeps(Monitor):
         self.seen.append(snapshot)
         self.asked_at.append(self.now)
         mean = snapshot.values["p"]["relu"]["mean"]
-        reading = Readings(metric="mean", layers=("relu",), values=mean[None])
+        reading = RuleMetrics(metrics=("mean",), layers=("relu",), values=mean)
         return Report(step=snapshot.step, items=(reading,))
 
 
@@ -224,7 +224,7 @@ def test_an_alert_found_at_a_checkpoint_acts_after_a_resume(tmp_path, caplog, on
     assert monitor.history.steps[-1] == (15 if on_alert == "function" else 5)
     assert len([m for m in caplog.messages if "It is so" in m]) == 1
     assert [alert.step for alert in called] == ([5] if on_alert == "function" else [])
-    assert monitor.state_dict()["ledger"]["untold"] == []
+    assert monitor.state_dict()["tracker"]["untold"] == []
 
 
 def test_an_alert_of_the_last_burst_still_raises(tmp_path):

@@ -18,7 +18,7 @@ class Overhead:
     Host time: kernels that a GPU runs behind the training's own are not waited for.
 
     Attributes:
-        limit: The share that is allowed; None: none.
+        limit: The share that is allowed; None: any.
         thinning: Bursts are that many times rarer than scheduled (a power of two).
         gives_up_pictures: Whether pictures have been given up to keep within the limit.
     """
@@ -73,23 +73,16 @@ def divided(
     """Counts the time of the block: what no monitor counts itself is shared by those who asked.
 
     Extra passes, opening and closing captures, merging over ranks and the transfer serve several
-    monitors at once.
-
-    Args:
-        everyone: The monitors that may count time of their own in the block.
-        asking: Those that the block works for; asked before the block, and, where it is only
-            then known, after it. Where nobody asks in particular, all do.
+    monitors at once. ``asking`` tells for whom the block works; it is called before the block,
+    and after it where that is only known then. Where nobody asks in particular, all share.
     """
-    sharing, before = asking(), _counted(everyone())
+    sharing, before = asking(), sum(overhead.seconds for overhead in everyone())
     began = perf_counter()
     try:
         yield
     finally:
-        rest = perf_counter() - began - (_counted(everyone()) - before)
+        counted = sum(overhead.seconds for overhead in everyone()) - before
+        rest = max(perf_counter() - began - counted, 0.0)
         sharing = sharing or asking() or everyone()
         for overhead in sharing:
-            overhead.seconds += max(rest, 0.0) / len(sharing)
-
-
-def _counted(overheads: Sequence[Overhead]) -> float:
-    return sum(overhead.seconds for overhead in overheads)
+            overhead.seconds += rest / len(sharing)

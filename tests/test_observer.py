@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vis_callbacks.callbacks.plain import require_plain
+from vis_callbacks.observer import require_plain
 
 
 class Kind(enum.StrEnum):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vis_callbacks.callbacks import progress
+from vis_callbacks import progress
 
 
 class Terminal(io.StringIO):

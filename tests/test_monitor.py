@@ -10,10 +10,11 @@ import torch
 from tests.contracts.dummies import ActivationsDummy
 from tests.tiny import NUM_STEPS, TinyModule, tiny_fit, tiny_loader, tiny_module, tiny_trainer
 
-from vis_callbacks import Finding, Monitor, Probe, Readings, Report, Snapshot
+from vis_callbacks import Finding, Monitor, Probe, Report, RuleMetrics, Snapshot
 from vis_callbacks._lightning import SetUpError
-from vis_callbacks.callbacks.monitor import STATE_VERSION, _snake_case
 from vis_callbacks.engine.schedule import Decaying, EveryNSteps
+from vis_callbacks.monitor import _snake_case
+from vis_callbacks.observer import STATE_VERSION
 
 
 class Once:
@@ -47,16 +48,15 @@ class StepsMonitor(Monitor):
 
     def observe(self, snapshot: Snapshot) -> Report:
         self.seen.append(snapshot.step)
-        value = (float(snapshot.step),)
         return Report(
-            step=snapshot.step, items=(Readings(metric="step", layers=("",), values=value),)
+            step=snapshot.step, items=(RuleMetrics(metrics=("step",), values=snapshot.step),)
         )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"seen": list(self.seen)}
 
-    def restore(self, state: Any) -> None:
-        self.seen = list(state.get("seen", ()))
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.seen = list(state_dict.get("seen", ()))
 
 
 @pytest.fixture
@@ -154,10 +154,9 @@ def test_a_state_comes_back(monitor, tmp_path):
         lambda state: state.pop("version"),
         lambda state: state.pop("history"),
         lambda state: state.update(history="odd"),
-        lambda state: state.update(ledger=[1]),
+        lambda state: state.update(tracker=[1]),
         lambda state: state.update(monitor=5),
         lambda state: state.update(references={"odd": 1}),
-        lambda state: state.clear(),
     ],
 )
 def test_a_state_that_is_not_ours_is_reported_once_and_everything_starts_afresh(
@@ -174,19 +173,53 @@ def test_a_state_that_is_not_ours_is_reported_once_and_everything_starts_afresh(
     assert monitor.history.steps == ()
 
 
+def test_an_empty_state_begins_anew(monitor, tmp_path):
+    tiny_fit(tmp_path, [monitor])
+    monitor.load_state_dict({})
+    assert (monitor.seen, monitor.history.steps, monitor.alerts) == ([], (), [])
+
+
+class Further(StepsMonitor):
+    """Adds to the state of the class above it, as one does in PyTorch."""
+
+    more = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"more": self.more}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        super().load_state_dict(state_dict)
+        self.more = state_dict.get("more", 0)
+
+
+def test_a_subclass_may_add_to_the_state_of_its_base(tmp_path):
+    monitor, other = Further(every_n_train_steps=1), Further()
+    tiny_fit(tmp_path, [monitor])
+    monitor.more = 5
+    state = monitor.state_dict()
+    assert state["monitor"] == {"seen": list(range(NUM_STEPS)), "more": 5}
+    other.load_state_dict(state)
+    assert (other.seen, other.more, other.history.steps) == (monitor.seen, 5, (0, 1, 2, 3))
+
+
 class OddState(StepsMonitor):
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"seen": np.float64(1.0)}
 
 
 @pytest.mark.contained
-def test_a_state_that_no_checkpoint_could_be_resumed_with_is_not_saved(tmp_path, contained):
-    trainer = tiny_fit(tmp_path, [OddState(every_n_train_steps=1)])
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert not saved.get("callbacks")
-    (report,) = contained.reports
-    assert "state()['seen'] is a numpy.float64" in report
+def test_an_own_state_that_cannot_be_resumed_is_left_out_and_the_history_goes_on(
+    tmp_path, contained
+):
+    monitor, resumed = OddState(every_n_train_steps=1), OddState(every_n_train_steps=1)
+    tiny_fit(tmp_path, [monitor]).save_checkpoint(tmp_path / "a.ckpt")
+    (saved,) = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"].values()
+    assert "monitor" not in saved
+    assert "state_dict()['seen'] is a numpy.float64" in contained.reports[0]
+    resumed.load_state_dict(saved)
+    assert resumed.history.steps == tuple(range(NUM_STEPS))
+    assert [alert.kind for alert in resumed.alerts] == ["once"]
+    assert resumed.seen == []
 
 
 # -- several monitors

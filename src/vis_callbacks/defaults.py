@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Unpack
 
-from vis_callbacks.callbacks.monitor import Monitor
-from vis_callbacks.callbacks.options import MonitorOptions, check_names
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.options import MonitorOptions, check_names
 from vis_callbacks.engine.layers import nearest
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.monitors.embedding.monitor import EmbeddingMonitor
 from vis_callbacks.monitors.filters.monitor import FilterMonitor
 from vis_callbacks.monitors.saliency.monitor import SaliencyMonitor
+from vis_callbacks.options import MonitorOptions, check_names
 
 
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
@@ -35,18 +36,18 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
     kinds = (ActivationMonitor, FilterMonitor, EmbeddingMonitor, SaliencyMonitor)
     enabled = options.get("enabled_alerts")
     check_names("enabled_alerts", enabled)
-    own = {kind: [rule.kind for rule in kind.rules] for kind in kinds}
-    known = list(chain.from_iterable(own.values()))
+    known = [rule.kind for kind in kinds for rule in kind.rules]
     for name in enabled or ():
         if name not in known:
             near = ", ".join(nearest(name, known) or sorted(known))
             raise ValueError(
-                f"enabled_alerts holds {name!r}, which is none of the default monitors' alerts. "
+                f"enabled_alerts holds {name!r}, which none of the default monitors raises. "
                 f"Nearest: {near}."
             )
     monitors: list[Monitor] = []
     for kind in kinds:
         if enabled is not None:
-            options["enabled_alerts"] = [name for name in enabled if name in own[kind]]
+            own = {rule.kind for rule in kind.rules}
+            options["enabled_alerts"] = [name for name in enabled if name in own]
         monitors.append(kind(**options))
     return monitors

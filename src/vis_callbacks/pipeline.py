@@ -1,0 +1,256 @@
+"""From what was read to what is written, the same for every monitor.
+
+Merged over ranks -> kept until its burst ends -> each monitor's ``observe`` -> one transfer to
+the host -> rules and tracker -> drawing and writing -> reactions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vis_callbacks._lightning import RunView
+from vis_callbacks.alerts.alert import Alert, Outcome, Rule
+from vis_callbacks.engine.engine import Engine
+from vis_callbacks.engine.snapshot import Snapshot, Weights
+from vis_callbacks.guard import Catch, log
+from vis_callbacks.reactions import Told, act, tell
+from vis_callbacks.report import Report, RuleMetrics, Scalar, transfer
+from vis_callbacks.run_state import Reading, RunState, StepContext
+from vis_callbacks.step_facts import GroupTable
+from vis_callbacks.writers.writer import Writer
+
+
+class _Observed(NamedTuple):
+    """The report of one monitor at one step."""
+
+    state: RunState
+    context: StepContext
+    report: Report
+
+
+class Pipeline:
+    """Takes the monitors of one run from what was read to what is written.
+
+    The snapshots of a burst are kept on the device and looked at, one after the other, at its
+    end: training waits for the device once a burst, and the code and the tables that three or
+    more snapshots go through are fetched into the caches once. ``states`` are those of all
+    monitors, due or not, for every rank decides the same.
+    """
+
+    def __init__(
+        self, engine: Engine, writer: Writer, states: Sequence[RunState], *, has_ranks: bool
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._states = states
+        self._has_ranks = has_ranks
+        self._groups = GroupTable(engine.model)
+
+    def take(self, context: StepContext, run: RunView) -> None:
+        """Merges what was read over the ranks, and takes what is whole through all that follows."""
+        self._engine.check_names(context.read)
+        percents: Mapping[str, Tensor] = self._percents()
+        if self._has_ranks:
+            shared = {**context.sums.totals, **percents}
+            percents = context.sums.totals = self._engine.collect(context.read, shared)
+        norms = context.updates.norms() if context.updates else None
+        optimizers = run.optimizers if context.stage == "fit" else ()
+        context.groups, context.updates = self._groups.now(optimizers, norms), None
+        for state in context.due:
+            state.keep(context)
+        if context.whole:
+            self._look(context.whole, run)
+            self.react(run)
+            self._keep_within_limits(context.whole, percents)
+
+    def catch_up(self, run: RunView) -> None:
+        """Looks at what a burst that is not over has kept. Nothing is acted upon yet."""
+        waiting = [state for state in self._states if state.kept]
+        if waiting:
+            self._look(waiting, run)
+
+    def finish(self, run: RunView) -> None:
+        """Looks at what is left at the end of a run, and flushes what was written."""
+        self.catch_up(run)
+        self.react(run)
+        self._writer.flush()
+
+    def break_off(self, run: RunView) -> None:
+        """Looks at what is left when an exception ends the run, and tells what it may come of."""
+        # Another rank may have died, and this one's device would wait for it for ever.
+        if not self._has_ranks:
+            self.catch_up(run)
+        self._tell(run)
+        self._writer.flush()
+
+    def react(self, run: RunView) -> None:
+        """Tells of alerts and acts on the run, on all ranks together."""
+        told = self._tell(run)
+        if self._has_ranks or run.world_size == 1:  # a rank by itself may not leave the others
+            act(told, run, has_ranks=self._has_ranks)
+
+    def _tell(self, run: RunView) -> list[Told]:
+        monitors = [state.monitor for state in self._states]
+        return [tell(m.tracker, m.options.on_alert, run, m.guard) for m in monitors]
+
+    # -- from what was read to reports
+
+    def _look(self, states: Sequence[RunState], run: RunView) -> None:
+        """Takes all that was kept for these monitors to what is written."""
+        seen: list[_Observed] = []
+        for state in states:
+            kept, state.kept = state.kept, []
+            made: dict[str, Any] = {}
+            for reading in kept:
+                report = self._observe(state, reading, run, made)
+                if report is not None:
+                    seen.append(_Observed(state, reading.context, report))
+        judged = [(one, self._judge(one)) for one in _transferred(seen)]
+        trackers = [state.monitor.tracker for state in self._states]
+        active = sum(len(tracker.active) for tracker in trackers)
+        # Of a healthy run too, that there are none; with an alert this number is written anyway.
+        is_told = any(tracker.untold for tracker in trackers)
+        also = {} if is_told else {"alerts/active": float(active)}
+        for one, changes in judged:
+            # Within a burst there are numbers for the rules alone, and nothing to be looked at.
+            if not all(isinstance(item, RuleMetrics) for item in one.report.items):
+                self._write(one, also)
+                also = {}
+            self._write_alerts(one, changes, active)
+            if one.state.monitor.options.verbose and run.is_global_zero:
+                words = f"{one.state.monitor.name}: snapshot at step {one.context.step}"
+                log(words, level=logging.INFO)
+
+    def _observe(
+        self, state: RunState, reading: Reading, run: RunView, made: dict[str, Any]
+    ) -> Report | None:
+        """Lets a monitor look at what was read for it; None where it cannot."""
+        report = None
+        with state.overhead.measured(), state.guard.catch("observe"), ExitStack() as stack:
+            snapshot = self._snapshot(state, reading, run, stack, made)
+            returned: object = state.monitor.observe(snapshot)
+            if not isinstance(returned, Report):
+                raise TypeError(f"observe returned a {type(returned).__name__}. Return a Report.")
+            report = returned
+            if snapshot.wants_pictures:
+                state.draw_again_after(reading.context)
+        return report
+
+    def _snapshot(
+        self,
+        state: RunState,
+        reading: Reading,
+        run: RunView,
+        stack: ExitStack,
+        made: dict[str, Any],
+    ) -> Snapshot:
+        engine, monitor, context = self._engine, state.monitor, reading.context
+        forward = None
+        if "forward" in monitor.needs:
+            forward = stack.enter_context(engine.isolated_forward(state.forward))
+        return Snapshot(
+            step=context.step,
+            planned_steps=context.facts.planned_steps,
+            epoch=context.epoch,
+            stage=context.stage,
+            trace=engine.trace,
+            weighted=engine.weights,
+            values=reading.values,
+            num_samples=reading.num_samples,
+            weights=Weights(engine.model),
+            loss=context.sums.mean_loss(),
+            metrics=run.metrics,
+            input_stats=context.sums.input_stats(),
+            optimizer=context.groups,
+            references=monitor.references,
+            forward=forward,
+            read_layers=partial(engine.read_layers, forward=state.forward),
+            wants_pictures=state in context.whole
+            and context.step >= state.next_picture
+            and not state.overhead.gives_up_pictures,
+            is_reference=context.step == 0 and context.stage == "fit",
+            made=made,
+        )
+
+    # -- from reports to what is written
+
+    def _judge(self, one: _Observed) -> Sequence[Alert]:
+        """Returns what rules and tracker make of a report."""
+        monitor, context = one.state.monitor, one.context
+        history, guard = monitor.history, monitor.guard
+        monitor.last_report = one.report
+        changes: list[Alert] = []
+        with one.state.overhead.measured(), guard.catch("rules"):
+            if context.stage != "fit" and max(history.steps, default=0) > one.report.step:
+                return (
+                    changes  # another Trainer's evaluation says nothing of the training before it
+                )
+            history.append(one.report.step, one.report.rule_metrics())
+            judged: list[tuple[Rule, Outcome]] = []
+            for rule in monitor.active_rules:
+                with guard.catch(f"the rule {rule.kind}"):
+                    judged.append((rule, rule.check(history)))
+            changes += monitor.tracker.update(
+                judged, step=one.report.step, epoch=context.epoch, stage=context.stage
+            )
+        return changes
+
+    def _write(self, one: _Observed, also: Mapping[str, float]) -> None:
+        state, context = one.state, one.context
+        name, prefix = state.monitor.name, state.monitor.options.tag_prefix
+        with state.overhead.measured(), state.guard.catch("writing"):
+            spent = Scalar(tag=f"overhead/{name}_percent", value=state.overhead.percent)
+            self._writer.write(
+                Report(step=one.report.step, items=(*one.report.items, spent)),
+                log_step=context.step,
+                epoch=context.epoch,
+                prefix=prefix if context.stage == "fit" else f"{context.stage}/{prefix}",
+                also=also,
+            )
+
+    def _write_alerts(self, one: _Observed, changes: Sequence[Alert], active: int) -> None:
+        step, epoch = one.context.step, one.context.epoch
+        with one.state.overhead.measured(), one.state.guard.catch("writing alerts"):
+            self._writer.write_alerts(changes, active=active, log_step=step, epoch=epoch)
+
+    # -- what it costs
+
+    def _percents(self) -> dict[str, Tensor]:
+        limited = [state.overhead for state in self._states if state.overhead.limit is not None]
+        numbers = [[one.percent, one.run_seconds, 1.0] for one in limited]
+        return {"overheads": torch.tensor(numbers, dtype=torch.float64)} if limited else {}
+
+    def _keep_within_limits(self, whole: Sequence[RunState], sums: Mapping[str, Tensor]) -> None:
+        limited = [state for state in self._states if state.overhead.limit is not None]
+        for state, (percent, run_seconds, num_ranks) in zip(
+            limited, sums["overheads"].tolist() if "overheads" in sums else (), strict=False
+        ):
+            if state not in whole:
+                continue
+            # The mean of all ranks, so that all of them thin at the same step.
+            gave_up = state.overhead.keep_within_limit(percent / num_ranks, run_seconds / num_ranks)
+            if gave_up:
+                log(
+                    f"{state.monitor.name} took {state.overhead.percent:.1f} % of the training "
+                    f"time, more than max_overhead={state.overhead.limit}: it gives up {gave_up}."
+                )
+
+
+def _transferred(seen: Sequence[_Observed]) -> list[_Observed]:
+    """Moves all reports in one transfer; where that fails, each in its own, to spare the others."""
+    with Catch() as caught:
+        moved = transfer([one.report for one in seen])
+    if caught.error is None:
+        return [one._replace(report=report) for one, report in zip(seen, moved, strict=True)]
+    spared = []
+    for one in seen:
+        with one.state.guard.catch("transfer"):
+            spared.append(one._replace(report=transfer([one.report])[0]))
+    return spared
