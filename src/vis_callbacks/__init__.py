@@ -13,15 +13,11 @@ if TYPE_CHECKING:
     from vis_callbacks.alerts.alert import Finding as Finding
     from vis_callbacks.alerts.alert import Rule as Rule
     from vis_callbacks.alerts.history import History as History
-    from vis_callbacks.callbacks.activation_maximization import (
-        ActivationMaximizationMonitor as ActivationMaximizationMonitor,
-    )
     from vis_callbacks.callbacks.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.callbacks.defaults import default_monitors as default_monitors
     from vis_callbacks.callbacks.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.callbacks.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
-    from vis_callbacks.callbacks.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
     from vis_callbacks.callbacks.saliency import SaliencyMonitor as SaliencyMonitor
     from vis_callbacks.callbacks.top_patches import TopPatchesMonitor as TopPatchesMonitor
@@ -30,6 +26,10 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Probe as Probe
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
     from vis_callbacks.layer_table import summary as summary
+    from vis_callbacks.monitors.activation_maximization import (
+        ActivationMaximizationMonitor as ActivationMaximizationMonitor,
+    )
+    from vis_callbacks.monitors.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.report import Image as Image
     from vis_callbacks.report import Readings as Readings
     from vis_callbacks.report import Report as Report
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "ActivationMaximizationMonitor": "callbacks.activation_maximization",
+    "ActivationMaximizationMonitor": "monitors.activation_maximization",
     "ActivationMonitor": "callbacks.activations",
     "Activation": "engine.probe",
     "Alert": "alerts.alert",
@@ -51,7 +51,7 @@ _HOME = {
     "History": "alerts.history",
     "Image": "report",
     "Monitor": "callbacks.monitor",
-    "OcclusionMonitor": "callbacks.occlusion",
+    "OcclusionMonitor": "monitors.occlusion",
     "Probe": "engine.probe",
     "Readings": "report",
     "Report": "report",

@@ -15,11 +15,11 @@ from tests.system.planted_object import (
 )
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.occlusion import occlude
-from vis_callbacks.analysis.occlusion_plan import OcclusionPlan, plan_occlusion
 from vis_callbacks.analysis.saliency import METHODS, attribute
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_layer_gradient, class_score
+from vis_callbacks.monitors.occlusion.plan import OcclusionPlan, plan_occlusion
+from vis_callbacks.monitors.occlusion.science import occlude
 
 NUM_UNSEEN = 50
 LAST_MAPS = "7"  # the last ReLU before the network's head

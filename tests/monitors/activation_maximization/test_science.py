@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from vis_callbacks.analysis.activation_maximization import (
+from vis_callbacks.monitors.activation_maximization.science import (
+    PRESETS,
     Frame,
     Maximized,
+    Preset,
     Score,
     ascent,
     maximize,
     score_spread,
 )
-from vis_callbacks.analysis.maximization_presets import PRESETS, Preset
 
 SHAPE = (2, 6, 7)
 NUM_VALUES = 2 * 6 * 7
