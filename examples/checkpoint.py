@@ -24,16 +24,17 @@ from torch.utils.data import DataLoader
 
 from photo_patches import PatchClassifier, PatchData, load_data
 from photographs import CLASS_NAMES
-from vis_callbacks.analysis.filters import as_filters
 from vis_callbacks.analysis.saliency import attribute
 from vis_callbacks.analysis.saliency_maps import saliency_maps
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_score, unit_score
 from vis_callbacks.engine.scores import Unit
+from vis_callbacks.monitors.filters.pictures import filter_pictures
+from vis_callbacks.monitors.filters.science import as_filters
 from vis_callbacks.monitors.occlusion.pictures import OcclusionFacts, draw_views
 from vis_callbacks.monitors.occlusion.plan import plan_occlusion
 from vis_callbacks.monitors.occlusion.science import occlude
-from vis_callbacks.render.filter_grid import FilterPanel, filter_grid
+from vis_callbacks.pictures.tiles import Tile, tile_grid
 from vis_callbacks.render.images import to_uint8
 from vis_callbacks.render.saliency_maps import SaliencyMap, SaliencyRow, saliency_grid
 
@@ -80,7 +81,10 @@ def filters(model: nn.Module) -> np.ndarray:
     """Returns the filters of the first convolution."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     weights = as_filters(first.weight.detach(), "conv2d", first.groups, ())
-    return filter_grid([FilterPanel(filters=weights.numpy())], ["filters of the first layer"])
+    pictures = filter_pictures(weights.numpy(), "filter", 42, 390, 780)
+    return tile_grid(
+        [Tile(picture=picture) for picture in pictures], ["filters of the first layer"]
+    )
 
 
 def train(path: Path, data: PatchData, num_steps: int) -> None:

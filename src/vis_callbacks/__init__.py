@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from vis_callbacks.callbacks.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.callbacks.defaults import default_monitors as default_monitors
     from vis_callbacks.callbacks.embedding import EmbeddingMonitor as EmbeddingMonitor
-    from vis_callbacks.callbacks.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
     from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
     from vis_callbacks.callbacks.saliency import SaliencyMonitor as SaliencyMonitor
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from vis_callbacks.monitors.activation_maximization import (
         ActivationMaximizationMonitor as ActivationMaximizationMonitor,
     )
+    from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.monitors.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.report import Image as Image
     from vis_callbacks.report import Readings as Readings
@@ -46,7 +46,7 @@ _HOME = {
     "AlertRaisedError": "callbacks.reactions",
     "Batch": "engine.probe",
     "EmbeddingMonitor": "callbacks.embedding",
-    "FilterMonitor": "callbacks.filters",
+    "FilterMonitor": "monitors.filters",
     "Finding": "alerts.alert",
     "History": "alerts.history",
     "Image": "report",

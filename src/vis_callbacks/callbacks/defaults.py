@@ -7,11 +7,11 @@ from typing import Unpack
 
 from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.embedding.monitor import EmbeddingMonitor
-from vis_callbacks.callbacks.filters.monitor import FilterMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import MonitorOptions, check_names
 from vis_callbacks.callbacks.saliency.monitor import SaliencyMonitor
 from vis_callbacks.engine.layers import nearest
+from vis_callbacks.monitors.filters.monitor import FilterMonitor
 
 
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:

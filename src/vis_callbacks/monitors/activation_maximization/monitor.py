@@ -41,8 +41,10 @@ from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.engine.input_layout import InputKind
     from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
+    from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
 
 _MAX_ROWS = 8  # of the strip
@@ -190,17 +192,12 @@ class ActivationMaximizationMonitor(Monitor):
     def observe(self, snapshot: Snapshot) -> Report:
         """Goes on with each image for some steps and says how high its score has come."""
         references, forward = snapshot.own_passes("to tell what an input looks like")
-        inputs, options = references.inputs, self.options
+        inputs = references.inputs
         layout = find_layout(inputs, forward.module)
         if not inputs.is_floating_point():
             raise NothingToShow(refused_inputs(inputs, "and no gradient can be taken there"))
         real = layout.arranged(inputs)
-        with torch.no_grad():
-            scores, layers = MaximizedTargets((), self._units).look(forward, inputs)
-            self.outputs.learn(scores, references.labels)
-            scores = self._of_classes(scores)
-            targets = self._targets(scores.shape[1])
-            real_scores = targets.of_all(scores, layers)
+        targets, real_scores = self._look_at_real(forward, references)
         frame, spread = Frame.of(real), score_spread(real_scores)
         best = real_scores.nan_to_num(-torch.inf).argmax(0)
         last = self._last
@@ -226,33 +223,20 @@ class ActivationMaximizationMonitor(Monitor):
             self._last = result.z
             small = _small(result.z[rows]).half()
             self._strip.add(snapshot.step, frames=small, silent=result.is_silent[rows])
-        made, best_scores = result.scores * spread, real_scores.gather(0, best[None])[0]
-        items: list[Scalar | Image] = list(_scalars(made, best_scores, result.is_silent))
+        scores, best_scores = result.scores * spread, real_scores.gather(0, best[None])[0]
+        items: list[Scalar | Image] = list(_scalars(scores, best_scores, result.is_silent))
         if not snapshot.wants_pictures:
             return Report(step=snapshot.step, items=tuple(items))
         labels = references.labels if self.outputs.are_classes else None
         labels = None if labels is None else labels.to(best.device)
         own = targets.best_of_class(real_scores, labels)
-        named = (*map(self.outputs.name, targets.classes), *(f"unit {u}" for u in targets.units))
-        facts = MaximizationFacts(
-            step=snapshot.step,
-            kind=layout.kind,
-            names=named,
-            name=self.outputs.name,
-            num_real=len(inputs),
-            source=references.source,
-            preset=self.preset if isinstance(self.preset, str) else "custom",
-            num_steps=self.num_steps,
-            has_classes=labels is not None and bool(targets.classes),
-            mean=options.mean,
-            std=options.std,
-        )
+        facts = self._facts(snapshot, references, layout.kind, targets)
         shared = {"real": real[own], "centre": frame.centre.flatten()}
         arrays = {
             **shared,
             "best": real[best],
             "deviations": result.z * frame.scale,
-            "scores": made,
+            "scores": scores,
             "best_scores": best_scores,
             "real_scores": real_scores.gather(0, own[None])[0],
             "is_best": best == own,
@@ -262,12 +246,32 @@ class ActivationMaximizationMonitor(Monitor):
         }
         draw = partial(draw_images, facts=facts)
         items.append(Image(tag="activation_maximization/images", draw=draw, arrays=arrays))
-        if self._strip.steps and snapshot.stage == "fit":
+        if snapshot.stage == "fit":
             steps, arrays = tuple(self._strip.steps), self._strip.stacked(real.device)
             draw = partial(draw_over_time, facts=facts, rows=rows, steps=steps)
             tag = "activation_maximization/over_time"
             items.append(Image(tag=tag, draw=draw, arrays={**shared, **arrays}))
         return Report(step=snapshot.step, items=tuple(items))
+
+    def _facts(
+        self, snapshot: Snapshot, references: References, kind: InputKind, targets: MaximizedTargets
+    ) -> MaximizationFacts:
+        """Returns what the pictures say of how they were made."""
+        classes = [self.outputs.name(number) for number in targets.classes]
+        has_classes = self.outputs.are_classes and references.labels is not None and bool(classes)
+        return MaximizationFacts(
+            step=snapshot.step,
+            kind=kind,
+            names=(*classes, *(f"unit {unit}" for unit in targets.units)),
+            name=self.outputs.name,
+            num_real=len(references.inputs),
+            source=references.source,
+            preset=self.preset if isinstance(self.preset, str) else "custom",
+            num_steps=self.num_steps,
+            has_classes=has_classes,
+            mean=self.options.mean,
+            std=self.options.std,
+        )
 
     def state(self) -> Mapping[str, Any]:
         """Returns the last images, for a warm start, and the strip's frames."""
@@ -279,18 +283,25 @@ class ActivationMaximizationMonitor(Monitor):
         self._last = state.get("last")
         self._strip.load_state_dict(state.get("strip", {}))
 
-    def _targets(self, num_classes: int) -> MaximizedTargets:
-        """Returns what is asked for; where nothing is, all classes, or a part of many."""
-        classes = self.classes
-        for number in classes or ():
+    @torch.no_grad()
+    def _look_at_real(
+        self, forward: IsolatedForward, references: References
+    ) -> tuple[MaximizedTargets, Tensor]:
+        """Returns the targets, and the score of each real input for each, (samples, rows)."""
+        scores, layers = MaximizedTargets((), self._units).look(forward, references.inputs)
+        self.outputs.learn(scores, references.labels)
+        scores = self._of_classes(scores)
+        classes, num_classes = self.classes, scores.shape[1]
+        if classes is None:
+            classes = [] if self._units else evenly_spread(num_classes, self.max_images)
+        for number in classes:
             if number >= num_classes:
                 raise ValueError(
                     f"classes holds {number}, which is no class of these scores: they have "
                     f"{num_classes}. Use 0 to {num_classes - 1}."
                 )
-        if classes is None:
-            classes = [] if self._units else evenly_spread(num_classes, self.max_images)
-        return MaximizedTargets(tuple(classes), self._units)
+        targets = MaximizedTargets(tuple(classes), self._units)
+        return targets, targets.of_all(scores, layers)
 
     def _of_classes(self, scores: Tensor) -> Tensor:
         """Returns (samples, classes, ...) where the outputs are classes, and else the outputs."""

@@ -31,8 +31,10 @@ from vis_callbacks.report import Image, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
+    from vis_callbacks.engine.input_layout import InputKind
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.snapshot import Snapshot
+    from vis_callbacks.monitors.occlusion.science import Question
 
 _MAX_ROWS = 4  # of the strip: the first images, which are of different classes
 _LONG_SECONDS = 10.0  # a snapshot that takes longer is said aloud, once
@@ -138,7 +140,7 @@ class OcclusionMonitor(Monitor):
     def observe(self, snapshot: Snapshot) -> Report:
         """Hides each place of each reference image in turn and says what that changed."""
         references, forward = snapshot.own_passes("to hide parts of")
-        options, layout = self.options, find_layout(references.inputs, forward.module)
+        layout = find_layout(references.inputs, forward.module)
         images = layout.arranged(references.inputs)
         plan = self._plan(images)
         images = images[: plan.num_images]
@@ -152,7 +154,7 @@ class OcclusionMonitor(Monitor):
                 self.outputs,
                 target=self.target,
                 layer=self.layer,
-                may_be_classes=options.outputs == "auto",
+                may_be_classes=self.options.outputs == "auto",
                 batch_size=self.batch_size,
             )
             maps = occlude(
@@ -171,35 +173,37 @@ class OcclusionMonitor(Monitor):
         elif snapshot.stage == "fit":
             self._strip.add(snapshot.step, changes=changes[:_MAX_ROWS])
         items: list[Scalar | Image] = list(_scalars(changes))
-        if not snapshot.wants_pictures:
-            return Report(step=snapshot.step, items=tuple(items))
-        facts = OcclusionFacts(
+        if snapshot.wants_pictures:
+            known = {"images": images, "whole": maps.whole, "targets": asked.targets}
+            facts = self._facts(snapshot, references.source, layout.kind, plan, asked)
+            draw, arrays = partial(draw_views, facts=facts), {**known, "values": maps.values}
+            items.append(Image(tag="occlusion/views", draw=draw, arrays=arrays))
+            if snapshot.stage == "fit":
+                (frames,) = self._strip.stacked(images.device).values()
+                draw = partial(draw_over_time, facts=facts, steps=tuple(self._strip.steps))
+                arrays = {**known, "frames": frames}
+                items.append(Image(tag="occlusion/over_time", draw=draw, arrays=arrays))
+        return Report(step=snapshot.step, items=tuple(items))
+
+    def _facts(
+        self, snapshot: Snapshot, source: str, kind: InputKind, plan: OcclusionPlan, asked: Question
+    ) -> OcclusionFacts:
+        """Returns what the pictures say of how they were made."""
+        return OcclusionFacts(
             plan=plan,
             names=[self.outputs.name(index) for index in range(asked.num_outputs)],
-            source=references.source,
+            source=source,
             step=snapshot.step,
-            kind=layout.kind,
+            kind=kind,
             baseline=self.baseline,
             target=self.target,
             layer=asked.layer,
             notes=tuple(dict.fromkeys((*plan.notes, asked.note))),
             is_share=asked.is_share,
             are_classes=self.outputs.are_classes,
-            mean=options.mean,
-            std=options.std,
+            mean=self.options.mean,
+            std=self.options.std,
         )
-        known = {"images": images, "whole": maps.whole, "targets": asked.targets}
-        draw = partial(draw_views, facts=facts)
-        items.append(
-            Image(tag="occlusion/views", draw=draw, arrays={**known, "values": maps.values})
-        )
-        if self._strip.steps and snapshot.stage == "fit":
-            (frames,) = self._strip.stacked(images.device).values()
-            draw = partial(draw_over_time, facts=facts, steps=tuple(self._strip.steps))
-            items.append(
-                Image(tag="occlusion/over_time", draw=draw, arrays={**known, "frames": frames})
-            )
-        return Report(step=snapshot.step, items=tuple(items))
 
     def state(self) -> Mapping[str, Any]:
         """Returns the maps of the strip."""

@@ -53,7 +53,7 @@ class OcclusionFacts:
     plan: OcclusionPlan
     names: Sequence[str]  # of the classes or outputs
     source: str
-    step: int = 0
+    step: int | None = None
     kind: InputKind = "image"
     baseline: str | float | Sequence[float] = "mean"
     target: str | int = "label"
@@ -211,9 +211,10 @@ def draw_views(
         if planes.slices:
             lines.append(f"slice {planes.slices[index]}, where most changes")
         rows.append(TileRow(tiles=tiles, lines=lines))
+    when = "" if facts.step is None else f"; step {facts.step:,}"
     has_silent = any(tile.title == "silent" for row in rows for tile in row.tiles)
     caption = [
-        f"what {facts.square} changes, by where its centre is; step {facts.step:,}",
+        f"what {facts.square} changes, by where its centre is{when}",
         facts.how_to_read,
         f"{facts.places}, {facts.plan.num_forward_passes:,} forward passes; "
         f"{len(images)} reference samples from {facts.source}",
@@ -259,7 +260,7 @@ def draw_over_time(
         drawn = [colour_map(maps[..., frame], scale=scale) for frame in range(len(steps))]
         tiles = [image, *(planes.spread(one, image) for one in drawn)]
         name = facts.names[int(target)]
-        label = f"{name}: {number(float(value))} without a {facts.occluder} at step {facts.step:,}"
+        label = f"{name}: {number(float(value))} without a {facts.occluder} at step {steps[-1]:,}"
         rows.append(TileRow(tiles=[Tile(picture=tile) for tile in tiles], lines=[label]))
     caption = [
         f"{'' if facts.is_share else 'change of the '}{facts.explained}, by where the "

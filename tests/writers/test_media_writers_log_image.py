@@ -5,13 +5,13 @@ import pytest
 from tests.writers.stand_ins import ImageRecorder, noise, picture
 
 from vis_callbacks.report import Embedding, Histogram, Image, Text
-from vis_callbacks.writers.log_image import LogImageOutlet
-from vis_callbacks.writers.media import prepare
+from vis_callbacks.writers.media_items import prepare
+from vis_callbacks.writers.media_writers import LogImageMedia
 
 
 def written(item, step: int = 7) -> list:
     logger = ImageRecorder()
-    LogImageOutlet(logger).write(prepare(item, ""), step=step, patience=1.0)
+    LogImageMedia(logger).write(prepare(item, ""), step=step, patience=1.0)
     return logger.images
 
 
@@ -39,7 +39,7 @@ def test_a_caption_goes_along_where_there_is_one():
 )
 def test_what_is_no_picture_is_not_taken(item):
     assert written(item) == []
-    assert not isinstance(prepare(item, ""), LogImageOutlet.takes)
+    assert not isinstance(prepare(item, ""), LogImageMedia.takes)
 
 
 def test_what_the_logger_raises_is_left_to_the_channel():
@@ -48,4 +48,4 @@ def test_what_the_logger_raises_is_left_to_the_channel():
             raise ConnectionError("no service")
 
     with pytest.raises(ConnectionError, match="no service"):
-        LogImageOutlet(Refusing()).write(prepare(picture(), ""), step=0, patience=1.0)
+        LogImageMedia(Refusing()).write(prepare(picture(), ""), step=0, patience=1.0)

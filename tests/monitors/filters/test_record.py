@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.filter_noise import roughness
-from vis_callbacks.callbacks.filters.record import FilterRecord
 from vis_callbacks.callbacks.plain import require_plain
 from vis_callbacks.engine.snapshot import Group
+from vis_callbacks.monitors.filters.noise import roughness
+from vis_callbacks.monitors.filters.record import FilterRecord
 
 
 def filters(*shape: int, seed: int = 0) -> Tensor:
@@ -18,7 +18,11 @@ def filters(*shape: int, seed: int = 0) -> Tensor:
 
 
 def begun(*shape: int, step: int = 0, is_initial: bool = True) -> FilterRecord:
-    return FilterRecord.begun(filters(*(shape or (8, 3, 5, 5))), step, is_initial=is_initial)
+    return FilterRecord(filters(*(shape or (8, 3, 5, 5))), step, is_before_update=is_initial)
+
+
+def frames(record: FilterRecord) -> Tensor:
+    return record.strip.stacked()["filters"]
 
 
 def group(kind: str = "SGD", lr: float = 0.1, weight_decay: float = 0.01, **known) -> Group:
@@ -32,21 +36,21 @@ def group(kind: str = "SGD", lr: float = 0.1, weight_decay: float = 0.01, **know
 
 def test_it_begins_with_a_copy_of_the_filters():
     given = filters(4, 1, 3, 3)
-    record = FilterRecord.begun(given, 3, is_initial=False)
+    record = FilterRecord(given, 3, is_before_update=False)
     before = given.clone()
     given += 1
     assert torch.equal(record.initial, before)
-    assert torch.equal(record.frames[0], before)
-    assert (record.first_step, record.steps) == (3, [3])
+    assert torch.equal(frames(record)[0], before)
+    assert (record.first_step, record.strip.steps) == (3, [3])
 
 
 def test_the_first_frame_and_the_latest_stay_and_eight_at_most():
     record = begun()
     for step in range(1, 200):
         record.append(step, filters(8, 3, 5, 5, seed=step))
-    assert len(record.steps) == len(record.frames) == 8
-    assert (record.steps[0], record.steps[-1]) == (0, 199)
-    for step, frame in zip(record.steps, record.frames, strict=True):
+    assert len(record.strip.steps) == len(frames(record)) == 8
+    assert (record.strip.steps[0], record.strip.steps[-1]) == (0, 199)
+    for step, frame in zip(record.strip.steps, frames(record), strict=True):
         assert torch.equal(frame, filters(8, 3, 5, 5, seed=step))
 
 
@@ -54,8 +58,8 @@ def test_a_step_that_is_there_already_is_not_added_again():
     record = begun(step=5)
     for step in (5, 4):
         record.append(step, filters(8, 3, 5, 5, seed=1))
-    assert record.steps == [5]
-    assert torch.equal(record.frames[0], record.initial)
+    assert record.strip.steps == [5]
+    assert torch.equal(frames(record)[0], record.initial)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,7 @@ def test_a_step_that_is_there_already_is_not_added_again():
     ],
 )
 def test_a_strip_shows_as_many_filters_as_can_be_seen(shape, count):
-    record = FilterRecord(initial=torch.zeros(1).expand(shape), first_step=0)
+    record = FilterRecord(torch.zeros(shape), 0, is_before_update=True)
     places = record.strip_places
     assert len(places) == count
     assert places[0] == 0
@@ -80,8 +84,8 @@ def test_a_strip_shows_as_many_filters_as_can_be_seen(shape, count):
 
 
 def test_frames_are_kept_in_single_precision():
-    record = FilterRecord.begun(filters(4, 1, 3, 3).double(), 0, is_initial=True)
-    assert record.frames[0].dtype == torch.float32
+    record = FilterRecord(filters(4, 1, 3, 3).double(), 0, is_before_update=True)
+    assert frames(record)[0].dtype == torch.float32
     assert record.initial.dtype == torch.float64
 
 
@@ -92,7 +96,7 @@ def test_the_initial_roughness_stays_that_of_the_beginning():
     record = begun()
     expected = float(roughness(record.initial).mean())
     record.append(1, torch.ones(8, 3, 5, 5))
-    assert float(record.initial_roughness()) == pytest.approx(expected)
+    assert float(record.initial_roughness) == pytest.approx(expected)
 
 
 def test_the_inputs_are_read_once():
@@ -141,9 +145,9 @@ def test_its_state_is_plain_and_goes_on_where_it_was():
     record = begun(step=1)
     record.append(20, filters(8, 3, 5, 5, seed=20))
     record.decay_left(20, group())
-    require_plain(record.state(), "state")
+    require_plain(record.state_dict(), "state")
     file = io.BytesIO()
-    torch.save(record.state(), file)
+    torch.save(record.state_dict(), file)
     file.seek(0)
     other = FilterRecord.restored(torch.load(file, weights_only=True))
     lefts = []
@@ -151,10 +155,10 @@ def test_its_state_is_plain_and_goes_on_where_it_was():
         each.append(50, filters(8, 3, 5, 5, seed=50))
         lefts.append(each.decay_left(50, group()))
     assert lefts[0] == lefts[1]
-    assert (other.first_step, other.steps) == (1, [1, 20, 50])
+    assert (other.first_step, other.strip.steps) == (1, [1, 20, 50])
     assert torch.equal(other.initial, record.initial)
-    assert all(map(torch.equal, other.frames, record.frames))
-    assert torch.equal(other.initial_roughness(), record.initial_roughness())
+    assert all(map(torch.equal, frames(other), frames(record)))
+    assert torch.equal(other.initial_roughness, record.initial_roughness)
 
 
 def test_filters_that_join_are_seen_from_then_on_and_the_strip_keeps_its_own():
@@ -165,10 +169,10 @@ def test_filters_that_join_are_seen_from_then_on_and_the_strip_keeps_its_own():
     assert torch.equal(record.initial, torch.cat([given, more[40:]]))
     assert record.strip_places == places
     record.append(10, more)
-    assert torch.equal(record.frames[-1], more[places])
-    again = FilterRecord.restored(record.state())
+    assert torch.equal(frames(record)[-1], more[places])
+    again = FilterRecord.restored(record.state_dict())
     assert again.strip_places == places
-    assert float(record.initial_roughness()) == pytest.approx(
+    assert float(record.initial_roughness) == pytest.approx(
         float(roughness(record.initial).nanmean())
     )
 

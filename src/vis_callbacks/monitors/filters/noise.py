@@ -39,10 +39,10 @@ class NoiseNull:
 
 
 def roughness(filters: Tensor) -> Tensor:
-    """Returns how rough each filter is: white noise 1 on average, a constant 0.
+    """Returns how rough each filter is: white noise has 1 on average, a constant 0.
 
-    Mean squared difference over all pairs of neighbours, along every spatial axis, over twice
-    the mean square. A checkerboard gives 2.
+    It is the mean squared difference over all pairs of neighbours, along every spatial axis,
+    over twice the mean square. A checkerboard has 2.
 
     Args:
         filters: (filters, channels, *kernel), real.
@@ -50,50 +50,33 @@ def roughness(filters: Tensor) -> Tensor:
     Returns:
         (filters,); NaN for a filter without neighbours (1x1), of zeros, or not finite.
     """
-    differences, squares = rough_sums(filters)
-    return differences / squares
-
-
-def pooled_roughness(filters: Tensor) -> Tensor:
-    """Returns one roughness for all filters, each weighing as much as its energy."""
-    differences, squares = rough_sums(filters)
-    return differences.sum() / squares.sum()
-
-
-def rough_sums(filters: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns numerator and denominator of the roughness, (filters,) each."""
-    energy = energy_of(filters)
-    return neighbour_differences(filters), energy
+    return neighbour_differences(filters) / energy_of(filters)
 
 
 def energy_of(filters: Tensor) -> Tensor:
     """Returns the sum of squares of each filter, (filters,)."""
     values = filters.flatten(1)
-    return (values * values).sum(1)  # not square(): a kernel less to fetch after 50 steps
+    return (values * values).sum(1)
 
 
 def neighbour_differences(filters: Tensor) -> Tensor:
-    """Returns what over a filter's energy is its roughness, (filters,); NaN without neighbours."""
-    total: Tensor | None = None
-    num_pairs = 0
-    for axis in range(2, filters.dim()):
-        steps = filters.diff(dim=axis).flatten(1)
-        num_pairs += steps.shape[1]
-        of_axis = (steps * steps).sum(1)
-        total = of_axis if total is None else total + of_axis
-    if total is None or not num_pairs:
+    """Returns roughness times energy, (filters,); NaN where there are no neighbours."""
+    steps = [filters.diff(dim=axis).flatten(1) for axis in range(2, filters.dim())]
+    num_pairs = sum(of_axis.shape[1] for of_axis in steps)
+    if not num_pairs:
         return filters.new_full((len(filters),), math.nan)
+    total = torch.stack([(of_axis * of_axis).sum(1) for of_axis in steps]).sum(0)
     return total * (math.prod(filters.shape[1:]) / (2 * num_pairs))
 
 
-def spectral_peak(filters: Tensor, energy: Tensor | None = None) -> Tensor:
+def spectral_peak(filters: Tensor, energy: Tensor) -> Tensor:
     """Returns the largest share of a filter's energy in one pair of conjugate frequencies.
 
-    The channels' energies are added. Fine gratings, as rough as noise, have a high one.
+    The channels' energies are added. A fine grating is as rough as noise, but has a high peak.
 
     Args:
         filters: (filters, channels, *kernel), real.
-        energy: Their sums of squares, where they are known already.
+        energy: Their sums of squares, (filters,).
 
     Returns:
         (filters,) between 0 and 1; NaN for a filter of zeros.
@@ -102,29 +85,25 @@ def spectral_peak(filters: Tensor, energy: Tensor | None = None) -> Tensor:
     half = torch.view_as_real(torch.fft.rfftn(filters, dim=tuple(range(2, filters.dim()))))
     power = (half * half).sum((1, -1))  # (filters, *half of the frequencies)
     largest = (power * _num_partners(kernel, power.dtype, power.device)).flatten(1).amax(1)
-    energy = energy_of(filters) if energy is None else energy
     share: Tensor = largest / (energy * math.prod(kernel))
     return share
 
 
-def is_noise_like(
-    filters: Tensor, null: NoiseNull, rough: Tensor | None = None, energy: Tensor | None = None
-) -> Tensor:
+def is_noise_like(filters: Tensor, null: NoiseNull, rough: Tensor, energy: Tensor) -> Tensor:
     """Returns which filters cannot be told from white noise, (filters,) bool.
 
-    Joined test: rough enough, and without a frequency that stands out. Of white noise 3 to 8 %
-    are called structured; of 7x7 Gabors and of noise smoothed with sigma 1 up to 1 % are called
-    noise. Roughness alone misses fine gratings (wavelengths of 2-3 pixels: 77 to 100 % called
-    noise). Meaningless where `can_judge_one` says no.
+    The test is a joined one: the filter is rough enough, and no frequency stands out. Of white
+    noise 3 to 8 % are called structured. Of 7x7 Gabors and of noise smoothed with sigma 1 up to
+    1 % are called noise. Roughness alone misses fine gratings (wavelengths of 2-3 pixels: 77 to
+    100 % called noise). The result means nothing where `can_judge_one` says no.
 
     Args:
         filters: (filters, channels, *kernel), real.
         null: Of their kernel and channels.
-        rough: Their roughness, where it is known already.
-        energy: Their sums of squares, likewise.
+        rough: Their roughness, (filters,).
+        energy: Their sums of squares, (filters,).
     """
-    is_rough = (roughness(filters) if rough is None else rough) >= null.min_roughness
-    return is_rough & (spectral_peak(filters, energy) <= null.max_peak)
+    return (rough >= null.min_roughness) & (spectral_peak(filters, energy) <= null.max_peak)
 
 
 def can_judge_one(kernel: Sequence[int], channels: int) -> bool:
@@ -151,7 +130,7 @@ def simulated_null(kernel: tuple[int, ...], channels: int) -> NoiseNull:
     count = min(_MOST_SIMULATED, max(_FEWEST_SIMULATED, _SIMULATED_NUMBERS // numbers))
     generator = torch.Generator().manual_seed(0)
     filters = torch.randn(count, channels, *kernel, generator=generator)
-    rough, peak = roughness(filters), spectral_peak(filters)
+    rough, peak = roughness(filters), spectral_peak(filters, energy_of(filters))
     return NoiseNull(
         roughness_sd=float(rough.std()),
         min_roughness=float(rough.quantile(_LEVEL)),

@@ -3,7 +3,7 @@ import pytest
 from tests.writers.stand_ins import noise, picture
 
 from vis_callbacks.report import Embedding, Histogram, Image, Scalar, Text
-from vis_callbacks.writers.media import num_bytes, prepare, within
+from vis_callbacks.writers.media_items import num_bytes, prepare, within
 
 
 def test_a_picture_is_drawn_from_its_arrays_and_encoded():

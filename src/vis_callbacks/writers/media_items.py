@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -13,8 +12,8 @@ from vis_callbacks.writers.png import encode_png
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """An `Image` that has been drawn."""
+class DrawnImage:
+    """An image that has been drawn."""
 
     tag: str
     pixels: np.ndarray  # (height, width, 3) uint8
@@ -22,17 +21,13 @@ class Picture:
     caption: str = ""
 
 
-Media = Picture | Text | Histogram | Embedding
+Media = DrawnImage | Text | Histogram | Embedding
+_WORDS = {DrawnImage: "pictures", Text: "texts", Histogram: "histograms", Embedding: "embeddings"}
 
 
-class Outlet(Protocol):
-    """What takes media: a logger, or a folder."""
-
-    takes: tuple[type[Media], ...]
-
-    def write(self, media: Media, *, step: int, patience: float) -> None:
-        """Writes one item; waits for it no longer than ``patience`` seconds."""
-        ...
+def word_for(media: Media) -> str:
+    """Returns what such media are called in messages."""
+    return _WORDS[type(media)]
 
 
 def prepare(item: Item, prefix: str) -> Media:
@@ -44,7 +39,7 @@ def prepare(item: Item, prefix: str) -> Media:
     """
     if isinstance(item, Image):
         pixels = item.draw(**item.arrays)
-        return Picture(
+        return DrawnImage(
             tag=prefix + item.tag, pixels=pixels, png=encode_png(pixels), caption=item.caption
         )
     if isinstance(item, Histogram):
@@ -70,7 +65,7 @@ def _checked(histogram: Histogram) -> dict[str, np.ndarray]:
 
 def num_bytes(media: Media) -> int:
     """Returns about how many bytes the item adds to an event file."""
-    if isinstance(media, Picture):
+    if isinstance(media, DrawnImage):
         return len(media.png)
     if isinstance(media, Text):
         return len(media.text.encode("utf-8", "replace"))

@@ -1,25 +1,30 @@
-"""Media for the SummaryWriter of a logger, whichever logger holds it."""
+"""The ways that media can take: a SummaryWriter, a logger's own ``log_image``, a folder.
+
+Each one says what it ``takes``, and has ``write(media, *, step, patience)``, which waits no
+longer than ``patience`` seconds.
+"""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from vis_callbacks.report import Embedding, Histogram, Text
-from vis_callbacks.writers.budget import RESERVE_FOR_MEDIA, RESERVE_FOR_NUMBERS
-from vis_callbacks.writers.media import Media, Picture
+from vis_callbacks.writers.budget import RESERVE_FOR_MEDIA, RESERVE_FOR_NUMBERS, require_room
+from vis_callbacks.writers.media_items import DrawnImage, Media
 from vis_callbacks.writers.shared_writer import SharedWriter, package_of, summary_module
 
 _LINE_BREAKS = str.maketrans("\t\n\r", "   ")
 
 
-class TensorBoardOutlet:
+class TensorBoardMedia:
     """Writes media through a logger whose ``experiment`` is a SummaryWriter."""
 
-    takes: tuple[type[Media], ...] = (Picture, Text, Histogram, Embedding)
+    takes = (DrawnImage, Text, Histogram, Embedding)
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -76,18 +81,14 @@ def _prefix_of(logger: Any) -> str:
     return f"{prefix}{getattr(type(logger), 'LOGGER_JOIN_CHAR', '-')}"
 
 
-def _summary_of(media: Picture | Text | Histogram, tag: str, summaries: Any) -> Any:
+def _summary_of(media: DrawnImage | Text | Histogram, tag: str, summaries: Any) -> Any:
     if isinstance(media, Text):
         return summaries.text(tag, media.text.encode("utf-8", "replace").decode())
-    if isinstance(media, Picture):
+    if isinstance(media, DrawnImage):
         height, width, num_channels = media.pixels.shape
         summary = summaries.Summary
-        image = summary.Image(
-            height=height,
-            width=width,
-            colorspace=num_channels,
-            encoded_image_string=media.png,
-        )
+        shape = {"height": height, "width": width, "colorspace": num_channels}
+        image = summary.Image(**shape, encoded_image_string=media.png)
         return summary(value=[summary.Value(tag=tag, image=image)])
     counts, edges = np.asarray(media.counts), np.asarray(media.edges)
     return summaries.histogram_raw(
@@ -123,3 +124,54 @@ def _write_embedding(
         global_step=step,
         tag=tag,
     )
+
+
+class LogImageMedia:
+    """A logger that has ``log_image``, such as WandbLogger."""
+
+    takes = (DrawnImage,)
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def write(self, media: Media, *, step: int, patience: float) -> None:
+        """Hands one picture over."""
+        if isinstance(media, DrawnImage):
+            captions = {"caption": [media.caption]} if media.caption else {}
+            self._logger.log_image(key=media.tag, images=[media.pixels], step=step, **captions)
+
+
+class ImageFolder:
+    """PNG files, ``<folder>/images/<tag>/step_<step>.png``."""
+
+    takes = (DrawnImage,)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "images"
+
+    def write(self, media: Media, *, step: int, patience: float) -> None:
+        """Writes one picture, whole or not at all."""
+        if not isinstance(media, DrawnImage):
+            return
+        folder = self._folder.joinpath(*media.tag.split("/"))
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step_{step:08d}.png"
+        require_room(path, len(media.png), RESERVE_FOR_MEDIA)
+        unfinished = path.with_suffix(".part")
+        try:
+            unfinished.write_bytes(media.png)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+MediaWriter = TensorBoardMedia | LogImageMedia | ImageFolder
+
+
+def media_writer_of(logger: Any) -> MediaWriter | None:
+    """Returns what takes the media of a logger, None if nothing does."""
+    # Asked of the class: a DummyLogger answers every attribute with a function.
+    if callable(getattr(type(logger), "log_image", None)):
+        return LogImageMedia(logger)
+    experiment = getattr(logger, "experiment", None)
+    return TensorBoardMedia(logger) if package_of(experiment) else None

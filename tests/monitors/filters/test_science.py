@@ -7,14 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis.filter_noise import (
+from vis_callbacks.monitors.filters.noise import (
     NoiseNull,
+    energy_of,
+    neighbour_differences,
     noise_null,
-    pooled_roughness,
     roughness,
 )
-from vis_callbacks.analysis.filters import (
+from vis_callbacks.monitors.filters.science import (
     FilterNumbers,
+    Split,
     as_filters,
     decay_rate,
     filter_numbers,
@@ -28,14 +30,23 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def numbers_of(filters: Tensor, null: NoiseNull | None) -> FilterNumbers:
-    return filter_numbers(filters, null, roughness(filters))
+    return filter_numbers(filters, null, roughness(filters), energy_of(filters))
+
+
+def split_of(filters: Tensor, initial: Tensor) -> Split:
+    return split_learned(filters, initial, energy_of(initial))
+
+
+def pooled_roughness(filters: Tensor) -> Tensor:
+    """Of all filters together, each weighing as much as its energy."""
+    return neighbour_differences(filters).sum() / energy_of(filters).sum()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("factor", [1.0, 0.3, -2.5, 1 / 3])
 def test_scaled_initial_weights_have_no_learned_part(factor, dtype):
     initial = noise(16, 3, 7, 7, dtype=dtype)
-    split = split_learned(factor * initial, initial)
+    split = split_of(factor * initial, initial)
     assert split.learned.count_nonzero() == 0
     assert split.inherited_share.item() == 1
     assert split.movement.item() == pytest.approx(abs(1 - factor), rel=1e-6)
@@ -44,7 +55,7 @@ def test_scaled_initial_weights_have_no_learned_part(factor, dtype):
 
 def test_the_learned_part_is_the_part_orthogonal_to_the_initial_weights():
     initial, added = noise(16, 3, 7, 7), 0.1 * noise(16, 3, 7, 7, seed=1)
-    split = split_learned(initial + added, initial)
+    split = split_of(initial + added, initial)
     for learned, w0, s in zip(split.learned, initial, added, strict=True):
         along = (s * w0).sum() / w0.square().sum() * w0
         # Both are sums of 147 products of about 1 in float64.
@@ -55,7 +66,7 @@ def test_the_learned_part_is_the_part_orthogonal_to_the_initial_weights():
 def test_the_shares_are_those_of_the_energies():
     initial = noise(4, 1, 5, 5)
     weights = initial + noise(4, 1, 5, 5, seed=1)
-    split = split_learned(weights, initial)
+    split = split_of(weights, initial)
     of_learned, of_all = (
         split.learned.flatten(1).square().sum(1),
         weights.flatten(1).square().sum(1),
@@ -75,21 +86,21 @@ def test_a_filter_that_is_not_finite_is_left_out_of_the_layers_numbers():
     broken = weights.clone()
     broken[3, 0, 2, 2] = math.inf
     others = [0, 1, 2, 4, 5, 6, 7]
-    of_others = split_learned(weights[others], initial[others])
-    split = split_learned(broken, initial)
+    of_others = split_of(weights[others], initial[others])
+    split = split_of(broken, initial)
     assert split.movement.item() == pytest.approx(of_others.movement.item())
     assert split.inherited_share.item() == pytest.approx(of_others.inherited_share.item())
     assert split.learned[3].count_nonzero() == 0
     numbers = numbers_of(broken, noise_null((5, 5), 3))
-    assert numbers.is_finite.tolist() == [i != 3 for i in range(8)]
-    assert numbers.mean_roughness.item() == pytest.approx(
-        numbers_of(weights[others], noise_null((5, 5), 3)).mean_roughness.item()
+    assert numbers.norms.isnan().tolist() == [i == 3 for i in range(8)]
+    assert numbers.means[0].item() == pytest.approx(
+        numbers_of(weights[others], noise_null((5, 5), 3)).means[0].item()
     )
 
 
 def test_a_filter_that_began_at_zero_has_learned_all_that_it_is():
     initial = torch.zeros(2, 3, 5, 5)
-    split = split_learned(initial + 1, initial)
+    split = split_of(initial + 1, initial)
     assert torch.equal(split.learned, initial + 1)
     assert split.learned_share.tolist() == [1, 1]
 
@@ -99,8 +110,8 @@ def test_noise_is_clipped_and_leaves_dead_filters_out():
     filters[0] = 1e-6 * torch.tensor([1.0, -1.0] * 25)[:49].reshape(7, 7)  # rough, and dead
     numbers = numbers_of(filters, noise_null((7, 7), 1))
     expected = numbers.roughness[1:].clamp(max=1).mean()
-    assert numbers.noise.item() == pytest.approx(expected.item())
-    assert numbers.mean_roughness.item() == pytest.approx(numbers.roughness.mean().item())
+    assert numbers.means[1].item() == pytest.approx(expected.item())
+    assert numbers.means[0].item() == pytest.approx(numbers.roughness.mean().item())
     assert numbers.noise_like is not None
     assert not numbers.noise_like[0]
 
@@ -123,12 +134,12 @@ def test_at_3x3_no_single_filter_is_judged():
     numbers = numbers_of(noise(500, 3, 3, 3), noise_null((3, 3), 3))
     assert numbers.noise_like is None
     assert numbers.is_duplicated is None
-    assert numbers.noise.item() == pytest.approx(0.93, abs=0.02)  # clipped at 1
+    assert numbers.means[1].item() == pytest.approx(0.93, abs=0.02)  # clipped at 1
 
 
 def test_where_neighbours_mean_nothing_there_is_no_noise():
     numbers = numbers_of(noise(5, 1, 30), None)
-    assert numbers.noise.isnan()
+    assert numbers.means[1].isnan()
     assert numbers.noise_like is None
     assert numbers.is_duplicated is None
 

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from vis_callbacks.callbacks.filters.layers import WatchedLayer, group_of, watched_layers
 from vis_callbacks.engine.probe import WeightInfo
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitors.filters.layers import WatchedLayer, group_of, watched_layers
 
 
 def info(layer: str = "conv", kind: str = "conv2d", **known) -> WeightInfo:

@@ -4,7 +4,7 @@ A filter w is split by least squares along its initial values w0: w = a w0 + l. 
 is *inherited*, l is *learned*. Measured in 221 trainings of small networks on patches of
 photographs and on digits: the noise that one sees in filters is inherited; what training adds
 is smooth from the first dozens of steps on (roughness .02 to .25 for kernels of 7 and 11, where
-white noise has 1), in healthy, over-fitted and randomly labelled trainings alike.
+white noise has 1). This holds for healthy, over-fitted and randomly labelled trainings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis.filter_noise import (
+from vis_callbacks.monitors.filters.noise import (
     NoiseNull,
     can_judge_one,
     energy_of,
@@ -82,7 +82,6 @@ class FilterNumbers:
         is_dominating: (filters,) norm above five times the median and the 95 % quantile.
         is_duplicated: (filters,) |cosine| above .98 with another one; None for kernels below 4.
         norms: (filters,)
-        is_finite: (filters,)
         means: (7,) over the layer, in one tensor: roughness; min(roughness, 1) of the filters
             that are not dead, which is what is shown; the shares that are noise-like, dead,
             dominating, duplicated, any of these three. NaN: not known.
@@ -94,18 +93,7 @@ class FilterNumbers:
     is_dominating: Tensor
     is_duplicated: Tensor | None
     norms: Tensor
-    is_finite: Tensor
     means: Tensor
-
-    @property
-    def mean_roughness(self) -> Tensor:
-        """The plain mean over the layer."""
-        return self.means[0]
-
-    @property
-    def noise(self) -> Tensor:
-        """Mean of min(roughness, 1) over the filters that are not dead."""
-        return self.means[1]
 
 
 def as_filters(weight: Tensor, kind: str, groups: int, image_shape: Sequence[int]) -> Tensor:
@@ -140,7 +128,7 @@ def has_channels_last(image_shape: Sequence[int]) -> bool:
     return len(image_shape) == 3 and image_shape[-1] in few and image_shape[0] not in few
 
 
-def split_learned(filters: Tensor, initial: Tensor, initial_energy: Tensor | None = None) -> Split:
+def split_learned(filters: Tensor, initial: Tensor, initial_energy: Tensor) -> Split:
     """Splits each filter into what it inherited from its initial values and what it learned.
 
     Filters that are not finite are left out of the layer's numbers and learned nothing.
@@ -148,9 +136,9 @@ def split_learned(filters: Tensor, initial: Tensor, initial_energy: Tensor | Non
     Args:
         filters: (filters, channels, *kernel)
         initial: Of the same shape.
-        initial_energy: (filters,) sums of squares of these, where they are known already.
+        initial_energy: (filters,) sums of squares of these.
     """
-    before = energy_of(initial) if initial_energy is None else initial_energy
+    before = initial_energy
     limits = torch.finfo(filters.dtype)
     along = (filters * initial).flatten(1).sum(1) / before.clamp(min=limits.tiny)  # 0 of zeros
     along = along.view(-1, *[1] * (filters.dim() - 1))
@@ -181,7 +169,7 @@ def split_learned(filters: Tensor, initial: Tensor, initial_energy: Tensor | Non
 
 
 def filter_numbers(
-    filters: Tensor, null: NoiseNull | None, rough: Tensor, energy: Tensor | None = None
+    filters: Tensor, null: NoiseNull | None, rough: Tensor, energy: Tensor
 ) -> FilterNumbers:
     """Returns what can be said of the filters of one layer.
 
@@ -189,13 +177,12 @@ def filter_numbers(
         filters: (filters, channels, *kernel)
         null: What white noise gives for them; None where neighbours mean nothing.
         rough: Their roughness, (filters,).
-        energy: Their sums of squares, (filters,), where they are known already.
+        energy: Their sums of squares, (filters,).
     """
     kernel, channels = tuple(filters.shape[2:]), filters.shape[1]
-    energy = energy_of(filters) if energy is None else energy
     rough = rough if null is not None else _unknown(rough)
-    is_finite = energy <= torch.finfo(energy.dtype).max
-    norms = energy.sqrt().masked_fill(~is_finite, math.nan)
+    norms = energy.sqrt()
+    norms = norms.masked_fill(~norms.isfinite(), math.nan)
     median = norms.nanmedian()
     is_dead = norms <= median * _DEAD_NORM  # a norm of 0 is, where the median is 0, too
     # NaN is sorted last. A quantile between two ranks takes fifteen operations, and kthvalue
@@ -219,7 +206,6 @@ def filter_numbers(
         is_dominating=is_dominating,
         is_duplicated=is_duplicated,
         norms=norms,
-        is_finite=is_finite,
         means=torch.stack(rows).nanmean(1),
     )
 

@@ -7,21 +7,21 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.alerts import readings
-from vis_callbacks.analysis.filter_noise import noise_null, roughness
-from vis_callbacks.analysis.filters import input_roughness
-from vis_callbacks.callbacks.filters.layers import WatchedLayer
-from vis_callbacks.callbacks.filters.look import (
+from vis_callbacks.engine.probe import WeightInfo
+from vis_callbacks.engine.references import References
+from vis_callbacks.engine.snapshot import Group, Snapshot
+from vis_callbacks.monitors.filters.layers import WatchedLayer
+from vis_callbacks.monitors.filters.noise import noise_null, roughness
+from vis_callbacks.monitors.filters.numbers import (
     MEASURED,
-    FilterLook,
-    look_at,
+    LayerNumbers,
+    layer_numbers,
     readings_of,
     roughness_of_inputs,
     scalars_of,
 )
-from vis_callbacks.callbacks.filters.record import FilterRecord
-from vis_callbacks.engine.probe import WeightInfo
-from vis_callbacks.engine.references import References
-from vis_callbacks.engine.snapshot import Group, Snapshot
+from vis_callbacks.monitors.filters.record import FilterRecord
+from vis_callbacks.monitors.filters.science import input_roughness
 from vis_callbacks.report import Report, transfer
 
 
@@ -36,19 +36,19 @@ def layer(kind: str = "conv2d", image_shape: tuple[int, ...] = (), **known) -> W
 
 def look(
     weight: Tensor, initial: Tensor | None = None, of: WatchedLayer | None = None, **known
-) -> FilterLook:
+) -> LayerNumbers:
     """Returns the look at a weight that began as ``initial``, or as it is now."""
     of = of or layer()
     begun = of.filters(weight if initial is None else initial)
-    record = FilterRecord.begun(begun, 0, is_initial=True)
+    record = FilterRecord(begun, 0, is_before_update=True)
     snapshot, filters = Snapshot(**{"step": 10, **known}), of.filters(weight)
     of_inputs = None
     if snapshot.references is not None:
         of_inputs = roughness_of_inputs(of, filters, record, snapshot.references)
-    return look_at(of, weight, filters, record, snapshot, of_inputs)
+    return layer_numbers(of, weight, filters, record, snapshot, of_inputs)
 
 
-def numbers(*looks: FilterLook) -> dict[str, dict[str, float]]:
+def numbers(*looks: LayerNumbers) -> dict[str, dict[str, float]]:
     (report,) = transfer([Report(step=0, items=tuple(readings_of(looks)))])
     return report.readings()
 
@@ -57,7 +57,7 @@ def number(metric: str, *args, **known) -> float:
     return numbers(look(*args, **known))[metric]["conv"]
 
 
-def scalars(seen: FilterLook) -> dict[str, float]:
+def scalars(seen: LayerNumbers) -> dict[str, float]:
     (report,) = transfer([Report(step=0, items=tuple(scalars_of(seen)))])
     return {item.tag.removesuffix("/conv"): item.value for item in report.items}
 

@@ -1,5 +1,5 @@
 """`FilterMonitor`, and what it is made of."""
 
-from vis_callbacks.callbacks.filters.monitor import FilterMonitor
+from vis_callbacks.monitors.filters.monitor import FilterMonitor
 
 __all__ = ["FilterMonitor"]

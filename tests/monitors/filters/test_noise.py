@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis.filter_noise import (
+from vis_callbacks.monitors.filters.noise import (
+    NoiseNull,
     can_judge_one,
+    energy_of,
     is_noise_like,
     noise_null,
-    pooled_roughness,
     roughness,
     simulated_null,
     spectral_peak,
@@ -26,6 +27,14 @@ def white_noise(kind: str, *shape: int, seed: int = 1) -> Tensor:
     if kind == "laplace":
         return -(uniform - 0.5).sign() * torch.log1p(-2 * (uniform - 0.5).abs())
     return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def peak_of(filters: Tensor) -> Tensor:
+    return spectral_peak(filters, energy_of(filters))
+
+
+def noise_like(filters: Tensor, null: NoiseNull) -> Tensor:
+    return is_noise_like(filters, null, roughness(filters), energy_of(filters))
 
 
 def checkerboard(*kernel: int) -> Tensor:
@@ -82,12 +91,9 @@ def test_the_roughness_counts_every_pair_of_neighbours():
         assert rough.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_roughness_knows_no_scale_and_the_pooled_one_weighs_by_energy():
-    noise, smooth = white_noise("gaussian", 1, 3, 7, 7), torch.ones(1, 3, 7, 7).double()
-    both = torch.cat([noise, smooth])
-    assert roughness(both * 9)[0].item() == pytest.approx(roughness(noise).item(), rel=1e-12)
-    assert pooled_roughness(torch.cat([1e-6 * noise, smooth])).item() < 1e-9
-    assert pooled_roughness(both).item() < roughness(noise).item()
+def test_roughness_knows_no_scale():
+    noise = white_noise("gaussian", 1, 3, 7, 7)
+    assert roughness(noise * 9).item() == pytest.approx(roughness(noise).item(), rel=1e-12)
 
 
 def test_what_has_no_neighbours_or_no_values_has_no_roughness():
@@ -101,44 +107,44 @@ def test_a_grating_of_one_frequency_has_all_its_energy_in_one_pair(side):
     x = torch.arange(side).double()
     for frequency in range(1, side // 2 + 1):
         wave = torch.cos(2 * math.pi * frequency * x / side).expand(side, side)[None, None]
-        assert spectral_peak(wave).item() == pytest.approx(1, abs=1e-12)
-    assert spectral_peak(torch.ones(1, 3, side, side)).item() == pytest.approx(1, abs=1e-6)
+        assert peak_of(wave).item() == pytest.approx(1, abs=1e-12)
+    assert peak_of(torch.ones(1, 3, side, side)).item() == pytest.approx(1, abs=1e-6)
 
 
 def test_the_energies_of_channels_are_added():
     wave = torch.cos(2 * math.pi * torch.arange(8).double() / 8).expand(8, 8)
     filters = torch.stack([wave, wave.T])[None]  # two frequencies, half of the energy each
-    assert spectral_peak(filters).item() == pytest.approx(0.5, abs=1e-12)
+    assert peak_of(filters).item() == pytest.approx(0.5, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gaussian", "laplace"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("side", range(3, 17))
+@pytest.mark.parametrize("side", [3, 5, 7, 11, 16])
 def test_of_white_noise_at_most_8_percent_are_called_structured(side, channels, kind):
     filters = white_noise(kind, 1000, channels, side, side)
-    is_noise = is_noise_like(filters, noise_null((side, side), channels))
+    is_noise = noise_like(filters, noise_null((side, side), channels))
     assert 0 < (~is_noise).sum().item() <= 80
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("side", [7, 8, 11, 14, 16])
+@pytest.mark.parametrize("side", [7, 11, 16])
 def test_of_gabors_and_of_smoothed_noise_at_most_5_percent_are_called_noise(side, channels):
     null = noise_null((side, side), channels)
     for filters in (
         gabors(1000, channels, side, shortest=2.0),
         smoothed_noise(1000, channels, side),
     ):
-        assert is_noise_like(filters, null).sum().item() <= 50
+        assert noise_like(filters, null).sum().item() <= 50
     # It is not empty: as many filters of noise are found.
     noise = white_noise("gaussian", 1000, channels, side, side)
-    assert is_noise_like(noise, null).sum().item() >= 920
+    assert noise_like(noise, null).sum().item() >= 920
 
 
 def test_roughness_alone_would_call_fine_gratings_noise():
     null = noise_null((7, 7), 3)
     fine = gabors(1000, 3, 7, shortest=2.0)[:400]
     is_rough = roughness(fine) >= null.min_roughness
-    assert is_rough.sum() > 4 * is_noise_like(fine, null).sum() + 10
+    assert is_rough.sum() > 4 * noise_like(fine, null).sum() + 10
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.filter_noise import NoiseNull, noise_null
-from vis_callbacks.analysis.filters import as_filters
-from vis_callbacks.analysis.selection import evenly_spread
 from vis_callbacks.engine.layers import nearest
 from vis_callbacks.engine.probe import WeightInfo
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitors.filters.noise import NoiseNull, noise_null
+from vis_callbacks.monitors.filters.science import as_filters
+from vis_callbacks.pictures.film_strip import evenly_spread
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Group, Snapshot
@@ -50,7 +50,9 @@ class WatchedLayer:
         Raises:
             ValueError: It holds no filters here; the message says why.
         """
-        if hasattr(weight, "full_tensor") or self._is_part(weight):
+        initial = self.weight.initial
+        is_part = initial is not None and weight.dim() < initial.dim()
+        if hasattr(weight, "full_tensor") or is_part:
             raise ValueError(
                 f'the weight of "{self.name}" is sharded: this rank holds a part of it, of shape '
                 f"{tuple(weight.shape)}, and no filter as a whole. Train without sharding (ddp) to "
@@ -64,7 +66,7 @@ class WatchedLayer:
         filters = as_filters(weight, self.weight.kind, self.weight.groups, self.image_shape)
         most = min(_MAX_FILTERS, max(16, _MAX_VALUES // math.prod(filters.shape[1:])))
         if len(filters) > most:
-            filters = filters[_evenly(len(filters), most, filters.device)]
+            filters = filters[evenly_spread(len(filters), most)]
         return filters if filters.dtype == torch.float64 else filters.float()
 
     def num_filters(self, weight: Tensor) -> int:
@@ -86,10 +88,6 @@ class WatchedLayer:
         if self.weight.kind == "linear" and not self.image_shape:
             return 0
         return max(kernel) if min(kernel) == 1 else min(kernel)
-
-    def _is_part(self, weight: Tensor) -> bool:
-        initial = self.weight.initial
-        return initial is not None and weight.dim() < initial.dim()
 
 
 def watched_layers(
@@ -184,7 +182,3 @@ def group_of(info: WeightInfo, groups: Sequence[Group]) -> Group | None:
             if parameter == name or is_part or parameter.startswith(f"{name}_"):
                 return group
     return None
-
-
-def _evenly(total: int, most: int, device: torch.device) -> Tensor:
-    return torch.tensor(evenly_spread(total, most), device=device)

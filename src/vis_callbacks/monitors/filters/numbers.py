@@ -1,4 +1,4 @@
-"""One layer's filters at one snapshot, and the numbers made of them."""
+"""The numbers of one layer's filters at one snapshot, for rules and loggers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.alerts import readings
-from vis_callbacks.analysis.filters import (
+from vis_callbacks.engine.references import References
+from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitors.filters.layers import WatchedLayer, group_of
+from vis_callbacks.monitors.filters.record import FilterRecord
+from vis_callbacks.monitors.filters.science import (
     FilterNumbers,
     Split,
     filter_numbers,
     has_channels_last,
     split_learned,
 )
-from vis_callbacks.callbacks.filters.layers import WatchedLayer, group_of
-from vis_callbacks.callbacks.filters.record import FilterRecord
-from vis_callbacks.engine.references import References
-from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.report import ReadingsTable, Scalar, tag
 
-# Measured on the device, in the order in which they cross to the host: numbers of the layer,
-# then means over its filters as `FilterNumbers` has them.
+# What is measured on the device, in the order in which it crosses to the host: numbers of the
+# layer, then means over its filters as `FilterNumbers` has them.
 MEASURED = (
     readings.INITIAL_ROUGHNESS,
     readings.FILTER_CHANGE,
@@ -50,14 +50,14 @@ _TAGS = {
 
 
 @dataclass(frozen=True)
-class FilterLook:
+class LayerNumbers:
     """One layer at one snapshot.
 
     Attributes:
         filters: Those that are read, (filters, channels, *kernel).
-        num_filters: Of the layer.
+        num_filters: All that the layer has.
         measured: (numbers,) in the order of `MEASURED`, on the device.
-        known: What needs no measuring.
+        known: The numbers that need no measuring.
     """
 
     layer: WatchedLayer
@@ -70,14 +70,14 @@ class FilterLook:
     known: Mapping[str, float]
 
 
-def look_at(
+def layer_numbers(
     layer: WatchedLayer,
     weight: Tensor,
     filters: Tensor,
     record: FilterRecord,
     snapshot: Snapshot,
     of_inputs: Tensor | None = None,
-) -> FilterLook:
+) -> LayerNumbers:
     """Returns what can be said of a layer's filters, without waiting for the device.
 
     Args:
@@ -89,18 +89,26 @@ def look_at(
         of_inputs: `roughness_of_inputs`; None: not known.
     """
     null = layer.null(filters)
-    split = split_learned(filters, record.initial, record.initial_energy())
+    split = split_learned(filters, record.initial, record.initial_energy)
     numbers = filter_numbers(filters, null, split.roughness, split.energy)
+    unknown = torch.full_like(split.movement, math.nan)
+    of_layer = [
+        record.initial_roughness,
+        split.movement,
+        split.inherited_share,
+        split.learned_roughness,
+        unknown if of_inputs is None else of_inputs,
+    ]
     group = group_of(layer.weight, snapshot.optimizer)
     error = null.roughness_sd / math.sqrt(len(filters)) if null else math.nan
-    return FilterLook(
+    return LayerNumbers(
         layer=layer,
         filters=filters,
         num_filters=layer.num_filters(weight),
         record=record,
         split=split,
         numbers=numbers,
-        measured=_measured(split, numbers, record, of_inputs),
+        measured=torch.cat([torch.stack(of_layer), numbers.means]),
         known={
             readings.NUM_FILTERS: float(len(filters)),
             readings.KERNEL_SIZE: float(layer.kernel_size(filters)),
@@ -113,47 +121,29 @@ def look_at(
     )
 
 
-def readings_of(looks: Sequence[FilterLook]) -> Iterator[ReadingsTable]:
+def readings_of(layers: Sequence[LayerNumbers]) -> Iterator[ReadingsTable]:
     """Yields the numbers of all layers for the rules."""
-    layers = tuple(look.layer.name for look in looks)
-    known = tuple(looks[0].known)
-    yield ReadingsTable(
-        metrics=known,
-        layers=layers,
-        values=tuple(tuple(look.known[metric] for look in looks) for metric in known),
-    )
-    device = looks[0].measured.device  # layers may lie on several
-    measured = [look.measured.to(device) for look in looks]
-    yield ReadingsTable(metrics=MEASURED, layers=layers, values=torch.stack(measured, dim=1))
+    names, known = tuple(of.layer.name for of in layers), tuple(layers[0].known)
+    values = tuple(tuple(of.known[metric] for of in layers) for metric in known)
+    yield ReadingsTable(metrics=known, layers=names, values=values)
+    device = layers[0].measured.device  # layers may lie on several
+    measured = torch.stack([of.measured.to(device) for of in layers], dim=1)
+    yield ReadingsTable(metrics=MEASURED, layers=names, values=measured)
 
 
-def scalars_of(look: FilterLook) -> Iterator[Scalar]:
+def scalars_of(of: LayerNumbers) -> Iterator[Scalar]:
     """Yields what is written of a layer; what cannot be judged is left out."""
     is_judged = {
-        readings.FILTER_NOISE: look.known[readings.KERNEL_SIZE] > 1,
-        readings.LEARNED_ROUGHNESS: look.known[readings.KERNEL_SIZE] > 1,
-        readings.NOISE_LIKE: look.numbers.noise_like is not None,
+        readings.FILTER_NOISE: of.known[readings.KERNEL_SIZE] > 1,
+        readings.LEARNED_ROUGHNESS: of.known[readings.KERNEL_SIZE] > 1,
+        readings.NOISE_LIKE: of.numbers.noise_like is not None,
     }
     for metric, name in _TAGS.items():
         if is_judged.get(metric, True):
-            value = look.measured[MEASURED.index(metric)]
-            yield Scalar(tag=tag(name, look.layer.name), value=value)
-    if not math.isnan(left := look.known[readings.DECAY_LEFT]):
-        yield Scalar(tag=tag("filter_decay_left", look.layer.name), value=left)
-
-
-def _measured(
-    split: Split, numbers: FilterNumbers, record: FilterRecord, of_inputs: Tensor | None
-) -> Tensor:
-    unknown = torch.full_like(split.movement, math.nan)
-    of_layer = [
-        record.initial_roughness(),
-        split.movement,
-        split.inherited_share,
-        split.learned_roughness,
-        unknown if of_inputs is None else of_inputs,
-    ]
-    return torch.cat([torch.stack(of_layer), numbers.means])
+            value = of.measured[MEASURED.index(metric)]
+            yield Scalar(tag=tag(name, of.layer.name), value=value)
+    if not math.isnan(left := of.known[readings.DECAY_LEFT]):
+        yield Scalar(tag=tag("filter_decay_left", of.layer.name), value=left)
 
 
 def roughness_of_inputs(
@@ -162,22 +152,17 @@ def roughness_of_inputs(
     """Returns the roughness of the reference samples, None where noise is not judged.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no reference samples.
     """
     if layer.null(filters) is None:
         return None
     if references is None:
         raise ValueError("no batch was understood")
-    return record.input_roughness(_inputs(layer, filters, references))
-
-
-def _inputs(layer: WatchedLayer, filters: Tensor, references: References) -> Tensor | None:
-    """Returns the reference samples as the filters meet them, None where they do not fit."""
     inputs = references.inputs
     if layer.image_shape and has_channels_last(layer.image_shape):
         inputs = inputs.movedim(-1, 1)
     if inputs.dim() == filters.dim() - 1:
         inputs = inputs.unsqueeze(1)
-    has_channels = inputs.dim() == filters.dim()
     num_channels = filters.shape[1] * layer.weight.groups
-    return inputs if has_channels and inputs.shape[1] == num_channels else None
+    fits = inputs.dim() == filters.dim() and inputs.shape[1] == num_channels
+    return record.input_roughness(inputs if fits else None)

@@ -16,12 +16,13 @@ from torch.nn.utils import parametrizations, prune
 
 from vis_callbacks import FilterMonitor
 from vis_callbacks.alerts import readings
-from vis_callbacks.callbacks.filters import pictures as filter_pictures
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch, Probe
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitors.filters import pictures as filter_pictures
+from vis_callbacks.pictures.tiles import Tile
 from vis_callbacks.report import Image, Report, Scalar, transfer
 
 
@@ -82,22 +83,22 @@ def drawn(report: Report) -> dict[str, np.ndarray]:
 
 
 class Captions:
-    """Keeps the captions and the panels of the pictures that are drawn."""
+    """Keeps the captions and the tiles of the pictures that are drawn."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.text, self.panels = "", ()
-        for name in ("filter_grid", "filter_strip"):
-            self._watch(monkeypatch, name, getattr(filter_pictures, name))
+        self.text = ""
+        self.panels: dict[str, list[Tile]] = {}
+        self._with_caption, self._panel = filter_pictures.with_caption, filter_pictures._panel
+        monkeypatch.setattr(filter_pictures, "with_caption", self.with_caption)
+        monkeypatch.setattr(filter_pictures, "_panel", self.panel)
 
-    def _watch(self, monkeypatch: pytest.MonkeyPatch, name: str, draw: Any) -> None:
-        def noted(panels: Any, *args: Any, **kwargs: Any) -> np.ndarray:
-            lines = args[-1]
-            self.text += "\n".join(lines) + "\n"
-            if name == "filter_grid":
-                self.panels = panels
-            return draw(panels, *args, **kwargs)
+    def with_caption(self, image: np.ndarray, lines: list[str]) -> np.ndarray:
+        self.text += "\n".join(lines) + "\n"
+        return self._with_caption(image, lines)
 
-        monkeypatch.setattr(filter_pictures, name, noted)
+    def panel(self, title: str, tiles: list[Tile]) -> np.ndarray:
+        self.panels[title] = tiles
+        return self._panel(title, tiles)
 
 
 @pytest.fixture
@@ -348,11 +349,13 @@ def test_the_largest_filters_are_shown_and_the_rest_is_counted(captions):
         model[0].weight[[3, 20, 30]] *= torch.tensor([2.0, 4.0, 3.0]).reshape(3, 1, 1, 1)
     report = look(model, images(2, 3, 12, 12), wants_pictures=True, max_filters=3)
     drawn(report)
-    assert [label.split()[0] for label in captions.panels[0].labels] == ["3", "20", "30"]
+    labels = [tile.lines[0].split()[0] for tile in captions.panels["the filters"]]
+    assert labels == ["3", "20", "30"]
     assert "3 of 40 filters of 7x7, the largest ones; 37 are left out" in captions.text
     report = look(model, images(2, 3, 12, 12), wants_pictures=True, max_filters=3, order="norm")
     drawn(report)
-    assert [label.split()[0] for label in captions.panels[0].labels] == ["20", "30", "3"]
+    labels = [tile.lines[0].split()[0] for tile in captions.panels["the filters"]]
+    assert labels == ["20", "30", "3"]
 
 
 def test_the_learned_part_stands_beside_with_its_share(captions):
@@ -360,18 +363,19 @@ def test_the_learned_part_stands_beside_with_its_share(captions):
     observed = Observed(model, FilterMonitor(), images(4, 3, 12, 12))
     with torch.no_grad():
         model[0].weight += model[0].weight.square().mean().sqrt()
-    drawn(observed.look(0, wants_pictures=True))
-    filters, learned = captions.panels
-    np.testing.assert_allclose(filters.filters, model[0].weight.detach().numpy(), rtol=1e-6)
-    share = np.square(learned.filters).sum() / np.square(filters.filters).sum()
-    assert learned.title == f"what training added: {100 * share:.0f} % of the energy"
+    report = observed.look(0, wants_pictures=True)
+    drawn(report)
+    arrays = report.of(Image)[0].arrays
+    np.testing.assert_allclose(arrays["filters"], model[0].weight.detach().numpy(), rtol=1e-6)
+    share = np.square(arrays["learned"]).sum() / np.square(arrays["filters"]).sum()
+    assert f"what training added: {100 * share:.0f} % of the energy" in captions.panels
     assert 0.4 < share < 0.6
 
 
 @pytest.mark.parametrize(
     ("change", "kernel", "known", "words"),
     [
-        (lambda w: None, 3, {}, "so small a filter alone cannot be told from noise"),
+        (lambda w: None, 3, {}, "a single filter of this size cannot be told from noise"),
         (lambda w: None, 7, {}, "orange frame"),
         (lambda w: None, 1, {}, "1x1 have no neighbours"),
         (lambda w: w[0].fill_(math.nan), 7, {}, "magenta: not finite (1 filters)"),
@@ -408,8 +412,8 @@ def test_the_strip_begins_with_the_initial_weights_and_ends_with_the_latest():
     (_, strip) = report.of(Image)
     frames, record = strip.arrays["frames"], observed.monitor._records["0"]
     assert frames.shape == (8, 36, 3, 7, 7)
-    assert record.steps[0] == 0
-    assert record.steps[-1] == 950
+    assert record.strip.steps[0] == 0
+    assert record.strip.steps[-1] == 950
     places = record.strip_places
     assert np.array_equal(frames[0], initial[places].numpy())
     assert np.array_equal(frames[-1], model[0].weight.detach()[places].numpy())
@@ -429,7 +433,7 @@ def test_the_past_survives_a_checkpoint(tmp_path):
     record = again._records["conv"]
     assert record.first_step == 0
     assert torch.equal(record.initial, before)
-    assert record.steps == [0, 1, 2, 3]
+    assert record.strip.steps == [0, 1, 2, 3]
     assert again.history.latest(readings.FIRST_STEP, "conv") == 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,23 +21,24 @@ from vis_callbacks.alerts.rules.filters import (
     OverFitting,
 )
 from vis_callbacks.callbacks.extras import Extras
-from vis_callbacks.callbacks.filters.layers import MAX_LAYERS, WatchedLayer, watched_layers
-from vis_callbacks.callbacks.filters.look import (
-    FilterLook,
-    look_at,
-    readings_of,
-    roughness_of_inputs,
-    scalars_of,
-)
-from vis_callbacks.callbacks.filters.loss_pair import check_loss_names, loss_pair
-from vis_callbacks.callbacks.filters.pictures import FilterPictures
-from vis_callbacks.callbacks.filters.record import FilterRecord
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_choice, check_count
 from vis_callbacks.engine.schedule import Decaying, EveryNEpochs
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Attempt
-from vis_callbacks.report import Item, Readings, ReadingsTable, Report
+from vis_callbacks.monitors.filters.layers import MAX_LAYERS, WatchedLayer, watched_layers
+from vis_callbacks.monitors.filters.losses import check_loss_names, loss_pair
+from vis_callbacks.monitors.filters.numbers import (
+    MEASURED,
+    LayerNumbers,
+    layer_numbers,
+    readings_of,
+    roughness_of_inputs,
+    scalars_of,
+)
+from vis_callbacks.monitors.filters.pictures import draw_grid, draw_strip
+from vis_callbacks.monitors.filters.record import FilterRecord
+from vis_callbacks.report import Image, Item, Readings, Report, tag
 
 if TYPE_CHECKING:
     from vis_callbacks.callbacks.options import MonitorOptions
@@ -135,7 +138,6 @@ class FilterMonitor(Monitor):
         self.image_shape = image_shape
         self.loss_names = loss_names
         super().__init__(**options)
-        self._pictures = FilterPictures(max_filters=max_filters, scale=scale, order=order)
         self._records: dict[str, FilterRecord] = {}
         self._before_training: Tensor | None = None
         self._extras = Extras(type(self).__name__)
@@ -151,17 +153,17 @@ class FilterMonitor(Monitor):
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Reads the weights and says what became of the initial ones."""
-        looks = self._looks(snapshot)
-        items: list[Item] = [*readings_of(looks), *self._run_readings(snapshot)]
-        for look in looks:
-            items += scalars_of(look)
+        layers = self._layers(snapshot)
+        items: list[Item] = [*readings_of(layers), *self._readings_of_run(snapshot)]
+        for of in layers:
+            items += scalars_of(of)
             if snapshot.wants_pictures:
-                items += self._pictures.of(look, snapshot.step)
+                items += [self._grid(of, snapshot.step), self._strip(of)]
         return Report(step=snapshot.step, items=tuple(items))
 
     def state(self) -> Mapping[str, Any]:
         """Returns the initial filters and the frames of the strips."""
-        return {"records": {name: record.state() for name, record in self._records.items()}}
+        return {"records": {name: record.state_dict() for name, record in self._records.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from the initial filters; an empty state begins anew."""
@@ -171,46 +173,43 @@ class FilterMonitor(Monitor):
             for name, record in state.get("records", {}).items()
         }
 
-    def _looks(self, snapshot: Snapshot) -> list[FilterLook]:
+    def _layers(self, snapshot: Snapshot) -> list[LayerNumbers]:
         """Reads each layer; one that cannot be read is reported and left out."""
-        looks: list[FilterLook] = []
+        read: list[LayerNumbers] = []
         errors: list[tuple[str, Exception]] = []
         for layer in watched_layers(snapshot, self.layer, self.image_shape)[:MAX_LAYERS]:
             with Attempt() as attempt:
-                looks.append(self._look(layer, snapshot))
+                read.append(self._read(layer, snapshot))
             if attempt.error is not None:
                 errors.append((layer.name, attempt.error))
-        if not looks:
+        if not read:
             raise errors[0][1]
         for name, error in errors:
             with self._extras.contain(f'"{name}"'):  # no failure: the others are read
                 raise error
-        return looks
+        return read
 
-    def _look(self, layer: WatchedLayer, snapshot: Snapshot) -> FilterLook:
+    def _read(self, layer: WatchedLayer, snapshot: Snapshot) -> LayerNumbers:
         weight = snapshot.weights[layer.weight.weight_name or ""]
         filters = layer.filters(weight)
         record = self._record(layer, filters, snapshot)
         of_inputs = None
         with self._extras.contain("the roughness of the inputs", _HOW_TO_READ_INPUTS):
             of_inputs = roughness_of_inputs(layer, filters, record, snapshot.references)
-        return look_at(layer, weight, filters, record, snapshot, of_inputs)
+        return layer_numbers(layer, weight, filters, record, snapshot, of_inputs)
 
     def _record(self, layer: WatchedLayer, filters: Tensor, snapshot: Snapshot) -> FilterRecord:
         """Returns the layer's past, up to date; it begins here if none is known."""
         record = self._records.get(layer.name)
-        is_known = record is not None and (
-            record.initial.shape == filters.shape or record.on(filters.device).grow(filters)
-        )
-        if record is None or not is_known:
-            initial = self._initial(layer, filters) if snapshot.is_reference else None
-            record = FilterRecord.begun(
-                filters if initial is None else initial,
-                snapshot.step,
-                is_initial=initial is not None,
-            )
-            self._records[layer.name] = record
-        record.on(filters.device).append(snapshot.step, filters)
+        if record is not None:
+            record.to(filters.device)
+            if record.initial.shape == filters.shape or record.grow(filters):
+                record.append(snapshot.step, filters)
+                return record
+        initial = self._initial(layer, filters) if snapshot.is_reference else None
+        begins_with = filters if initial is None else initial
+        record = FilterRecord(begins_with, snapshot.step, is_before_update=initial is not None)
+        self._records[layer.name] = record
         return record
 
     def _initial(self, layer: WatchedLayer, filters: Tensor) -> Tensor | None:
@@ -222,20 +221,69 @@ class FilterMonitor(Monitor):
         initial = layer.filters(weight)
         return initial if initial.shape == filters.shape else None
 
-    def _run_readings(self, snapshot: Snapshot) -> Iterator[ReadingsTable | Readings]:
+    def _readings_of_run(self, snapshot: Snapshot) -> Iterator[Readings]:
         """Yields the numbers of the whole run that rules look at."""
         training, validation = loss_pair(snapshot.metrics, self.loss_names)
         if training is None and snapshot.loss is not None:
             training = torch.as_tensor(snapshot.loss)
-        planned = snapshot.planned_steps
-        if planned is not None:
-            yield Readings(metric=readings.PLANNED_STEPS, layers=("",), values=(float(planned),))
-        for metric, value in (
-            (readings.TRAINING_LOSS, training),
-            (readings.VALIDATION_LOSS, validation),
-        ):
+        if snapshot.planned_steps is not None:
+            planned = (float(snapshot.planned_steps),)
+            yield Readings(metric=readings.PLANNED_STEPS, layers=("",), values=planned)
+        losses = {readings.TRAINING_LOSS: training, readings.VALIDATION_LOSS: validation}
+        for metric, value in losses.items():
             if value is not None:
                 yield Readings(metric=metric, layers=("",), values=value.reshape(1))
+
+    def _grid(self, of: LayerNumbers, step: int) -> Image:
+        numbers = of.numbers
+        noise_like = numbers.noise_like
+        draw = partial(
+            _draw_grid,
+            known=dict(of.known),
+            layer=of.layer.name,
+            step=step,
+            num_filters=of.num_filters,
+            has_verdicts=noise_like is not None,
+            max_filters=self.max_filters,
+            scale=self.scale,
+            order=self.order,
+        )
+        arrays = {
+            "filters": of.filters,
+            "learned": of.split.learned,
+            "learned_share": of.split.learned_share,
+            "norms": numbers.norms,
+            "rough": numbers.roughness,
+            "noise_like": torch.zeros_like(numbers.is_dead) if noise_like is None else noise_like,
+            "is_dead": numbers.is_dead,
+            "measured": of.measured,
+        }
+        return Image(tag=f"filters/{tag(of.layer.name)}", draw=draw, arrays=arrays)
+
+    def _strip(self, of: LayerNumbers) -> Image:
+        record = of.record
+        draw = partial(
+            draw_strip,
+            layer=of.layer.name,
+            steps=tuple(record.strip.steps),
+            num_filters=of.num_filters,
+            first_step=record.first_step,
+            scale=self.scale,
+            order=self.order,
+        )
+        frames = record.strip.stacked(of.filters.device)["filters"]
+        norms = of.numbers.norms[record.strip_places]
+        return Image(
+            tag=f"filters/over_time/{tag(of.layer.name)}",
+            draw=draw,
+            arrays={"frames": frames, "norms": norms},
+        )
+
+
+def _draw_grid(measured: np.ndarray, *, known: dict[str, float], **others: Any) -> np.ndarray:
+    """Draws once the measured numbers have crossed to the host."""
+    numbers = dict(zip(MEASURED, map(float, measured), strict=True)) | known
+    return draw_grid(numbers=numbers, **others)
 
 
 def _check_layer(layer: object) -> None:

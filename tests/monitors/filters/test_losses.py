@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vis_callbacks.callbacks.filters.loss_pair import check_loss_names, loss_pair
+from vis_callbacks.monitors.filters.losses import check_loss_names, loss_pair
 
 
 def numbers(metrics, names=None):
