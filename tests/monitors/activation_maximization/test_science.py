@@ -63,11 +63,11 @@ def ascended(score: Score, start: Tensor, preset: Preset, num_steps: int, frame=
 
 
 def made(score: Score, preset: Preset, *, num_rows: int = 3, **options) -> Maximized:
-    known = {"real": zeros(num_rows), "last": None, "num_steps": 20}
+    known = {"real": zeros(num_rows), "last": None, "num_steps": 8}
     return maximize(score, preset=preset, frame=UNIT, **known | options)
 
 
-@pytest.mark.parametrize("penalty", [0.1, 0.3, 7.0])
+@pytest.mark.parametrize("penalty", [0.1, 7.0])
 def test_a_linear_score_leads_to_w_over_two_lambda(penalty):
     weight = weights()
     # Adam's steps have a size of their own: a tenth of the way, on average.
@@ -97,8 +97,8 @@ def scores_on_the_way(preset: Preset, num_steps: int) -> Tensor:
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_returned_is_the_best_on_the_way(name):
     preset = replace(PRESETS[name], step_size=2.0, l2=3.0)  # too long a step: scores fall, too
-    scores = scores_on_the_way(preset.fitting(6), 40)
-    result = made(SmallNet().score, preset, num_steps=40, seed=3)
+    scores = scores_on_the_way(preset.fitting(6), 24)
+    result = made(SmallNet().score, preset, num_steps=24, seed=3)
     assert (scores[-1] < scores.amax(0)).any()
     torch.testing.assert_close(result.scores, scores.amax(0))
 
@@ -145,10 +145,10 @@ def test_rows_do_not_mix(name):
 
     preset = PRESETS[name]
     weight = weights()
-    together = made(score, preset, num_steps=10)
+    together = made(score, preset, num_steps=5)
     for row in range(3):
         weight = weights()[row : row + 1]
-        alone = made(score, preset, num_rows=1, num_steps=10)
+        alone = made(score, preset, num_rows=1, num_steps=5)
         torch.testing.assert_close(together.z[row], alone.z[0])
 
 
@@ -234,7 +234,7 @@ def test_signals_images_and_volumes_are_maximized(name, size):
     weight = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     frame = Frame.of(torch.randn(20, 3, *size))
     result = maximize(
-        linear_score(weight), torch.zeros_like(weight), None, PRESETS[name], frame, num_steps=20
+        linear_score(weight), torch.zeros_like(weight), None, PRESETS[name], frame, num_steps=12
     )
     assert result.z.shape == weight.shape
     assert (result.scores > linear_score(weight)(frame.inputs(torch.zeros_like(weight)))).all()
