@@ -24,8 +24,6 @@ from torch.utils.data import DataLoader
 
 from photo_patches import PatchClassifier, PatchData, load_data
 from photographs import CLASS_NAMES
-from vis_callbacks.analysis.saliency import attribute
-from vis_callbacks.analysis.saliency_maps import saliency_maps
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_score, unit_score
 from vis_callbacks.engine.scores import Unit
@@ -34,9 +32,10 @@ from vis_callbacks.monitors.filters.science import as_filters
 from vis_callbacks.monitors.occlusion.pictures import OcclusionFacts, draw_views
 from vis_callbacks.monitors.occlusion.plan import plan_occlusion
 from vis_callbacks.monitors.occlusion.science import occlude
-from vis_callbacks.pictures.tiles import Tile, tile_grid
+from vis_callbacks.monitors.saliency.pictures import map_table, map_tile
+from vis_callbacks.monitors.saliency.science import attribute, saliency_maps
+from vis_callbacks.pictures.tiles import Tile, TileRow, tile_grid
 from vis_callbacks.render.images import to_uint8
-from vis_callbacks.render.saliency_maps import SaliencyMap, SaliencyRow, saliency_grid
 
 UNIT = Unit.parse("features.7:5")  # channel 5 of the last ReLU; `summary` lists the layers
 
@@ -52,14 +51,16 @@ def saliency(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarray
         }
     maps = {title: saliency_maps(part.values).numpy() for title, part in found.items()}
     rows = [
-        SaliencyRow(
-            image=image,
-            lines=(CLASS_NAMES[label],),
-            maps=tuple(SaliencyMap(title=t, values=of_all[i]) for t, of_all in maps.items()),
+        TileRow(
+            tiles=[
+                Tile(picture=image, title="image", lines=[CLASS_NAMES[label]]),
+                *(map_tile(of_all[i], image, title) for title, of_all in maps.items()),
+            ]
         )
         for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True))
     ]
-    return saliency_grid(rows, ["which pixels drive the class, and a unit"])
+    every_map = [one for of_all in maps.values() for one in of_all]
+    return map_table(rows, every_map, ["which pixels drive the class, and a unit"])
 
 
 def occlusion(model: nn.Module, images: Tensor, labels: Tensor, **statistics: Any) -> np.ndarray:

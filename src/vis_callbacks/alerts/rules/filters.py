@@ -18,7 +18,7 @@ from typing import ClassVar
 from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.rules.circumstances import quoted, share
+from vis_callbacks.alerts.rules.conditions import quoted, share
 
 FIRST_JUDGED_STEP = 150
 FIRST_JUDGED_SHARE = 0.15  # of the planned steps

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.analysis.byte_images import as_pictures
-from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
 from vis_callbacks.analysis.receptive_field import ReceptiveField, receptive_fields
 from vis_callbacks.analysis.top_patches import (
     TopPatches,
@@ -33,6 +32,7 @@ from vis_callbacks.callbacks.top_patches.reader import (
     boxes_of,
     check_units,
 )
+from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.schedule import EveryNEpochs
 from vis_callbacks.guard import Attempt, NothingToShow
 from vis_callbacks.report import Image, Item, Report, Scalar, tag

@@ -15,13 +15,15 @@ from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count
 from vis_callbacks.engine.input_layout import find_layout
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
-from vis_callbacks.engine.score_functions import run_with_layers, value_of_unit
+from vis_callbacks.engine.score_functions import run_with_layers
 from vis_callbacks.engine.scores import (
     Unit,
     at_least_float32,
     find_scores,
+    per_output,
     refused_inputs,
     select_scores,
+    value_of_unit,
 )
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.activation_maximization.pictures import (
@@ -74,9 +76,10 @@ class MaximizedTargets:
     def of_all(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
         """Returns the score of each sample for each target, (samples, rows)."""
         numbers = torch.tensor(self.classes, dtype=torch.int64, device=scores.device)
-        per_class = scores.flatten(2).mean(2) if scores.dim() > 2 else scores
         values = [value_of_unit(layers[unit.layer], unit) for unit in self.units]
-        return torch.cat([per_class[:, numbers], *(value[:, None] for value in values)], dim=1)
+        return torch.cat(
+            [per_output(scores)[:, numbers], *(value[:, None] for value in values)], dim=1
+        )
 
     def of_rows(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
         """Returns the score of each row for its own target, (rows,)."""

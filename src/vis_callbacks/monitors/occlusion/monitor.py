@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 from torch import Tensor
 
-from vis_callbacks.analysis.saliency_maps import effective_area
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count, check_flag, check_numbers, check_period
 from vis_callbacks.callbacks.progress import progress_bar
@@ -26,6 +25,7 @@ from vis_callbacks.monitors.occlusion.pictures import (
 )
 from vis_callbacks.monitors.occlusion.plan import OcclusionPlan, check_stride, plan_occlusion
 from vis_callbacks.monitors.occlusion.science import ask, occlude
+from vis_callbacks.monitors.saliency.science import effective_area
 from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.report import Image, Report, Scalar
 

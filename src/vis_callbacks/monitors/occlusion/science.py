@@ -20,15 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.capture import Capture, Seen
 from vis_callbacks.engine.engine import samples_units_positions
 from vis_callbacks.engine.score_functions import run_with_layers
 from vis_callbacks.engine.scores import (
+    MethodUnsuitedError,
     Target,
     Targets,
     at_least_float32,
     find_scores,
+    per_output,
     resolve_targets,
     select_scores,
 )
@@ -241,8 +242,8 @@ def ask(
         scores, sums = _look(forward, inputs, followed) if followed else (forward(inputs), {})
         rows = outputs.probabilities(scores) if is_share else scores
         own = select_scores(rows, targets.indices[owners])
-        per_output = rows.flatten(2).mean(2) if rows.dim() > 2 else rows
-        highest = torch.where(per_output.isfinite().all(1), per_output.argmax(1), -1)
+        every = per_output(rows)
+        highest = torch.where(every.isfinite().all(1), every.argmax(1), -1)
         columns = [own, highest]
         if followed in sums:
             columns.append(sums[followed].gather(1, strongest[owners, None])[:, 0])
