@@ -24,8 +24,12 @@ from benchmarks.nets import cnn
 from benchmarks.observed import print_costs
 from benchmarks.steps import one_thread
 from vis_callbacks import ActivationMaximizationMonitor
-from vis_callbacks.analysis.activation_maximization import Frame, maximize, score_spread
-from vis_callbacks.analysis.maximization_presets import PRESETS
+from vis_callbacks.monitors.activation_maximization.science import (
+    PRESETS,
+    Frame,
+    maximize,
+    score_spread,
+)
 
 VARIANTS = {
     "defaults: 12 classes, 32 steps": ActivationMaximizationMonitor,

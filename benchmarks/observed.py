@@ -15,7 +15,7 @@ from benchmarks.steps import one_thread
 from vis_callbacks import Monitor, Snapshot
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.references import take_references
-from vis_callbacks.report import Image, transfer
+from vis_callbacks.report import Picture, transfer
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def snapshot_cost(
             snapshot = Snapshot(step=step, references=references, forward=forward)
             (report,) = transfer([monitor.observe(snapshot)])
         computed = perf_counter()
-        for picture in report.of(Image):
+        for picture in report.of(Picture):
             picture.draw(**picture.arrays)
         computing.append(computed - started)
         drawing.append(perf_counter() - computed)

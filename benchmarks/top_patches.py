@@ -23,7 +23,7 @@ from benchmarks.nets import BENCHMARKS, Benchmark
 from benchmarks.ratio import paired_ratio
 from benchmarks.steps import Training, one_thread
 from vis_callbacks import TopPatchesMonitor
-from vis_callbacks.report import Image
+from vis_callbacks.report import Picture
 
 # One layer near the input and one deep one, as a user would name them.
 LAYERS = {
@@ -87,7 +87,7 @@ def rows(benchmark: Benchmark, num_rounds: int = 4) -> list[str]:
         plain += validation_seconds(benchmark, module, [])
         for occasion in watched:
             watched[occasion] += validation_seconds(benchmark, module, [monitor])
-    pictures = monitor.last_report.of(Image)
+    pictures = monitor.last_report.of(Picture)
     started = perf_counter()
     for picture in pictures:
         picture.draw(**picture.arrays)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +24,18 @@ from torch.utils.data import DataLoader
 
 from photo_patches import PatchClassifier, PatchData, load_data
 from photographs import CLASS_NAMES
-from vis_callbacks.analysis.occlusion import occlude
-from vis_callbacks.analysis.occlusion_plan import plan_occlusion
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_score, unit_score
 from vis_callbacks.engine.scores import Unit
 from vis_callbacks.monitors.filters.pictures import filter_pictures
 from vis_callbacks.monitors.filters.science import as_filters
+from vis_callbacks.monitors.occlusion.pictures import OcclusionFacts, draw_views
+from vis_callbacks.monitors.occlusion.plan import plan_occlusion
+from vis_callbacks.monitors.occlusion.science import occlude
 from vis_callbacks.monitors.saliency.pictures import map_table, map_tile
 from vis_callbacks.monitors.saliency.science import attribute, saliency_maps
 from vis_callbacks.pictures.tiles import Tile, TileRow, tile_grid
 from vis_callbacks.render.images import to_uint8
-from vis_callbacks.render.occlusion_maps import OcclusionView, occlusion_views
 
 UNIT = Unit.parse("features.7:5")  # channel 5 of the last ReLU; `summary` lists the layers
 
@@ -62,7 +63,7 @@ def saliency(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarray
     return map_table(rows, every_map, ["which pixels drive the class, and a unit"])
 
 
-def occlusion(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarray) -> np.ndarray:
+def occlusion(model: nn.Module, images: Tensor, labels: Tensor, **statistics: Any) -> np.ndarray:
     """Returns each image beside its class's probability while a square hides a part of it."""
     plan = plan_occlusion(tuple(images.shape[-2:]), len(images))
 
@@ -71,21 +72,10 @@ def occlusion(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarra
         of_class = shares.gather(1, labels[owners, None])
         return torch.cat([of_class, shares.argmax(1, keepdim=True)], dim=1)
 
-    values = occlude(measure, images, plan).values.numpy()
-    views = [
-        OcclusionView(
-            image=image,
-            probability=values[i, :, :, 0],
-            activity=None,
-            classes=values[i, :, :, 1].astype(np.int64),
-            lines=(CLASS_NAMES[label],),
-        )
-        for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True))
-    ]
-    half = plan.window_size / 2
-    centres = tuple([start + half for start in starts] for starts in plan.offsets)
-    caption = [f"a grey square of {plan.window_size} px hides each place in turn"]
-    return occlusion_views(views, centres, plan.window_size, caption, class_names=CLASS_NAMES)
+    maps = occlude(measure, images, plan)
+    arrays = [part.numpy() for part in (images, maps.values, maps.whole, labels)]
+    facts = OcclusionFacts(plan=plan, names=CLASS_NAMES, source="unseen patches", **statistics)
+    return draw_views(*arrays, facts=facts)
 
 
 def filters(model: nn.Module) -> np.ndarray:
@@ -144,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for name, picture in {
         "saliency": saliency(model, images, labels, shown),
-        "occlusion": occlusion(model, images, labels, shown),
+        "occlusion": occlusion(model, images, labels, mean=data.mean, std=data.std),
         "filters": filters(model),
     }.items():
         Image.fromarray(picture).save(options.output / f"{name}.png")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vis_callbacks.alerts.alert import Finding as Finding
     from vis_callbacks.alerts.alert import Rule as Rule
     from vis_callbacks.alerts.history import History as History
+    from vis_callbacks.callbacks.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.defaults import default_monitors as default_monitors
     from vis_callbacks.engine.probe import Activation as Activation
     from vis_callbacks.engine.probe import Batch as Batch
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
     from vis_callbacks.layer_table import summary as summary
     from vis_callbacks.monitor import Monitor as Monitor
-    from vis_callbacks.monitors.activation_maximization import ActivationMaximizationMonitor as ActivationMaximizationMonitor
+    from vis_callbacks.monitors.activation_maximization import (
+        ActivationMaximizationMonitor as ActivationMaximizationMonitor,
+    )
     from vis_callbacks.monitors.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.monitors.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.monitors.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.monitors.saliency import SaliencyMonitor as SaliencyMonitor
-    from vis_callbacks.monitors.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.reactions import AlertRaisedError as AlertRaisedError
     from vis_callbacks.report import Markdown as Markdown
     from vis_callbacks.report import Picture as Picture
@@ -50,7 +52,7 @@ _NAMES = {
     "monitors.filters": ("FilterMonitor",),
     "monitors.occlusion": ("OcclusionMonitor",),
     "monitors.saliency": ("SaliencyMonitor",),
-    "monitors.top_patches": ("TopPatchesMonitor",),
+    "callbacks.top_patches": ("TopPatchesMonitor",),
     "reactions": ("AlertRaisedError",),
     "report": ("Markdown", "Picture", "Report", "RuleMetrics", "Scalar"),
 }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from vis_callbacks.monitor import Monitor
-from vis_callbacks.options import MonitorOptions, check_names
 from vis_callbacks.engine.layers import nearest
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor

@@ -190,7 +190,7 @@ class Observer(ABC):
                 "version": STATE_VERSION,
                 "history": self.history.state_dict(),
                 "tracker": self.tracker.state_dict(),
-                "outputs": self.outputs.state(),
+                "outputs": self.outputs.state_dict(),
                 # Not a copy: monitors share them, and a checkpoint saves what is shared once.
                 "references": dict(vars(references)) if references else None,
             }
@@ -215,7 +215,7 @@ class Observer(ABC):
             self.tracker.load_state_dict(state["tracker"])
             with self._own_state():
                 self.load_state_dict(state.get("monitor", {}))
-            self.outputs.restore(state["outputs"])
+            self.outputs.load_state_dict(state["outputs"])
             if state["references"] is not None:
                 self.references = References(**state["references"])
         if caught.error is not None:

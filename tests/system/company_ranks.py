@@ -25,8 +25,6 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks import rank_agreement
-from vis_callbacks.monitor import Monitor
-from vis_callbacks.session import session_of
 from vis_callbacks.engine import engine
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor

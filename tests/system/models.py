@@ -18,13 +18,12 @@ from tests.writers.reading import read
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from vis_callbacks.monitor import Monitor
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
-from vis_callbacks.report import Readings, Report, Scalar
+from vis_callbacks.report import Report, RuleMetrics, Scalar
 
 BATCH = 8
 STEPS_AN_EPOCH = 15
@@ -63,7 +62,7 @@ class ForwardMonitor(Monitor):
         size = scores.square().mean()
         if inputs.requires_grad:
             size = torch.autograd.grad(size, inputs)[0].abs().mean()
-        reading = Readings(metric="gradient", layers=("",), values=size.detach().reshape(1))
+        reading = RuleMetrics(metrics=("gradient",), layers=("",), values=size.detach().reshape(1))
         scalar = Scalar(tag="forward/gradient", value=size.detach())
         return Report(step=snapshot.step, items=(reading, scalar))
 
@@ -85,7 +84,7 @@ class EvaluationMonitor(Monitor):
     def observe(self, snapshot: Snapshot) -> Report:
         layers = tuple(snapshot.values["sums"])
         totals = torch.stack([named["total"] for named in snapshot.values["sums"].values()])
-        reading = Readings(metric="total", layers=layers, values=totals)
+        reading = RuleMetrics(metrics=("total",), layers=layers, values=totals)
         scalar = Scalar(tag="evaluation/total", value=totals.sum())
         return Report(step=snapshot.step, items=(reading, scalar))
 

@@ -35,7 +35,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
-from vis_callbacks.monitor import Monitor
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor

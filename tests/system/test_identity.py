@@ -37,7 +37,6 @@ from tests.tiny import Threes, smallest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vis_callbacks.session import session_of
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.session import session_of
 

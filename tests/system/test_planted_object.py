@@ -15,10 +15,10 @@ from tests.system.planted_object import (
 )
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.occlusion import occlude
-from vis_callbacks.analysis.occlusion_plan import OcclusionPlan, plan_occlusion
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_score, layer_gradient
+from vis_callbacks.monitors.occlusion.plan import OcclusionPlan, plan_occlusion
+from vis_callbacks.monitors.occlusion.science import occlude
 from vis_callbacks.monitors.saliency.methods import METHODS
 from vis_callbacks.monitors.saliency.science import attribute
 

@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from vis_callbacks import TopPatchesMonitor
 from vis_callbacks.analysis.top_patches import TopPatches, unpacked
-from vis_callbacks.report import Image, Report, Scalar
+from vis_callbacks.report import Picture, Report, Scalar
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]
 
@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[2]
 def tops(report: Report) -> dict[str, TopPatches]:
     return {
         item.tag.removeprefix("top_patches/"): unpacked(torch.from_numpy(item.arrays["records"]))
-        for item in report.of(Image)
+        for item in report.of(Picture)
     }
 
 
@@ -128,7 +128,7 @@ def watching() -> list[TopPatchesMonitor]:
 
 
 def arrays_of(monitors: list[TopPatchesMonitor]) -> list[dict[str, np.ndarray]]:
-    return [dict(item.arrays) for m in monitors for item in m.last_report.of(Image)]
+    return [dict(item.arrays) for m in monitors for item in m.last_report.of(Picture)]
 
 
 def on_one_rank(folder: Path) -> None:

@@ -14,13 +14,13 @@ from tests.system.planted_object import (
 )
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.activation_maximization import (
+from vis_callbacks.monitors.activation_maximization.science import (
+    PRESETS,
     Frame,
     Maximized,
     maximize,
     score_spread,
 )
-from vis_callbacks.analysis.maximization_presets import PRESETS
 
 NUM_STEPS = 8  # a quarter of the monitor's
 NUM_EPOCHS = 5

@@ -30,16 +30,13 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks._lightning import trainer_of as trainer_of_module
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.monitor import Monitor
-from vis_callbacks.reactions import AlertRaisedError
-from vis_callbacks.session import session_of
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.reactions import AlertRaisedError
-from vis_callbacks.report import Readings, Report
+from vis_callbacks.report import Report, RuleMetrics
 from vis_callbacks.session import session_of
 from vis_callbacks.writers.writer import Writer
 
@@ -157,7 +154,7 @@ class Summing(Monitor):
         values = torch.stack(list(totals.values()))
         return Report(
             step=snapshot.step,
-            items=(Readings(metric="total", layers=tuple(totals), values=values),),
+            items=(RuleMetrics(metrics=("total",), layers=tuple(totals), values=values),),
         )
 
 

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers.logger import DummyLogger, Logger
 from tensorboardX import SummaryWriter
 
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.report import Histogram, Image, Report, Scalar, Text
+from vis_callbacks.report import Histogram, Markdown, Picture, Report, Scalar
 
 __all__ = ["CSVLogger", "DummyLogger", "TensorBoardLogger"]
 
@@ -84,8 +84,8 @@ def noise(size: int = 128, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
-def picture(tag: str = "filters/conv1", size: int = 128) -> Image:
-    return Image(tag=tag, draw=lambda seed: noise(size, int(seed)), arrays={"seed": np.array(1)})
+def picture(tag: str = "filters/conv1", size: int = 128) -> Picture:
+    return Picture(tag=tag, draw=lambda seed: noise(size, int(seed)), arrays={"seed": np.array(1)})
 
 
 def report(*items, step: int = 0) -> Report:
@@ -97,7 +97,7 @@ def full_report() -> Report:
         Scalar(tag="sparsity/mean", value=0.5),
         Scalar(tag="sparsity/worst", value=0.75),
         picture(),
-        Text(tag="layers/table", text="hello"),
+        Markdown(tag="layers/table", text="hello"),
         Histogram(
             tag="activations/relu",
             counts=np.array([1, 2, 3]),

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from tests.writers.stand_ins import noise, picture
 
-from vis_callbacks.report import Embedding, Histogram, Image, Scalar, Text
+from vis_callbacks.report import Embedding, Histogram, Markdown, Picture, Scalar
 from vis_callbacks.writers.media_items import num_bytes, prepare, within
 
 
 def test_a_picture_is_drawn_from_its_arrays_and_encoded():
-    image = Image(tag="a", draw=noise, arrays={"size": 8, "seed": 3}, caption="c")
+    image = Picture(tag="a", draw=noise, arrays={"size": 8, "seed": 3}, caption="c")
     prepared = prepare(image, "test/")
     np.testing.assert_array_equal(prepared.pixels, noise(8, 3))
     assert (prepared.tag, prepared.caption) == ("test/a", "c")
@@ -17,7 +17,7 @@ def test_a_picture_is_drawn_from_its_arrays_and_encoded():
 @pytest.mark.parametrize(
     "item",
     [
-        Text(tag="a", text="x"),
+        Markdown(tag="a", text="x"),
         Histogram(tag="a", counts=np.ones(1), edges=np.arange(2.0)),
         Embedding(tag="a", features=np.ones((2, 2))),
     ],
@@ -33,20 +33,20 @@ def test_a_number_is_no_medium():
 
 
 def test_all_is_kept_where_the_bytes_suffice():
-    media = [prepare(picture(), ""), Text(tag="t", text="x")]
+    media = [prepare(picture(), ""), Markdown(tag="t", text="x")]
     assert within(media, sum(map(num_bytes, media))) == (media, [])
 
 
 def test_the_largest_are_dropped_first_and_the_order_stays():
-    media = [Text(tag=str(size), text="x" * size) for size in (30, 90, 20, 60)]
+    media = [Markdown(tag=str(size), text="x" * size) for size in (30, 90, 20, 60)]
     kept, dropped = within(media, 60)
     assert [item.tag for item in kept] == ["30", "20"]
     assert [item.tag for item in dropped] == ["90", "60"]
 
 
 def test_equal_items_are_dropped_one_by_one():
-    text = Text(tag="a", text="x" * 10)
-    kept, dropped = within([text, Text(tag="a", text="x" * 10)], 10)
+    text = Markdown(tag="a", text="x" * 10)
+    kept, dropped = within([text, Markdown(tag="a", text="x" * 10)], 10)
     assert (len(kept), len(dropped)) == (1, 1)
 
 

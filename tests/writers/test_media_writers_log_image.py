@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.writers.stand_ins import ImageRecorder, noise, picture
 
-from vis_callbacks.report import Embedding, Histogram, Image, Text
+from vis_callbacks.report import Embedding, Histogram, Markdown, Picture
 from vis_callbacks.writers.media_items import prepare
 from vis_callbacks.writers.media_writers import LogImageMedia
 
@@ -24,7 +24,7 @@ def test_a_picture_is_handed_over_as_pixels_under_its_tag_and_step():
 
 
 def test_a_caption_goes_along_where_there_is_one():
-    ((_, images, _, options),) = written(Image(tag="a", draw=noise, caption="epoch 3"))
+    ((_, images, _, options),) = written(Picture(tag="a", draw=noise, caption="epoch 3"))
     assert options == {"caption": ["epoch 3"]}
     assert len(images) == len(options["caption"])
 
@@ -32,7 +32,7 @@ def test_a_caption_goes_along_where_there_is_one():
 @pytest.mark.parametrize(
     "item",
     [
-        Text(tag="a", text="x"),
+        Markdown(tag="a", text="x"),
         Histogram(tag="a", counts=np.ones(1), edges=np.arange(2.0)),
         Embedding(tag="a", features=np.ones((2, 2))),
     ],

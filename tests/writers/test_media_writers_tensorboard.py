@@ -14,7 +14,7 @@ from tests.writers.stand_ins import (
     picture,
 )
 
-from vis_callbacks.report import Embedding, Histogram, Text
+from vis_callbacks.report import Embedding, Histogram, Markdown
 from vis_callbacks.writers.budget import RESERVE_FOR_NUMBERS
 from vis_callbacks.writers.channel import LeftOutError
 from vis_callbacks.writers.media_items import prepare
@@ -75,7 +75,7 @@ def test_sums_that_are_not_known_do_no_harm_to_a_histogram(logger, run):
 
 
 def test_half_of_a_character_does_not_lose_the_text(logger, run):
-    write(TensorBoardMedia(logger), Text(tag="t", text="name \ud83d of a class"))
+    write(TensorBoardMedia(logger), Markdown(tag="t", text="name \ud83d of a class"))
     assert reading.texts(run, "t") == {3: "name ? of a class"}
 
 
@@ -114,14 +114,14 @@ def test_a_writer_that_took_the_place_of_another_is_written_to(tmp_path):
 
 
 def test_alerts_may_use_the_room_that_pictures_may_not(logger, run, monkeypatch):
-    outlet, text = TensorBoardMedia(logger), Text(tag="t", text="x")
+    outlet, text = TensorBoardMedia(logger), Markdown(tag="t", text="x")
     write(outlet, text)  # the file exists from here on
     outlet.flush(patience=PATIENCE)
     room = 2 * RESERVE_FOR_NUMBERS + sum(path.stat().st_size for path in run.glob("events*"))
     monkeypatch.setattr(resource, "getrlimit", lambda which: (room, resource.RLIM_INFINITY))
     with pytest.raises(LeftOutError, match="kept for the run's own logs"):
-        write(outlet, Text(tag="late", text="x"))
-    outlet.write_alerts(Text(tag="alerts", text="y"), step=4, patience=PATIENCE)
+        write(outlet, Markdown(tag="late", text="x"))
+    outlet.write_alerts(Markdown(tag="alerts", text="y"), step=4, patience=PATIENCE)
     assert reading.texts(run, "late") == {}
     assert reading.texts(run, "alerts") == {4: "y"}
 

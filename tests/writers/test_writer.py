@@ -17,7 +17,7 @@ from tests.writers.stand_ins import (
     report,
 )
 
-from vis_callbacks.report import Embedding, Histogram, Image, Readings, Scalar, Text
+from vis_callbacks.report import Embedding, Histogram, Markdown, Picture, RuleMetrics, Scalar
 from vis_callbacks.writers.writer import Writer, alert_folder, number_of
 
 
@@ -126,7 +126,7 @@ def test_the_numbers_of_a_report_reach_each_logger_in_one_call(writer_of):
 def test_readings_are_written_to_no_logger(writer_of):
     logger = Recorder()
     writer_of(logger).write(
-        report(Readings(metric="m", layers=("a",), values=(1.0,))), log_step=0, epoch=0
+        report(RuleMetrics(metrics=("m",), layers=("a",), values=(1.0,))), log_step=0, epoch=0
     )
     assert logger.metrics == []
 
@@ -167,7 +167,7 @@ def test_png_files_are_not_written_where_a_logger_takes_pictures(writer_of, tens
 
 def test_a_logger_with_log_image_gets_the_pictures(writer_of, said):
     logger = ImageRecorder()
-    image = Image(tag="filters/conv1", draw=noise, caption="step 3")
+    image = Picture(tag="filters/conv1", draw=noise, caption="step 3")
     writer_of(logger).write(report(image, picture("b")), log_step=3, epoch=0)
     (key, (pixels,), step, options), (_, _, _, other_options) = logger.images
     assert (key, step, options, other_options) == (
@@ -246,10 +246,10 @@ def test_what_cannot_be_drawn_is_left_out_alone(writer_of, tensorboard, tmp_path
         raise ZeroDivisionError("nothing to draw")
 
     broken = [
-        Image(tag="broken/drawing", draw=fail),
-        Image(tag="broken/shape", draw=lambda: np.zeros((3, 3), np.uint8)),
-        Image(tag="broken/empty", draw=lambda: np.zeros((0, 3, 3), np.uint8)),
-        Image(tag="broken/nan", draw=lambda: np.full((3, 3, 3), np.nan)),
+        Picture(tag="broken/drawing", draw=fail),
+        Picture(tag="broken/shape", draw=lambda: np.zeros((3, 3), np.uint8)),
+        Picture(tag="broken/empty", draw=lambda: np.zeros((0, 3, 3), np.uint8)),
+        Picture(tag="broken/nan", draw=lambda: np.full((3, 3, 3), np.nan)),
         Histogram(tag="broken/edges", counts=np.ones(2), edges=np.array([0.0, np.nan, 1.0])),
         Histogram(tag="broken/counts", counts=np.array([np.nan]), edges=np.arange(2.0)),
         Histogram(tag="broken/falling", counts=np.ones(2), edges=np.array([0.0, 2.0, 1.0])),
@@ -278,7 +278,7 @@ def test_numbers_that_are_not_finite_and_odd_texts_are_written(
         Scalar(tag="nan", value=float("nan")),
         Scalar(tag="inf", value=np.array(np.inf)),
         Scalar(tag="huge", value=3e38),
-        Text(tag="text", text="\ud800 \x00 \x1b[2J <img>"),
+        Markdown(tag="text", text="\ud800 \x00 \x1b[2J <img>"),
         Histogram(
             tag="sums",
             counts=np.ones(1),

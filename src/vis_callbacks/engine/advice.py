@@ -10,7 +10,7 @@ from math import prod
 from torch import Tensor, nn
 
 from vis_callbacks.engine.scores import describe
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Catch
 
 _SHAPES = (
     r"mat1 and mat2 (shapes|must have the same dtype)",
@@ -53,7 +53,7 @@ def advice_for(error: BaseException, model: nn.Module, inputs: object) -> str:
         inputs: What it was given.
     """
     words = ""
-    with Attempt():  # a message of the user's may fail itself
+    with Catch():  # a message of the user's may fail itself
         words = str(error)
     cases: Sequence[Callable[[str, nn.Module, object], str]] = (
         _of_arguments,

@@ -34,7 +34,7 @@ from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe, WeightInfo
 from vis_callbacks.engine.ranks import Gathered, RanksError, gather, merge_two
 from vis_callbacks.engine.state_watch import StateWatch
-from vis_callbacks.guard import Attempt, Guard, NothingToShow
+from vis_callbacks.guard import Catch, Guard, NothingToShow
 
 _SEPARATOR = "\x1f"
 
@@ -74,7 +74,7 @@ class Subscription:
     def fail(self, stage: str, error: Exception) -> None:
         """Gives up this snapshot's values for a failure of the monitor's own."""
         self.miss(f"{stage}: {type(error).__name__}")
-        self.guard.note(stage, error)
+        self.guard.record(stage, error)
 
     def miss(self, why: str) -> None:
         """Gives up this snapshot's values for something that is not the monitor's failure."""
@@ -84,10 +84,10 @@ class Subscription:
     @contextmanager
     def containing(self, stage: str) -> Iterator[None]:
         """Makes a failure of the block the failure of this subscription alone."""
-        with Attempt() as attempt:
+        with Catch() as caught:
             yield
-        if attempt.error is not None:
-            self.fail(stage, attempt.error)
+        if caught.error is not None:
+            self.fail(stage, caught.error)
 
     def reset(self) -> None:
         """Forgets what was read."""
@@ -311,7 +311,7 @@ class Engine:
         """Reads the current batch by an extra pass that leaves no trace."""
         for group in _grouped(self._due):
             lead = group[0]
-            with Attempt() as attempt:
+            with Catch() as caught:
                 inputs = self._batch_for(lead).inputs
                 if inputs is None:
                     raise NothingToShow("no input was found in the batch to run the model on")
@@ -328,8 +328,8 @@ class Engine:
                     capture,
                 ):
                     forward.run(inputs)
-            if attempt.error is not None:
-                self._guards.of_passes.note("running the model", attempt.error)
+            if caught.error is not None:
+                self._guards.of_passes.record("running the model", caught.error)
                 for subscription in group:
                     subscription.miss("the extra forward pass failed")
 
@@ -404,7 +404,7 @@ class Engine:
                 if not any(matches(name, (glob,)) for name in subscription.values):
                     names = [*self._layers.trace, *module_names(self.model)]
                     error = ValueError(no_such_layer(glob, list(dict.fromkeys(names))))
-                    subscription.guard.note("finding layers", error)
+                    subscription.guard.record("finding layers", error)
 
     def close(self) -> None:
         """Takes off whatever is attached and forgets the model's layers."""
@@ -444,11 +444,11 @@ class Engine:
 
     def _open(self, make: Callable[[], Capture | PlannedCapture]) -> None:
         """Opens a capture; where that fails, on one rank say, all that is due has failed."""
-        with Attempt() as attempt:
+        with Catch() as caught:
             self._capture = make()
             self._capture.__enter__()
-        if attempt.error is not None:
-            self._guards.of_captures.note("opening the capture", attempt.error)
+        if caught.error is not None:
+            self._guards.of_captures.record("opening the capture", caught.error)
             for subscription in self._due:
                 subscription.miss("opening the capture failed")
 
@@ -464,7 +464,7 @@ class Engine:
 
     def _give_up(self, due: Sequence[Subscription], error: Exception) -> None:
         """Drops what was read: after a failure in the hooks, layers may have wrong names."""
-        self._guards.of_captures.note("seeing an activation", error)
+        self._guards.of_captures.record("seeing an activation", error)
         for subscription in due:
             subscription.miss("seeing an activation failed")
 
@@ -512,14 +512,14 @@ class Engine:
         reduced: dict[Any, Mapping[str, Tensor]] = {}
         for subscription in wanting:
             started = perf_counter()
-            with Attempt() as attempt:
+            with Catch() as caught:
                 batch = self._batch_for(subscription)
                 make = subscription.probe.reduce
                 if make not in reduced:
                     reduced[make] = make(self._activation(name, seen, batch), batch)
                 _merge_into(subscription, name, reduced[make])
-            if attempt.error is not None:
-                subscription.fail("reading activations", attempt.error)
+            if caught.error is not None:
+                subscription.fail("reading activations", caught.error)
             seconds = perf_counter() - started
             subscription.spend(seconds)
             self._reduced_seconds += seconds

@@ -25,7 +25,7 @@ from vis_callbacks.engine.advice import advice_for
 from vis_callbacks.engine.kept_state import put_back_mapping
 from vis_callbacks.engine.scores import at_least_float32, find_scores
 from vis_callbacks.engine.state_watch import KeptState, StateWatch
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Catch
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -89,9 +89,9 @@ class IsolatedForward:
             ExtraPassError: It failed, and there is something to write that mends it.
         """
         module, inputs = self.module, _without_inference(inputs)
-        with Attempt() as attempt, self._kept.given(inputs), self._forward_context():
+        with Catch() as caught, self._kept.given(inputs), self._forward_context():
             return self._forward(module, inputs)
-        error = attempt.error
+        error = caught.error
         assert error is not None  # else the pass has returned
         if advice := advice_for(error, module, inputs):
             raise ExtraPassError(f"{str(error).rstrip('.')}. {advice}") from error

@@ -30,7 +30,7 @@ from vis_callbacks.engine.kept_state import (
     KeptStream,
     KeptTensor,
 )
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Catch
 
 MAX_OBJECTS = 50_000
 _MAX_ARRAY_BYTES = 64 << 20  # of all arrays together, copied at each pass
@@ -118,17 +118,17 @@ class ReachedState:
         failed: list[Path] = []
         left = iter(self.found)
         while True:
-            with Attempt() as attempt:  # one for all that goes well
+            with Catch() as caught:  # one for all that goes well
                 for found in left:
                     if not found.kept.is_as_before():
                         found.kept.put_back()
-            if attempt.error is None:
+            if caught.error is None:
                 return failed
             failed.append(found.path)
 
     def _walk(self, queue: deque[tuple[Path, Any]], limit: int) -> None:
         while queue and not self.beyond:
-            with Attempt():  # what cannot be looked at is left alone
+            with Catch():  # what cannot be looked at is left alone
                 self._walk_on(queue, limit)
 
     def _walk_on(self, queue: deque[tuple[Path, Any]], limit: int) -> None:

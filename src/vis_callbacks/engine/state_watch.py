@@ -18,7 +18,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter as DataLoaderIterato
 from vis_callbacks.engine.kept_state import KeptTensor
 from vis_callbacks.engine.reached_state import Path, ReachedState, modules_by_name, name_of
 from vis_callbacks.engine.saved_writes import SavedWrites, storages_of
-from vis_callbacks.guard import Attempt, NothingToShow, say
+from vis_callbacks.guard import Catch, NothingToShow, log
 
 _MAX_HOST_BYTES = 2 << 30  # are read for a checksum; devices read theirs much faster
 _MAX_OBJECTS_GIVEN = 1_000  # of the inputs of a pass
@@ -73,7 +73,7 @@ class StateWatch:
         names = list(dict.fromkeys(map(name_of, moved)))
         listed = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
         self._refusal = f"an extra forward pass changes {listed}, which cannot be put back"
-        say(
+        log(
             f"The model's forward changes {listed}, and an extra pass over it cannot put that "
             "back. There are no extra passes from now on: what needs them is left out, and "
             "what reads the run's own passes goes on."
@@ -82,7 +82,7 @@ class StateWatch:
     def _say_limit(self, name: str) -> None:
         if not self._has_said_limit:
             self._has_said_limit = True
-            say(
+            log(
                 f"More objects hang on the model than extra passes look at: what lies beyond "
                 f"{name} is not compared.",
                 level=logging.INFO,
@@ -114,9 +114,9 @@ class KeptState:
     def put_back(self) -> list[Path]:
         """Makes everything as it was; returns what could not be."""
         failed = self._written_unseen()
-        with Attempt() as attempt:
+        with Catch() as caught:
             self.writes.put_back()
-        if attempt.error is not None:
+        if caught.error is not None:
             failed.append((None, "parameters"))
         for state in (*self._given, self.state):
             failed += state.put_back()
@@ -148,11 +148,11 @@ class _Marks:
 
     def _now(self) -> dict[Path, Any]:
         marks: dict[Path, Any] = {}
-        with Attempt():
+        with Catch():
             sums = _listed([_checksum(storage) for _, storage in self._storages])
             marks.update(zip((path for path, _ in self._storages), sums, strict=True))
         for path, value in self._others:
-            with Attempt():
+            with Catch():
                 marks[path] = _mark_of(value)
         return marks
 

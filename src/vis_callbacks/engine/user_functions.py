@@ -12,7 +12,7 @@ from torch import Tensor
 from vis_callbacks.engine.isolation import forked_rng
 from vis_callbacks.engine.reached_state import ReachedState
 from vis_callbacks.engine.state_watch import KeptState
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Catch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,9 +34,9 @@ def harmless(function: Callable[P, R] | None) -> Callable[P, R] | None:
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with forked_rng():
-            with Attempt() as attempt:
+            with Catch() as caught:
                 own_args, own_kwargs = own_copy((args, kwargs))
-            if attempt.error is None:
+            if caught.error is None:
                 return function(*own_args, **own_kwargs)
             kept = KeptState([("", (args, kwargs))])
             try:

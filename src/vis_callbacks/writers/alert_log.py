@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.alerts.log import append_alerts
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Catch
 from vis_callbacks.writers.budget import KnownFolder
 
 FILE_NAME = "alerts.jsonl"
@@ -32,7 +32,7 @@ def alert_folder(loggers: Sequence[object], default_root_dir: str | os.PathLike[
     ordered = [logger for logger, first in zip(loggers, is_tensorboard, strict=True) if first]
     ordered += [logger for logger, first in zip(loggers, is_tensorboard, strict=True) if not first]
     for logger in ordered:
-        with Attempt():  # a logger that cannot say where it writes is passed over
+        with Catch():  # a logger that cannot say where it writes is passed over
             folder = _log_dir_of(logger)
             if folder is not None:
                 return folder

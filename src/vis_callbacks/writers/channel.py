@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Catch
 
 
 class LeftOutError(Exception):
@@ -50,15 +50,15 @@ class Channel:
         if self.is_resting(epoch):
             self.left_out["resting"] += 1
             return False
-        with Attempt() as attempt:
+        with Catch() as caught:
             action()
-        if attempt.error is None:
+        if caught.error is None:
             self._in_a_row, self._resting_epoch = 0, None
             return True
-        if isinstance(attempt.error, LeftOutError):
-            self.leave_out(attempt.error.cause, str(attempt.error))
+        if isinstance(caught.error, LeftOutError):
+            self.leave_out(caught.error.cause, str(caught.error))
         else:
-            self._note(attempt.error, epoch)
+            self._note(caught.error, epoch)
         return False
 
     def leave_out(self, cause: str, message: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vis_callbacks.report import Embedding, Histogram, Image, Item, Text
+from vis_callbacks.report import Embedding, Histogram, Item, Markdown, Picture
 from vis_callbacks.writers.png import encode_png
 
 
@@ -21,8 +21,13 @@ class DrawnImage:
     caption: str = ""
 
 
-Media = DrawnImage | Text | Histogram | Embedding
-_WORDS = {DrawnImage: "pictures", Text: "texts", Histogram: "histograms", Embedding: "embeddings"}
+Media = DrawnImage | Markdown | Histogram | Embedding
+_WORDS = {
+    DrawnImage: "pictures",
+    Markdown: "texts",
+    Histogram: "histograms",
+    Embedding: "embeddings",
+}
 
 
 def word_for(media: Media) -> str:
@@ -37,14 +42,14 @@ def prepare(item: Item, prefix: str) -> Media:
         ValueError: The picture or the histogram is none.
         TypeError: The item is none of the media.
     """
-    if isinstance(item, Image):
+    if isinstance(item, Picture):
         pixels = item.draw(**item.arrays)
         return DrawnImage(
             tag=prefix + item.tag, pixels=pixels, png=encode_png(pixels), caption=item.caption
         )
     if isinstance(item, Histogram):
         return replace(item, tag=prefix + item.tag, **_checked(item))
-    if isinstance(item, Text | Embedding):
+    if isinstance(item, Markdown | Embedding):
         return replace(item, tag=prefix + item.tag)
     raise TypeError(f"{type(item).__name__} is no picture, text, histogram or embedding")
 
@@ -67,7 +72,7 @@ def num_bytes(media: Media) -> int:
     """Returns about how many bytes the item adds to an event file."""
     if isinstance(media, DrawnImage):
         return len(media.png)
-    if isinstance(media, Text):
+    if isinstance(media, Markdown):
         return len(media.text.encode("utf-8", "replace"))
     if isinstance(media, Histogram):
         return 16 * len(media.counts)

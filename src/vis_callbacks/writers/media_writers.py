@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vis_callbacks.report import Embedding, Histogram, Text
+from vis_callbacks.report import Embedding, Histogram, Markdown
 from vis_callbacks.writers.budget import RESERVE_FOR_MEDIA, RESERVE_FOR_NUMBERS, require_room
 from vis_callbacks.writers.media_items import DrawnImage, Media
 from vis_callbacks.writers.shared_writer import SharedWriter, package_of, summary_module
@@ -24,7 +24,7 @@ _LINE_BREAKS = str.maketrans("\t\n\r", "   ")
 class TensorBoardMedia:
     """Writes media through a logger whose ``experiment`` is a SummaryWriter."""
 
-    takes = (DrawnImage, Text, Histogram, Embedding)
+    takes = (DrawnImage, Markdown, Histogram, Embedding)
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -34,7 +34,7 @@ class TensorBoardMedia:
         """Writes one item; waits for it no longer than ``patience`` seconds."""
         self._write(media, step, RESERVE_FOR_MEDIA, patience)
 
-    def write_alerts(self, text: Text, *, step: int, patience: float) -> None:
+    def write_alerts(self, text: Markdown, *, step: int, patience: float) -> None:
         """Writes the text of the alerts, which may use the room that pictures may not."""
         self._write(text, step, RESERVE_FOR_NUMBERS, patience)
 
@@ -81,14 +81,14 @@ def _prefix_of(logger: Any) -> str:
     return f"{prefix}{getattr(type(logger), 'LOGGER_JOIN_CHAR', '-')}"
 
 
-def _summary_of(media: DrawnImage | Text | Histogram, tag: str, summaries: Any) -> Any:
-    if isinstance(media, Text):
+def _summary_of(media: DrawnImage | Markdown | Histogram, tag: str, summaries: Any) -> Any:
+    if isinstance(media, Markdown):
         return summaries.text(tag, media.text.encode("utf-8", "replace").decode())
     if isinstance(media, DrawnImage):
         height, width, num_channels = media.pixels.shape
         summary = summaries.Summary
         shape = {"height": height, "width": width, "colorspace": num_channels}
-        image = summary.Image(**shape, encoded_image_string=media.png)
+        image = summary.Picture(**shape, encoded_image_string=media.png)
         return summary(value=[summary.Value(tag=tag, image=image)])
     counts, edges = np.asarray(media.counts), np.asarray(media.edges)
     return summaries.histogram_raw(

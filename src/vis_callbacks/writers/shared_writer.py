@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Catch
 from vis_callbacks.writers.budget import KnownFolder, require_room, slow_disk
 from vis_callbacks.writers.channel import LeftOutError
 
@@ -118,12 +118,12 @@ class SharedWriter:
         if self.package == "tensorboardX":  # its file is buffered
             self.writer.flush()
         self._size_before = _size_of(self.path)
-        with Attempt() as attempt:
+        with Catch() as caught:
             self._file_writer.add_summary(summary, step)
             self._wait_for_growth(summary.ByteSize() + _RECORD_OVERHEAD, patience)
         self._replace_if_ours_killed_it()
-        if attempt.error is not None:
-            raise attempt.error
+        if caught.error is not None:
+            raise caught.error
 
     def wait(self, seconds: float) -> bool:
         """Returns whether all that was handed over has reached the file, within ``seconds``."""

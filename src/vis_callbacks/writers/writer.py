@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.report import Readings, ReadingsTable, Report, Scalar, Text
+from vis_callbacks.report import Markdown, Report, RuleMetrics, Scalar
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
 from vis_callbacks.writers.alert_table import alert_table
 from vis_callbacks.writers.budget import ByteBudget, TimeBudget
@@ -26,7 +26,7 @@ from vis_callbacks.writers.media_writers import (
 
 __all__ = ["Writer", "alert_folder"]
 
-_NUMBERS = (Scalar, Readings, ReadingsTable)
+_NUMBERS = (Scalar, RuleMetrics, RuleMetrics)
 # A safety net, four times what the default monitors are meant to write: a run of one epoch may
 # draw all of its pictures in it.
 MAX_BYTES_PER_EPOCH = 4_000_000
@@ -148,7 +148,7 @@ class Writer:
         self._shown.extend(shown)
         prefix = _as_folder(prefix)
         self._log_to_all({f"{prefix}alerts/active": float(active)}, log_step)
-        text = Text(tag=f"{prefix}alerts/text", text=alert_table(self._shown))
+        text = Markdown(tag=f"{prefix}alerts/text", text=alert_table(self._shown))
         for name, to in self._all_media_writers():
             if isinstance(to, TensorBoardMedia):
                 self._try(f"{name}'s alerts", self._write_alert_text, to, text, log_step)
@@ -282,7 +282,7 @@ class Writer:
         with self._time.spending():
             to.write(media, step=step, patience=min(_PATIENCE, self._time.remaining))
 
-    def _write_alert_text(self, to: TensorBoardMedia, text: Text, step: int) -> None:
+    def _write_alert_text(self, to: TensorBoardMedia, text: Markdown, step: int) -> None:
         with self._time.spending():
             to.write_alerts(text, step=step, patience=_PATIENCE_FOR_ALERTS)
             to.flush(patience=_PATIENCE_FOR_ALERTS)

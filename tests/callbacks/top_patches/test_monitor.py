@@ -16,7 +16,7 @@ from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.guard import NothingToShow
-from vis_callbacks.report import Image, Report, Scalar, transfer
+from vis_callbacks.report import Picture, Report, Scalar, transfer
 
 
 class Net(nn.Module):
@@ -85,7 +85,7 @@ def images_of(num_samples: int = 14, size: int = 12) -> Tensor:
 
 def tops(report: Report) -> dict[str, TopPatches]:
     return {
-        item.tag: unpacked(torch.from_numpy(item.arrays["records"])) for item in report.of(Image)
+        item.tag: unpacked(torch.from_numpy(item.arrays["records"])) for item in report.of(Picture)
     }
 
 
@@ -140,7 +140,7 @@ def test_the_first_snapshot_shows_the_same_pixels_as_later_ones():
     observed = Observed(Net(), TopPatchesMonitor(["relu", "Net/gelu"]))
     pictures = [
         {item.tag: item.draw(**{k: v for k, v in item.arrays.items() if k != "before"})
-         for item in observed.look(images, step=3).of(Image)}
+         for item in observed.look(images, step=3).of(Picture)}
         for _ in range(2)
     ]  # fmt: skip
     for tag in pictures[0]:
@@ -174,7 +174,7 @@ def test_images_that_are_not_finite_are_left_out_and_counted():
     images = images_of(6)
     images[2, 0, 3, 3] = math.nan
     observed = Observed(Net(), TopPatchesMonitor(["relu"], units=[0]))
-    (item,) = observed.look(images).of(Image)
+    (item,) = observed.look(images).of(Picture)
     assert item.arrays["ignored"] == 1
     assert 2 not in unpacked(torch.from_numpy(item.arrays["records"])).samples.tolist()[0]
 
@@ -185,7 +185,9 @@ def test_a_dead_unit_has_no_patches():
     nn.init.normal_(model.conv.weight, std=0.01)
     with torch.no_grad():
         model.conv.bias[3] = -100.0
-    (item,) = Observed(model, TopPatchesMonitor(["relu"], units=[2, 3])).look(images_of()).of(Image)
+    (item,) = (
+        Observed(model, TopPatchesMonitor(["relu"], units=[2, 3])).look(images_of()).of(Picture)
+    )
     assert item.arrays["fired"].tolist() == [14, 0]
     drawn = item.draw(**item.arrays)
     assert drawn.shape[0] > 100
@@ -291,7 +293,7 @@ def test_a_layer_without_positions_has_no_concentration():
 
 
 def chosen(report: Report) -> list[int]:
-    (item,) = report.of(Image)
+    (item,) = report.of(Picture)
     return [item.draw.keywords["page"].candidates[row] for row in item.arrays["rows"].tolist()]
 
 
@@ -337,8 +339,8 @@ def test_the_most_selective_units_come_first():
 def test_named_units_are_read_of_their_layers_alone():
     monitor = TopPatchesMonitor(LAYERS, units=["relu:5", "relu:1", "Net/gelu:0"])
     report = Observed(Net(), monitor).look(images_of())
-    assert [item.tag for item in report.of(Image)] == ["top_patches/relu", "top_patches/Net/gelu"]
-    assert [len(item.arrays["rows"]) for item in report.of(Image)] == [2, 1]
+    assert [item.tag for item in report.of(Picture)] == ["top_patches/relu", "top_patches/Net/gelu"]
+    assert [len(item.arrays["rows"]) for item in report.of(Picture)] == [2, 1]
 
 
 def test_what_was_shown_before_is_known_after_a_restart():
@@ -346,7 +348,7 @@ def test_what_was_shown_before_is_known_after_a_restart():
     first, second = (TopPatchesMonitor(["relu"]) for _ in range(2))
     Observed(Net(), first).look(images, step=7)
     second.restore(first.state())
-    (item,) = Observed(Net(), second).look(images, step=9).of(Image)
+    (item,) = Observed(Net(), second).look(images, step=9).of(Picture)
     assert item.draw.keywords["page"].step_before == 7
     assert item.arrays["before"].shape == (6, 9)
     assert item.arrays["records"].shape[-1] == 72 + 4 * 4  # cut at once: the field is known
@@ -367,7 +369,7 @@ def test_an_empty_state_begins_anew():
 
 def test_numbers_come_without_pictures_where_none_are_due():
     report = Observed(Net(), TopPatchesMonitor(["relu"])).look(images_of(), wants_pictures=False)
-    assert not report.of(Image)
+    assert not report.of(Picture)
     assert list(scalars(report)) == ["concentration/relu"]
 
 
@@ -392,7 +394,7 @@ def test_a_field_that_cannot_be_traced_is_reported_and_the_images_are_shown(cont
         raise RuntimeError("broken on purpose")
 
     observed = Observed(Net(), TopPatchesMonitor(["relu"]))
-    (item,) = observed.look(images_of(), read_layers=broken).of(Image)
+    (item,) = observed.look(images_of(), read_layers=broken).of(Picture)
     assert len(contained.reports) == 1
     assert item.draw.keywords["page"].field.is_global
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.options import CheckedOptions
 from vis_callbacks.engine.probe import LayerInfo
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker
 from vis_callbacks.monitors.activations.map_films import MapFilms, as_maps
-from vis_callbacks.report import Image
+from vis_callbacks.options import Options
+from vis_callbacks.report import Picture
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def snapshot(step: int) -> Snapshot:
     )
 
 
-def shown(films: MapFilms, seen: Snapshot) -> list[Image]:
-    return list(films.pictures(seen, CheckedOptions(), DeadUnitTracker()))
+def shown(films: MapFilms, seen: Snapshot) -> list[Picture]:
+    return list(films.pictures(seen, Options(), DeadUnitTracker()))
 
 
 def test_the_first_a_middle_and_the_last_layer_are_shown_by_default():

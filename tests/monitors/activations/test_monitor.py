@@ -16,7 +16,7 @@ from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
 from vis_callbacks.pictures.raster import ALIVE, DEAD, NEVER_FIRED
-from vis_callbacks.report import Image, Report, Scalar, transfer
+from vis_callbacks.report import Picture, Report, Scalar, transfer
 
 
 class Forms(nn.Module):
@@ -85,7 +85,7 @@ class Observed:
 
 
 def numbers(report: Report, metric: str) -> dict[str, float]:
-    return report.readings()[metric]
+    return report.rule_metrics()[metric]
 
 
 def scalars(report: Report) -> dict[str, float]:
@@ -194,10 +194,10 @@ def test_a_layer_that_grows_keeps_its_curve_its_dead_units_and_its_pictures():
             grown(model, 4)
         observed = Observed(model, monitor)  # what it is called does not depend on its units
         report = observed.look(step, torch.randn(64, 3), draws=True)
-        monitor.history.append(step, report.readings())
+        monitor.history.append(step, report.rule_metrics())
     assert scalars(report)["dead_fraction/1"] == pytest.approx(3 / 16)
     assert monitor.history.series(readings.NUM_UNITS, "1") == (12.0,) * 5 + (16.0,)
-    pictures = {item.tag: item for item in report.of(Image)}
+    pictures = {item.tag: item for item in report.of(Picture)}
     states = pictures["activations/raster"].arrays["states"]
     assert states.shape == (16, 6)
     assert states[:3, 4:].tolist() == [[DEAD, DEAD]] * 3
@@ -244,7 +244,7 @@ def test_pictures_are_drawn_of_maps_layers_and_units():
     model = Forms()
     observed = Observed(model, ActivationMonitor(max_maps=4))
     report = observed.look(0, inputs(0), draws=True)
-    pictures = {item.tag: item.draw(**item.arrays) for item in report.of(Image)}
+    pictures = {item.tag: item.draw(**item.arrays) for item in report.of(Picture)}
     assert list(pictures) == [
         "activations/maps/relu",
         "activations/maps/relu-2",
@@ -266,9 +266,9 @@ def test_the_maps_know_which_units_are_dead_and_not_only_silent_on_one_sample():
     observed = Observed(model, monitor)
     for step in range(4):
         report = observed.look(step, inputs(step), draws=True)
-    (strip,) = [item for item in report.of(Image) if item.tag.startswith("activations/maps")]
+    (strip,) = [item for item in report.of(Picture) if item.tag.startswith("activations/maps")]
     states = strip.arrays["states"].tolist()
-    assert states == monitor.tracker.states("relu-1").tolist()
+    assert states == monitor.dead_units.states("relu-1").tolist()
     assert states[:5] == [NEVER_FIRED] * 5
     assert ALIVE in states[5:]
 
@@ -278,7 +278,7 @@ def test_layers_whose_units_cannot_die_have_no_states():
     model(inputs(0))
     observed = Observed(model, ActivationMonitor())
     report = observed.look(0, inputs(0), draws=True)
-    strips = [item for item in report.of(Image) if item.tag.startswith("activations/maps")]
+    strips = [item for item in report.of(Picture) if item.tag.startswith("activations/maps")]
     assert strips
     assert not any("states" in strip.arrays for strip in strips)
 

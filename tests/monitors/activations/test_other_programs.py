@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from vis_callbacks import ActivationMonitor
 from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Finding
-from vis_callbacks.report import Image
+from vis_callbacks.report import Picture
 
 NUM_STEPS = 24
 
@@ -74,9 +74,9 @@ def remarks(monitor: ActivationMonitor) -> dict[str, Finding]:
     return {kind: finding for kind, finding in found.items() if isinstance(finding, Finding)}
 
 
-def drawn(monitor: ActivationMonitor) -> dict[str, Image]:
+def drawn(monitor: ActivationMonitor) -> dict[str, Picture]:
     assert monitor.last_report is not None
-    return {image.tag: image for image in monitor.last_report.of(Image)}
+    return {image.tag: image for image in monitor.last_report.of(Picture)}
 
 
 class Experts(Program):
@@ -276,7 +276,7 @@ def test_pruned_units_are_not_dead_and_pruned_weights_have_not_shrunk(tmp_path, 
     assert not remarks(monitor).keys() & {"newly_dead_units", "collapsing_weights"}
     if take_away is not nearly_all:
         assert max(latest(monitor, readings.DEAD_FRACTION).values()) < 0.1
-        assert monitor.tracker.states("net.1").tolist()[:24] == [-1] * 24
+        assert monitor.dead_units.states("net.1").tolist()[:24] == [-1] * 24
 
 
 def test_lightnings_own_pruning_raises_no_alert(tmp_path):

@@ -5,8 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.options import CheckedOptions
-from vis_callbacks.observer import require_plain
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitors.embedding.maps import (
     EmbeddingMaps,
@@ -22,7 +20,9 @@ from vis_callbacks.monitors.embedding.science import (
     squared_distances,
     trustworthiness,
 )
-from vis_callbacks.report import Embedding, Image, Report, Scalar, transfer
+from vis_callbacks.observer import require_plain
+from vis_callbacks.options import Options
+from vis_callbacks.report import Embedding, Picture, Report, Scalar, transfer
 
 N = 90
 FEW = 20
@@ -136,7 +136,7 @@ def features(seed: int = 0, width: int = 6) -> Tensor:
 
 def maps(method: str = "pca", *, perplexity: float = 30.0, projector: bool = False, **options):
     layout = Layout(method=method, perplexity=perplexity)
-    given = CheckedOptions(num_samples=FEW, **options)
+    given = Options(num_samples=FEW, **options)
     return EmbeddingMaps(layout, given, side="input of", projector=projector)
 
 
@@ -174,7 +174,7 @@ def tags(report: Report) -> list[str]:
 
 
 def caption(report: Report) -> tuple[str, ...]:
-    return tuple(line for line in report.of(Image)[0].draw.keywords["caption"] if line)
+    return tuple(line for line in report.of(Picture)[0].draw.keywords["caption"] if line)
 
 
 def notes(report: Report) -> tuple[str, ...]:
@@ -183,7 +183,7 @@ def notes(report: Report) -> tuple[str, ...]:
 
 
 def array(report: Report, name: str, picture: str = "map") -> np.ndarray:
-    (item,) = [item for item in report.of(Image) if item.tag == f"embedding/{picture}/fc"]
+    (item,) = [item for item in report.of(Picture) if item.tag == f"embedding/{picture}/fc"]
     return item.arrays[name]
 
 
@@ -196,7 +196,7 @@ def test_the_first_map_has_no_way_that_its_samples_have_come():
         "embedding/strip/fc",
         "embedding/thumbnails/fc",
     ]
-    assert "before" not in first.of(Image)[0].arrays
+    assert "before" not in first.of(Picture)[0].arrays
     assert [s.value for s in second.of(Scalar) if s.tag == "displacement/fc"] == [0.0]
     assert np.array_equal(array(second, "before"), array(first, "points"))
 
@@ -204,14 +204,14 @@ def test_the_first_map_has_no_way_that_its_samples_have_come():
 def test_the_strip_keeps_the_first_and_the_latest_of_its_frames_of_any_number_of_samples():
     kept = maps()
     reports = [seen(kept, features()[: FEW - step % 3], step) for step in range(12)]
-    strip = next(item for item in reports[-1].of(Image) if "strip" in item.tag)
+    strip = next(item for item in reports[-1].of(Picture) if "strip" in item.tag)
     steps = strip.draw.keywords["steps"]
     assert (len(steps), steps[0], steps[-1]) == (8, 0, 11)
     assert np.array_equal(strip.arrays["points"][0], array(reports[0], "points"))
     assert np.array_equal(strip.arrays["points"][-1][:18], array(reports[-1], "points"))
     assert np.isnan(strip.arrays["points"][-1][18:]).all()
     assert (strip.arrays["labels"][-1][18:] == -1).all()
-    assert all(item.draw(**item.arrays).dtype == np.uint8 for item in reports[-1].of(Image))
+    assert all(item.draw(**item.arrays).dtype == np.uint8 for item in reports[-1].of(Picture))
 
 
 def test_a_map_that_begins_afresh_begins_a_strip():
@@ -254,7 +254,7 @@ def test_trustworthiness_is_no_quality_where_many_features_are_identical(num_twi
 def test_a_wrong_sample_is_marked_only_where_there_are_predictions():
     predictions = (np.arange(FEW) + (np.arange(FEW) < 2)) % 3
     assert np.flatnonzero(array(seen(maps(), predictions=predictions), "wrong")).tolist() == [0, 1]
-    assert "wrong" not in seen(maps()).of(Image)[0].arrays
+    assert "wrong" not in seen(maps()).of(Picture)[0].arrays
 
 
 # -- thumbnails

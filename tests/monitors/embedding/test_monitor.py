@@ -17,7 +17,7 @@ from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.embedding import samples as samples_module
 from vis_callbacks.monitors.embedding.reductions import from_bytes
 from vis_callbacks.monitors.embedding.samples import samples_of
-from vis_callbacks.report import Embedding, Image, Report
+from vis_callbacks.report import Embedding, Picture, Report
 
 N = 48
 
@@ -65,16 +65,16 @@ def collected(evaluated: Evaluated, max_probed: int = 8):
 
 
 def pictures(report: Report) -> dict[str, np.ndarray]:
-    return {item.tag: item.draw(**item.arrays) for item in report.of(Image)}
+    return {item.tag: item.draw(**item.arrays) for item in report.of(Picture)}
 
 
 def shown(report: Report) -> list[str]:
-    return [item.tag for item in report.of(Image)]
+    return [item.tag for item in report.of(Picture)]
 
 
 def words(report: Report, tag: str) -> str:
     """Returns what a map's caption says."""
-    (item,) = [item for item in report.of(Image) if item.tag == tag]
+    (item,) = [item for item in report.of(Picture) if item.tag == tag]
     return " | ".join(item.draw.keywords["caption"])
 
 
@@ -306,7 +306,7 @@ def test_another_stage_leaves_the_map_of_the_training_alone():
 @torch.no_grad()
 def test_what_is_misclassified_is_marked():
     report = watched(outputs="classes").look(batches(images()))
-    (item,) = [i for i in report.of(Image) if i.tag == "embedding/map/head"]
+    (item,) = [i for i in report.of(Picture) if i.tag == "embedding/map/head"]
     predicted = watched().model(images()).argmax(1)
     assert item.arrays["wrong"].tolist() == (predicted != torch.arange(N) % 3).tolist()
 
@@ -328,7 +328,7 @@ def test_nothing_is_called_misclassified_before_outputs_and_labels_agree():
     def drawn(seen: Evaluated) -> tuple[bool, bool]:
         report = seen.look(batches(images(60)))
         the_map, the_probes = (
-            next(i for i in report.of(Image) if i.tag.startswith(f"embedding/{name}"))
+            next(i for i in report.of(Picture) if i.tag.startswith(f"embedding/{name}"))
             for name in ("map", "probes")
         )
         network = the_probes.draw.keywords["network"]
@@ -347,7 +347,7 @@ def test_the_map_of_a_regression_is_coloured_by_its_targets():
     seen = watched(Net(1))
     for step in (10, 20):
         report = seen.look(batches(images(), labels=targets), step=step)
-    found = {item.tag: item for item in report.of(Image)}
+    found = {item.tag: item for item in report.of(Picture)}
     assert list(found) == [f"embedding/{name}/head" for name in ("map", "strip", "thumbnails")]
     strip = found.pop("embedding/strip/head").arrays
     for values in (strip["targets"][0, :N], *(i.arrays["targets"] for i in found.values())):
@@ -366,7 +366,7 @@ def test_the_targets_of_a_followed_map_survive_a_restart():
     first.look(batches(images(), labels=torch.rand(N)), step=10)
     second.monitor.restore(first.monitor.state())
     report = second.look(batches(images(), labels=torch.rand(N)), step=20)
-    (strip,) = [item for item in report.of(Image) if item.tag == "embedding/strip/head"]
+    (strip,) = [item for item in report.of(Picture) if item.tag == "embedding/strip/head"]
     assert np.isfinite(strip.arrays["targets"]).sum(1).tolist() == [N, N]
 
 
@@ -458,7 +458,7 @@ class Broken(Net):
 )
 def test_constant_features_have_no_map_and_the_picture_says_so(options):
     report = watched(Constant(), **options).look(batches(images()))
-    (item,) = report.of(Image)
+    (item,) = report.of(Picture)
     assert "the features of all 48 samples are equal" in words(report, item.tag)
     assert pictures(report)["embedding/map/head"].std() > 5
     assert numbers_of(report, readings.FEATURE_SPREAD) == [0.0]
@@ -466,7 +466,7 @@ def test_constant_features_have_no_map_and_the_picture_says_so(options):
 
 
 def numbers_of(report: Report, metric: str) -> list[float]:
-    return list(report.readings()[metric].values())
+    return list(report.rule_metrics()[metric].values())
 
 
 @torch.no_grad()

@@ -15,12 +15,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vis_callbacks.observer import require_plain
 from vis_callbacks.engine.probe import LayerInfo
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitors.embedding.probing import ProbeCurves, probe_accuracy
 from vis_callbacks.monitors.embedding.samples import Samples
-from vis_callbacks.report import Image, Report, Scalar, transfer
+from vis_callbacks.observer import require_plain
+from vis_callbacks.report import Picture, Report, Scalar, transfer
 
 pytestmark = pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
 
@@ -170,7 +170,7 @@ def scalars(report: Report) -> dict[str, float]:
 
 
 def facts(report: Report) -> dict:
-    (picture,) = report.of(Image)
+    (picture,) = report.of(Picture)
     return picture.draw.keywords
 
 
@@ -178,7 +178,7 @@ def test_each_depth_has_the_accuracy_of_its_own_probe():
     report = seen(ProbeCurves(writes_all=True), samples(first=noise(), last=separable()))
     assert scalars(report)["last"] == 1.0
     assert scalars(report)["first"] < 0.7
-    (picture,) = report.of(Image)
+    (picture,) = report.of(Picture)
     assert picture.arrays["accuracies"][0] == pytest.approx(list(scalars(report).values()))
     assert picture.draw(**picture.arrays).dtype == np.uint8
 
@@ -273,7 +273,7 @@ def test_an_evaluation_beside_the_training_stands_alone_and_leaves_no_curve():
 
 def test_a_snapshot_for_numbers_only_keeps_its_curve_for_the_next_picture():
     curves = ProbeCurves(writes_all=True)
-    assert not seen(curves, samples(fc=noise()), 0, wants_pictures=False).of(Image)
+    assert not seen(curves, samples(fc=noise()), 0, wants_pictures=False).of(Picture)
     assert facts(seen(curves, samples(fc=noise()), 5))["steps"] == [0, 5]
 
 
@@ -285,7 +285,9 @@ def test_its_state_is_plain_and_goes_on_where_it_was():
     other.load_state_dict(curves.state_dict())
     one, two = (seen(each, samples(fc=separable()), 10) for each in (curves, other))
     assert facts(two)["steps"] == [0, 5, 10]
-    for arrays in zip(*(report.of(Image)[0].arrays.values() for report in (one, two)), strict=True):
+    for arrays in zip(
+        *(report.of(Picture)[0].arrays.values() for report in (one, two)), strict=True
+    ):
         assert np.array_equal(*arrays, equal_nan=True)
 
 
@@ -294,7 +296,7 @@ def test_its_state_is_plain_and_goes_on_where_it_was():
 
 def own_accuracy(**changes) -> float:
     given = replace(samples(fc=noise()), **changes)
-    (picture,) = seen(ProbeCurves(writes_all=True), given).of(Image)
+    (picture,) = seen(ProbeCurves(writes_all=True), given).of(Picture)
     assert picture.draw(**picture.arrays).dtype == np.uint8
     return picture.draw.keywords["network"]
 

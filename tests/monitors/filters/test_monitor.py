@@ -23,7 +23,7 @@ from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.filters import pictures as filter_pictures
 from vis_callbacks.pictures.tiles import Tile
-from vis_callbacks.report import Image, Report, Scalar, transfer
+from vis_callbacks.report import Picture, Report, Scalar, transfer
 
 
 class Observed:
@@ -71,7 +71,7 @@ def scalars(report: Report) -> dict[str, float]:
 
 
 def layers(report: Report) -> list[str]:
-    return list(report.readings()[readings.NUM_FILTERS])
+    return list(report.rule_metrics()[readings.NUM_FILTERS])
 
 
 def images(*shape: int) -> Tensor:
@@ -79,7 +79,7 @@ def images(*shape: int) -> Tensor:
 
 
 def drawn(report: Report) -> dict[str, np.ndarray]:
-    return {item.tag: item.draw(**item.arrays) for item in report.of(Image)}
+    return {item.tag: item.draw(**item.arrays) for item in report.of(Picture)}
 
 
 class Captions:
@@ -194,7 +194,7 @@ def test_the_layers_that_touch_the_input_are_found_and_read_as_filters(name):
     make, shape, expected = NETWORKS[name]
     report = look(make(), images(*shape), wants_pictures=True)
     assert layers(report) == list(expected)
-    pictures = [item for item in report.of(Image) if "over_time" not in item.tag]
+    pictures = [item for item in report.of(Picture) if "over_time" not in item.tag]
     assert [item.arrays["filters"].shape for item in pictures] == list(expected.values())
     for picture in drawn(report).values():
         assert picture.std() > 5
@@ -203,7 +203,7 @@ def test_the_layers_that_touch_the_input_are_found_and_read_as_filters(name):
 def test_effective_weights_are_read_and_not_what_they_are_made_of():
     masked = pruned()
     report = look(sequential(masked), images(2, 3, 8, 8), wants_pictures=True)
-    (picture, _) = report.of(Image)
+    (picture, _) = report.of(Picture)
     assert (picture.arrays["filters"] == 0).sum() == 54
     assert torch.equal(torch.tensor(picture.arrays["filters"]), masked.weight.detach())
 
@@ -233,7 +233,7 @@ def test_a_named_layer_that_the_forward_pass_did_not_meet_is_read_by_its_shape()
 def test_a_linear_layer_is_an_image_where_batch_or_user_tell(shape, given, kernel):
     model = nn.Sequential(nn.Flatten(), nn.Linear(60, 5))
     report = look(model, images(*shape), image_shape=given)
-    assert report.readings()[readings.KERNEL_SIZE]["1"] == kernel
+    assert report.rule_metrics()[readings.KERNEL_SIZE]["1"] == kernel
 
 
 # -- the numbers
@@ -248,7 +248,7 @@ def test_numbers_are_seen_from_the_weights_before_the_first_update():
     report = observed.look(0)
     change = 0.05 * math.sqrt(initial.numel()) / initial.norm().item()
     assert scalars(report)["filter_change/0"] == pytest.approx(change, rel=1e-5)
-    assert report.readings()[readings.FIRST_STEP]["0"] == 0
+    assert report.rule_metrics()[readings.FIRST_STEP]["0"] == 0
     # A constant is smooth, and its part along the noise of a filter is next to nothing.
     assert scalars(report)["filter_learned_noise/0"] < 0.05
 
@@ -285,7 +285,7 @@ def test_filters_that_are_dead_dominating_or_duplicated_are_counted_once():
         model[0].weight[1] *= 30
         model[0].weight[2] = model[0].weight[1]
     report = look(model, images(2, 3, 12, 12))
-    known = {metric: value["0"] for metric, value in report.readings().items()}
+    known = {metric: value["0"] for metric, value in report.rule_metrics().items()}
     assert known[readings.DEAD_FILTERS] == pytest.approx(1 / 40)
     assert known[readings.DOMINATING_FILTERS] == pytest.approx(2 / 40)
     assert known[readings.DUPLICATED_FILTERS] == pytest.approx(2 / 40)
@@ -294,9 +294,9 @@ def test_filters_that_are_dead_dominating_or_duplicated_are_counted_once():
 
 def test_the_roughness_of_the_inputs_is_that_of_the_reference_samples():
     smooth = torch.linspace(-1, 1, 16).expand(4, 3, 16, 16)
-    numbers = look(sequential(nn.Conv2d(3, 16, 7)), smooth).readings()
+    numbers = look(sequential(nn.Conv2d(3, 16, 7)), smooth).rule_metrics()
     assert numbers[readings.INPUT_ROUGHNESS]["0"] < 0.2
-    rough = look(sequential(nn.Conv2d(3, 16, 7)), images(4, 3, 16, 16)).readings()
+    rough = look(sequential(nn.Conv2d(3, 16, 7)), images(4, 3, 16, 16)).rule_metrics()
     assert rough[readings.INPUT_ROUGHNESS]["0"] == pytest.approx(1, abs=0.1)
 
 
@@ -322,20 +322,20 @@ def test_the_rate_is_that_of_the_group_that_holds_the_layer(names):
     other = group(names=("1.weight", "0.bias"), lr=7.0)
     groups = (other, group(names=names, lr=0.2))
     report = look(sequential(nn.Conv2d(3, 4, 3)), images(2, 3, 8, 8), optimizer=groups)
-    assert report.readings()[readings.LEARNING_RATE]["0"] == 0.2
+    assert report.rule_metrics()[readings.LEARNING_RATE]["0"] == 0.2
 
 
 def test_a_layer_in_no_group_has_the_rate_0():
     other = (group(names=("1.weight",)),)
     report = look(sequential(nn.Conv2d(3, 4, 3)), images(2, 3, 8, 8), optimizer=other)
-    assert report.readings()[readings.LEARNING_RATE]["0"] == 0
+    assert report.rule_metrics()[readings.LEARNING_RATE]["0"] == 0
     assert "filter_decay_left/0" not in scalars(report)
 
 
 def test_of_a_huge_layer_evenly_spread_filters_are_read():
     report = look(sequential(nn.Linear(64, 5000)), images(2, 64), wants_pictures=True)
-    assert report.readings()[readings.NUM_FILTERS]["0"] == 1024
-    (grid, strip) = report.of(Image)
+    assert report.rule_metrics()[readings.NUM_FILTERS]["0"] == 1024
+    (grid, strip) = report.of(Picture)
     assert grid.arrays["filters"].shape == (1024, 1, 64)
     assert strip.arrays["frames"].shape[1] <= 36
 
@@ -365,7 +365,7 @@ def test_the_learned_part_stands_beside_with_its_share(captions):
         model[0].weight += model[0].weight.square().mean().sqrt()
     report = observed.look(0, wants_pictures=True)
     drawn(report)
-    arrays = report.of(Image)[0].arrays
+    arrays = report.of(Picture)[0].arrays
     np.testing.assert_allclose(arrays["filters"], model[0].weight.detach().numpy(), rtol=1e-6)
     share = np.square(arrays["learned"]).sum() / np.square(arrays["filters"]).sum()
     assert f"what training added: {100 * share:.0f} % of the energy" in captions.panels
@@ -409,7 +409,7 @@ def test_the_strip_begins_with_the_initial_weights_and_ends_with_the_latest():
         with torch.no_grad():
             model[0].weight += 0.01
         report = observed.look(step, wants_pictures=step == 950)
-    (_, strip) = report.of(Image)
+    (_, strip) = report.of(Picture)
     frames, record = strip.arrays["frames"], observed.monitor._records["0"]
     assert frames.shape == (8, 36, 3, 7, 7)
     assert record.strip.steps[0] == 0
@@ -476,8 +476,8 @@ def test_a_layer_that_changed_its_shape_begins_anew():
     observed.look(0)
     model[0].weight = nn.Parameter(model[0].weight[:8])
     report = observed.look(50)
-    assert report.readings()[readings.FIRST_STEP]["0"] == 50
-    assert report.readings()[readings.FILTER_CHANGE]["0"] == 0
+    assert report.rule_metrics()[readings.FIRST_STEP]["0"] == 50
+    assert report.rule_metrics()[readings.FILTER_CHANGE]["0"] == 0
 
 
 # -- bad input
@@ -561,7 +561,7 @@ def test_without_the_inputs_only_their_roughness_is_left_out_and_that_is_said_on
     observed = Observed(sequential(nn.Conv2d(3, 16, 7)), FilterMonitor(), images(2, 3, 12, 12))
     for step in (0, 50):
         report = observed.look(step, references=references, wants_pictures=True)
-    assert math.isnan(report.readings()[readings.INPUT_ROUGHNESS]["0"])
+    assert math.isnan(report.rule_metrics()[readings.INPUT_ROUGHNESS]["0"])
     assert scalars(report)["filter_noise/0"] == pytest.approx(0.98, abs=0.05)
     assert len(drawn(report)) == 2
     (words,) = [record.getMessage() for record in caplog.records]
@@ -582,8 +582,8 @@ def test_a_layer_that_grows_keeps_its_past():
     moved = torch.cat([more[:4] - first, torch.zeros(3, 9)])
     change = moved.norm() / torch.cat([first, torch.ones(3, 9)]).norm()
     assert scalars(report)["filter_change/1"] == pytest.approx(float(change), rel=1e-5)
-    assert report.readings()[readings.FIRST_STEP]["1"] == 0.0
-    strip = {i.tag: i for i in report.of(Image)}["filters/over_time/1"]
+    assert report.rule_metrics()[readings.FIRST_STEP]["1"] == 0.0
+    strip = {i.tag: i for i in report.of(Picture)}["filters/over_time/1"]
     assert strip.draw.keywords["steps"] == (0, 50)
     assert all(picture.shape[2] == 3 for picture in drawn(report).values())
 

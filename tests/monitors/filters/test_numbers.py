@@ -50,7 +50,7 @@ def look(
 
 def numbers(*looks: LayerNumbers) -> dict[str, dict[str, float]]:
     (report,) = transfer([Report(step=0, items=tuple(readings_of(looks)))])
-    return report.readings()
+    return report.rule_metrics()
 
 
 def number(metric: str, *args, **known) -> float:

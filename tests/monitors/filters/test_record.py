@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.observer import require_plain
 from vis_callbacks.engine.snapshot import Group
 from vis_callbacks.monitors.filters.noise import roughness
 from vis_callbacks.monitors.filters.record import FilterRecord
+from vis_callbacks.observer import require_plain
 
 
 def filters(*shape: int, seed: int = 0) -> Tensor:

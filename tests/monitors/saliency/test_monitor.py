@@ -28,7 +28,7 @@ from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.scores import Unit
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.saliency.methods import METHODS
-from vis_callbacks.report import Image, Report, Scalar, transfer
+from vis_callbacks.report import Picture, Report, Scalar, transfer
 
 EVERY_METHOD = tuple(METHODS)
 
@@ -52,8 +52,8 @@ def scalars(report: Report) -> dict[str, float]:
     return {item.tag: float(item.value) for item in report.of(Scalar)}
 
 
-def picture(report: Report, tag: str = "saliency/gradient") -> Image:
-    return {item.tag: item for item in report.of(Image)}[tag]
+def picture(report: Report, tag: str = "saliency/gradient") -> Picture:
+    return {item.tag: item for item in report.of(Picture)}[tag]
 
 
 def caption(report: Report, tag: str = "saliency/gradient") -> str:
@@ -78,7 +78,7 @@ def words_of(report: Report, tag: str = "saliency/gradient") -> list[tuple[str, 
 
 
 def drawn(report: Report) -> dict[str, np.ndarray]:
-    return {item.tag: item.draw(**item.arrays) for item in report.of(Image)}
+    return {item.tag: item.draw(**item.arrays) for item in report.of(Picture)}
 
 
 def linear() -> nn.Module:
@@ -514,7 +514,7 @@ def test_weights_that_broke_down_are_still_drawn(value):
 
 
 def test_a_snapshot_for_numbers_only_draws_nothing():
-    assert not looked(SaliencyMonitor(), tiny_module(), wants_pictures=False).of(Image)
+    assert not looked(SaliencyMonitor(), tiny_module(), wants_pictures=False).of(Picture)
 
 
 # -- the strip

@@ -21,8 +21,6 @@ from vis_callbacks.analysis.top_patches import (
     selective_order,
     unpacked,
 )
-from vis_callbacks.monitor import Monitor
-from vis_callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.callbacks.top_patches.pictures import PatchPage, draw
 from vis_callbacks.callbacks.top_patches.reader import (
     PROBE,
@@ -34,14 +32,16 @@ from vis_callbacks.callbacks.top_patches.reader import (
 )
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.schedule import EveryNEpochs
-from vis_callbacks.guard import Attempt, NothingToShow
-from vis_callbacks.report import Image, Item, Report, Scalar, tag
+from vis_callbacks.guard import Catch, NothingToShow
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.options import check_count, check_flag, check_names
+from vis_callbacks.report import Item, Picture, Report, Scalar, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.probe import LayerInfo, Probe, Values
     from vis_callbacks.engine.schedule import Schedule
     from vis_callbacks.engine.snapshot import Snapshot
+    from vis_callbacks.options import MonitorOptions
 
 _WITH_FLAT_ZERO = frozenset(n.kind for n in NONLINEARITIES if n.has_flat_zero)
 # TensorBoard draws a card for each tag; more than these nobody looks through.
@@ -214,7 +214,7 @@ class TopPatchesMonitor(Monitor):
         names = met if reader is None else reader.shown(met)
         names = [name for name in names if "top" in read[name]]
         if misfits and names and self.layers is not None:
-            self.guard.note("observe", why)  # said once; the other layers are shown
+            self.guard.record("observe", why)  # said once; the other layers are shown
         if not names and snapshot.num_samples.get(PROBE, 0) and (misfits or self.layers is None):
             raise why
         return names
@@ -233,10 +233,10 @@ class TopPatchesMonitor(Monitor):
         if not missing or sample is None or read is None:
             return set()
         unknown = ReceptiveField(axes=(None,), reason="its computation could not be followed")
-        with Attempt() as attempt:
+        with Catch() as caught:
             found = receptive_fields(partial(read, missing), sample)
-        if attempt.error is not None:
-            self.guard.note("tracing receptive fields", attempt.error)
+        if caught.error is not None:
+            self.guard.record("tracing receptive fields", caught.error)
             found = {}
         self._fields.update({name: found.get(name, unknown) for name in missing})
         return set(missing)
@@ -267,7 +267,7 @@ class TopPatchesMonitor(Monitor):
             if before is not None and before.samples.shape == top.samples.shape:
                 arrays["before"] = before.samples.to(rows.device)[rows]
             page = self._page(info, len(count), before, snapshot)
-            yield Image(
+            yield Picture(
                 tag=f"top_patches/{tag(name)}", draw=partial(draw, page=page), arrays=arrays
             )
 

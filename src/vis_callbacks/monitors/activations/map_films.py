@@ -14,13 +14,13 @@ from vis_callbacks.engine.layers import matches
 from vis_callbacks.engine.token_grid import on_grid, token_grid
 from vis_callbacks.monitors.activations.pictures import MAX_MAP, draw_maps
 from vis_callbacks.pictures.film_strip import FilmStrip, evenly_spread
-from vis_callbacks.report import Image, tag
+from vis_callbacks.report import Picture, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import CheckedOptions
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker
+    from vis_callbacks.options import Options
 
 _MAX_DEFAULT_LAYERS = 3
 
@@ -42,8 +42,8 @@ class MapFilms:
         self._num_units: dict[str, int] = {}
 
     def pictures(
-        self, snapshot: Snapshot, options: CheckedOptions, tracker: DeadUnitTracker
-    ) -> Iterator[Image]:
+        self, snapshot: Snapshot, options: Options, tracker: DeadUnitTracker
+    ) -> Iterator[Picture]:
         """Reads the maps of this moment and yields each layer's film strip.
 
         A layer that the sample does not reach now, such as another's expert, has no picture now.
@@ -118,9 +118,9 @@ class MapFilms:
         film: FilmStrip,
         num_rows: int,
         references: References,
-        options: CheckedOptions,
+        options: Options,
         tracker: DeadUnitTracker,
-    ) -> Image:
+    ) -> Picture:
         arrays = film.stacked() | {"sample": references.inputs[0]}
         units, num_units = list(self._units[name]), self._num_units[name]
         if name not in tracker.cannot_die and tracker.table.num_units.get(name) == num_units:
@@ -134,7 +134,7 @@ class MapFilms:
             caption += [f"the {num_rows} rows that this sample has here, from left to right"]
         steps, mean, std = list(film.steps), options.mean, options.std
         draw = partial(draw_maps, caption=caption, steps=steps, units=units, mean=mean, std=std)
-        return Image(tag=f"activations/maps/{tag(name)}", draw=draw, arrays=arrays)
+        return Picture(tag=f"activations/maps/{tag(name)}", draw=draw, arrays=arrays)
 
 
 def as_maps(values: Tensor, size: tuple[int, ...] = ()) -> Tensor:

@@ -17,12 +17,10 @@ from vis_callbacks.alerts.rules.inputs import ConstantInputs, RawInputs
 from vis_callbacks.alerts.rules.layers import Saturation, UnreachedLayers
 from vis_callbacks.alerts.rules.non_finite import NonFinite
 from vis_callbacks.alerts.rules.weights import CollapsingWeights
-from vis_callbacks.callbacks.extras import Extras
-from vis_callbacks.monitor import Monitor
-from vis_callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.schedule import BurstEnds, Bursts
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker, StateHistory
 from vis_callbacks.monitors.activations.map_films import MapFilms
 from vis_callbacks.monitors.activations.pictures import draw_raster, draw_unit_life
@@ -40,21 +38,21 @@ from vis_callbacks.monitors.activations.science import (
     num_nonzero,
     unit_norms,
 )
+from vis_callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.report import (
     Histogram,
-    Image,
     Item,
-    Readings,
-    ReadingsTable,
+    Picture,
     Report,
+    RuleMetrics,
     Scalar,
     tag,
 )
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.probe import LayerInfo, Probe
     from vis_callbacks.engine.snapshot import Group, Snapshot
+    from vis_callbacks.options import MonitorOptions
 
 # TensorBoard draws a card for each tag; more than these nobody looks through.
 _MAX_LAYER_SCALARS = 20
@@ -186,33 +184,32 @@ class ActivationMonitor(Monitor):
         if snapshot.values["units"]:
             items += self._of_units(snapshot, snapshot.values["units"])
         else:
-            self.guard.note("observe", NothingToShow(self._why_nothing()))
+            self.guard.record("observe", NothingToShow(self._why_nothing()))
         if "maps" in snapshot.values:
             items += _of_groups(snapshot.optimizer)
         return Report(step=snapshot.step, items=tuple(items))
 
-    def state(self) -> Mapping[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Returns what is known of the units and what the pictures show of the past."""
         return {name: part.state_dict() for name, part in self._remembered.items()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with what was known of the units; an empty state begins anew."""
         self._begin_anew()
         for name, part in self._remembered.items() if state else ():
             part.load_state_dict(state[name])
 
     def _begin_anew(self) -> None:
-        self.tracker = DeadUnitTracker()
+        self.dead_units = DeadUnitTracker()
         self._units_over_time = StateHistory()
         self._layers_over_time = StateHistory()
         self._films = MapFilms(self.map_layers, self.max_maps)
         self._is_masked: dict[str, bool] = {}
-        self._extras = Extras(type(self).__name__)
 
     @property
     def _remembered(self) -> dict[str, DeadUnitTracker | StateHistory | MapFilms]:
         return {
-            "tracker": self.tracker,
+            "tracker": self.dead_units,
             "units": self._units_over_time,
             "layers": self._layers_over_time,
             "films": self._films,
@@ -228,7 +225,7 @@ class ActivationMonitor(Monitor):
 
     def _of_units(self, snapshot: Snapshot, sums: Sums) -> Iterator[Item]:
         """Yields what rules learn of the units, and what is to be seen of them."""
-        infos, tracker = {info.name: info for info in snapshot.trace}, self.tracker
+        infos, tracker = {info.name: info for info in snapshot.trace}, self.dead_units
         cannot_die = {name for name in infos if infos[name].kind not in _WITH_FLAT_ZERO}
         tracker.cannot_die = frozenset(cannot_die)
         rows = UnitRows({name: sums[name] for name in infos if name in sums}, tracker.table)
@@ -239,7 +236,7 @@ class ActivationMonitor(Monitor):
         norms = {name: n for name, (n, _) in weights.items() if len(n) == widths[name]}
         tracker.update(snapshot.step, rows, norms)
         names, metrics = tracker.metrics()
-        yield ReadingsTable(
+        yield RuleMetrics(
             metrics=(readings.NON_FINITE, readings.REACHED, *names),
             layers=rows.table.layers,
             values=torch.cat([torch.stack([rows.non_finite(), rows.num_samples]), metrics]),
@@ -248,7 +245,7 @@ class ActivationMonitor(Monitor):
         if weights:
             sizes = torch.stack([torch.linalg.vector_norm(n) for n, _ in weights.values()])
             counts = torch.stack([count for _, count in weights.values()]).to(sizes)
-            yield ReadingsTable(
+            yield RuleMetrics(
                 metrics=(readings.WEIGHT_NORM, readings.NUM_WEIGHTS),
                 layers=tuple(weights),
                 values=torch.stack([sizes, counts]),
@@ -275,7 +272,7 @@ class ActivationMonitor(Monitor):
             if weight is not None and norms is not None:
                 known[layer] = norms, num_nonzero(weight)
         masked = {layer for layer, is_masked in self._is_masked.items() if is_masked}
-        self.tracker.masked = frozenset(masked)
+        self.dead_units.masked = frozenset(masked)
         return known
 
     def _shown(
@@ -285,17 +282,17 @@ class ActivationMonitor(Monitor):
         layers, maps = rows.table.layers, snapshot.values["maps"]
         stats = rows.statistics(maps)
         values = torch.stack([stats[name] for name in _SHOWN])
-        yield ReadingsTable(metrics=_SHOWN, layers=layers, values=values)
-        can_die = any(layer not in self.tracker.cannot_die for layer in layers)
+        yield RuleMetrics(metrics=_SHOWN, layers=layers, values=values)
+        can_die = any(layer not in self.dead_units.cannot_die for layer in layers)
         yield from self._scalars(layers, stats, metrics, can_die)
         percents = (100 * (metrics[_DEAD] if can_die else stats["dormant_fraction"])).round()
-        percents, states = percents.nan_to_num(-1), self.tracker.all_states()
+        percents, states = percents.nan_to_num(-1), self.dead_units.all_states()
         self._layers_over_time.append(snapshot.step, percents, dict.fromkeys(layers, 1))
         self._units_over_time.append(snapshot.step, states, rows.table.num_units)
         if snapshot.wants_pictures:
             # Where maps cannot be had, nothing else is lost over it.
-            with self._extras.contain("maps of activations", _HOW_TO_READ_MAPS):
-                yield from self._films.pictures(snapshot, self.options, self.tracker)
+            with self.guard.optional("maps of activations", _HOW_TO_READ_MAPS):
+                yield from self._films.pictures(snapshot, self.options, self.dead_units)
             yield from self._pictures(snapshot.num_samples.get("units", 0), can_die)
         if self.histograms:
             for name in [name for name in layers if name in maps][:_MAX_LAYER_SCALARS]:
@@ -323,8 +320,8 @@ class ActivationMonitor(Monitor):
             for layer, value in zip(layers[:_MAX_LAYER_SCALARS], values, strict=False):
                 yield Scalar(tag=tag(metric, layer), value=value)
 
-    def _pictures(self, num_samples: int, can_die: bool) -> Iterator[Image]:
-        tracker, percents = self.tracker, self._layers_over_time.table()
+    def _pictures(self, num_samples: int, can_die: bool) -> Iterator[Picture]:
+        tracker, percents = self.dead_units, self._layers_over_time.table()
         counts_rows, was_reached = tracker.counts_rows(), tracker.was_reached()
         draw = partial(
             draw_unit_life,
@@ -334,16 +331,16 @@ class ActivationMonitor(Monitor):
             num_samples=num_samples,
         )
         of_layers = {"percents": percents, "counts_rows": counts_rows, "was_reached": was_reached}
-        yield Image(tag="activations/unit_life", draw=draw, arrays=of_layers)
+        yield Picture(tag="activations/unit_life", draw=draw, arrays=of_layers)
         if can_die:
             widths, steps = dict(tracker.table.num_units), tuple(self._units_over_time.steps)
             draw = partial(draw_raster, widths=widths, steps=steps)
             of_units = {"states": self._units_over_time.table(), "percents": percents[:, -1]}
             arrays = {**of_units, "counts_rows": counts_rows}
-            yield Image(tag="activations/raster", draw=draw, arrays=arrays)
+            yield Picture(tag="activations/raster", draw=draw, arrays=arrays)
 
 
-def _of_run(snapshot: Snapshot) -> Iterator[Readings]:
+def _of_run(snapshot: Snapshot) -> Iterator[RuleMetrics]:
     """Yields the numbers of the whole run that rules look at."""
     groups, stats = snapshot.optimizer, snapshot.input_stats
     numbers: dict[str, float | Tensor | None] = {
@@ -360,10 +357,10 @@ def _of_run(snapshot: Snapshot) -> Iterator[Readings]:
     for metric, value in numbers.items():
         if value is not None:
             values = value.double()[None] if isinstance(value, Tensor) else (value,)
-            yield Readings(metric=metric, layers=("",), values=values)
+            yield RuleMetrics(metrics=(metric,), layers=("",), values=values)
 
 
-def _of_flat_parts(rows: UnitRows, infos: Mapping[str, LayerInfo]) -> Iterator[Readings]:
+def _of_flat_parts(rows: UnitRows, infos: Mapping[str, LayerInfo]) -> Iterator[RuleMetrics]:
     """Yields the share of flat values of the layers whose nonlinearity has a flat part."""
     places: dict[str, list[int]] = {}
     for place, layer in enumerate(rows.table.layers):
@@ -372,7 +369,9 @@ def _of_flat_parts(rows: UnitRows, infos: Mapping[str, LayerInfo]) -> Iterator[R
     shares = rows.flat_share() if places else torch.empty(0)
     for kind, of_kind in places.items():
         layers = tuple(rows.table.layers[place] for place in of_kind)
-        yield Readings(metric=readings.flat_share_of(kind), layers=layers, values=shares[of_kind])
+        yield RuleMetrics(
+            metrics=(readings.flat_share_of(kind),), layers=layers, values=shares[of_kind]
+        )
 
 
 def _of_groups(groups: Sequence[Group]) -> Iterator[Scalar]:

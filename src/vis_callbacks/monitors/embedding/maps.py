@@ -42,12 +42,12 @@ from vis_callbacks.monitors.embedding.tsne import (
 )
 from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.pictures.text import number
-from vis_callbacks.report import Embedding, Image, Item, Scalar, Values, tag
+from vis_callbacks.report import Embedding, Item, Picture, Scalar, Values, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import CheckedOptions
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.monitors.embedding.samples import Samples
+    from vis_callbacks.options import Options
 
 Method = Literal["tsne", "pca"]
 Backend = Literal["torch", "sklearn"]
@@ -163,9 +163,7 @@ class EmbeddingMaps:
         projector: Whether to write for the Embedding Projector as well.
     """
 
-    def __init__(
-        self, layout: Layout, options: CheckedOptions, *, side: str, projector: bool
-    ) -> None:
+    def __init__(self, layout: Layout, options: Options, *, side: str, projector: bool) -> None:
         self._layout = layout
         self._options = options
         self._side = side
@@ -190,7 +188,7 @@ class EmbeddingMaps:
             title = f"{title.lstrip()}epoch {snapshot.epoch}, step {step:,}"
             if cloud.obstacle is not None:
                 draw = partial(draw_no_map, caption=(title, *notes))
-                yield Image(tag=tag("embedding/map", cloud.layer), draw=draw)
+                yield Picture(tag=tag("embedding/map", cloud.layer), draw=draw)
                 continue
             own = samples.at(cloud.places)
             last = self._followed.get(cloud.layer)
@@ -260,11 +258,13 @@ class EmbeddingMaps:
         if made.before is not None:
             arrays["before"] = made.before
         draw = partial(draw_map, **words)
-        yield Image(tag=tag("embedding/map", cloud.layer), draw=draw, arrays=arrays)
+        yield Picture(tag=tag("embedding/map", cloud.layer), draw=draw, arrays=arrays)
         if has_strip:
             strip = self._strips[cloud.layer]
             draw = partial(draw_strip, steps=tuple(strip.steps), **words)
-            yield Image(tag=tag("embedding/strip", cloud.layer), draw=draw, arrays=strip.stacked())
+            yield Picture(
+                tag=tag("embedding/strip", cloud.layer), draw=draw, arrays=strip.stacked()
+            )
         if not shows_samples:
             return
         thumbnails = None
@@ -272,7 +272,7 @@ class EmbeddingMaps:
         if own.pixels is not None and own.ranges is not None and min(own.pixels.shape[2:]) > 1:
             arrays = {**points, "pixels": own.pixels, "ranges": own.ranges}
             draw = partial(draw_thumbnails, **words, **statistics)
-            yield Image(tag=tag("embedding/thumbnails", cloud.layer), draw=draw, arrays=arrays)
+            yield Picture(tag=tag("embedding/thumbnails", cloud.layer), draw=draw, arrays=arrays)
             if self._projector:
                 host = own.pixels.cpu().numpy(), own.ranges.cpu().numpy()
                 shown = shown_inputs(*host, **statistics).images

@@ -18,12 +18,11 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Rule
 from vis_callbacks.alerts.rules.representation import RepresentationCollapse
-from vis_callbacks.monitor import Monitor
-from vis_callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.engine.layers import named_modules
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.embedding.maps import Backend, EmbeddingMaps, Layout, Method
 from vis_callbacks.monitors.embedding.probing import ProbeCurves
 from vis_callbacks.monitors.embedding.reductions import from_bytes
@@ -42,11 +41,12 @@ from vis_callbacks.monitors.embedding.science import (
     squared_distances,
 )
 from vis_callbacks.monitors.embedding.tsne import MAX_POINTS
-from vis_callbacks.report import Item, ReadingsTable, Report, Scalar, tag
+from vis_callbacks.options import check_choice, check_flag, check_names
+from vis_callbacks.report import Item, Report, RuleMetrics, Scalar, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.snapshot import Snapshot
+    from vis_callbacks.options import MonitorOptions
 
 _NUM_SAMPLES = 500
 _MAX_MAPS = 4  # each takes a t-SNE and three cards of TensorBoard
@@ -149,7 +149,7 @@ class EmbeddingMonitor(Monitor):
         self._module_names: tuple[str, ...] = ()
         self._asked: tuple[Probe, ...] = ()
         self._reads_references = False
-        self.restore({})
+        self.load_state_dict({})
 
     def probes(self) -> Sequence[Probe]:
         """Asks for the last linear layer's input and output, and for the nonlinearities."""
@@ -183,11 +183,11 @@ class EmbeddingMonitor(Monitor):
         items += self._curves.items(snapshot, samples)
         return Report(step=snapshot.step, items=tuple(items))
 
-    def state(self) -> Mapping[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the last maps, and what the pictures show of the past."""
         return {"maps": self._maps.state_dict(), "curves": self._curves.state_dict()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from the last maps; an empty state begins anew."""
         layout = Layout(method=self.method, backend=self.backend, perplexity=self.perplexity)
         side = "input of" if self.layers is None else ""
@@ -273,7 +273,7 @@ class EmbeddingMonitor(Monitor):
 
 def _cloud_items(clouds: Sequence[Cloud], num_classes: int) -> Iterator[Item]:
     """Yields the numbers of the clouds, for rules and for loggers."""
-    yield ReadingsTable(
+    yield RuleMetrics(
         metrics=(readings.EFFECTIVE_RANK, readings.FEATURE_SPREAD, readings.CLASS_AGREEMENT),
         layers=tuple(cloud.layer for cloud in clouds),
         values=(
@@ -283,7 +283,7 @@ def _cloud_items(clouds: Sequence[Cloud], num_classes: int) -> Iterator[Item]:
         ),
     )
     num_embedded = min(len(cloud.places) for cloud in clouds)
-    yield ReadingsTable(
+    yield RuleMetrics(
         metrics=(readings.NUM_EMBEDDED, readings.NUM_CLASSES),
         layers=("",),
         values=((float(num_embedded),), (float(num_classes),)),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vis_callbacks.monitors.embedding.pictures import draw_probes
 from vis_callbacks.monitors.embedding.samples import MAX_PROBE_FEATURES
 from vis_callbacks.pictures.film_strip import FilmStrip
-from vis_callbacks.report import Image, Item, Scalar, tag
+from vis_callbacks.report import Item, Picture, Scalar, tag
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Snapshot
@@ -132,7 +132,7 @@ class ProbeCurves:
                 chance=float(counts.max() / len(labels)),
                 network=_own_accuracy(samples),
             )
-            yield Image(tag="embedding/probes", draw=draw, arrays=curves.stacked())
+            yield Picture(tag="embedding/probes", draw=draw, arrays=curves.stacked())
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain values and tensors for a checkpoint."""

@@ -20,12 +20,10 @@ from vis_callbacks.alerts.rules.filters import (
     OddFilters,
     OverFitting,
 )
-from vis_callbacks.callbacks.extras import Extras
-from vis_callbacks.monitor import Monitor
-from vis_callbacks.options import check_choice, check_count
 from vis_callbacks.engine.schedule import Decaying, EveryNEpochs
 from vis_callbacks.engine.snapshot import Snapshot, Weights
-from vis_callbacks.guard import Attempt
+from vis_callbacks.guard import Catch
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.filters.layers import MAX_LAYERS, WatchedLayer, watched_layers
 from vis_callbacks.monitors.filters.losses import check_loss_names, loss_pair
 from vis_callbacks.monitors.filters.numbers import (
@@ -38,11 +36,12 @@ from vis_callbacks.monitors.filters.numbers import (
 )
 from vis_callbacks.monitors.filters.pictures import draw_grid, draw_strip
 from vis_callbacks.monitors.filters.record import FilterRecord
-from vis_callbacks.report import Image, Item, Readings, Report, tag
+from vis_callbacks.options import check_choice, check_count
+from vis_callbacks.report import Item, Picture, Report, RuleMetrics, tag
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.probe import Probe
+    from vis_callbacks.options import MonitorOptions
 
 _MAX_SHOWN = 256
 _HOW_TO_READ_INPUTS = "Write input_fn=lambda batch: ... that returns the inputs as a tensor."
@@ -140,14 +139,13 @@ class FilterMonitor(Monitor):
         super().__init__(**options)
         self._records: dict[str, FilterRecord] = {}
         self._before_training: Tensor | None = None
-        self._extras = Extras(type(self).__name__)
 
     def probes(self) -> Sequence[Probe]:
         """Asks for no activation; keeps a named layer's weight as it is before the training."""
         model = self._model() if self._model is not None else None
         self._before_training = None
         if self.layer is not None and model is not None:
-            with Attempt():  # a wrong name is reported by observe; a lazy layer has no weight yet
+            with Catch():  # a wrong name is reported by observe; a lazy layer has no weight yet
                 self._before_training = Weights(model)[f"{self.layer}.weight"].clone()
         return ()
 
@@ -161,11 +159,11 @@ class FilterMonitor(Monitor):
                 items += [self._grid(of, snapshot.step), self._strip(of)]
         return Report(step=snapshot.step, items=tuple(items))
 
-    def state(self) -> Mapping[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the initial filters and the frames of the strips."""
         return {"records": {name: record.state_dict() for name, record in self._records.items()}}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from the initial filters; an empty state begins anew."""
         self._before_training = None
         self._records = {
@@ -178,14 +176,14 @@ class FilterMonitor(Monitor):
         read: list[LayerNumbers] = []
         errors: list[tuple[str, Exception]] = []
         for layer in watched_layers(snapshot, self.layer, self.image_shape)[:MAX_LAYERS]:
-            with Attempt() as attempt:
+            with Catch() as caught:
                 read.append(self._read(layer, snapshot))
-            if attempt.error is not None:
-                errors.append((layer.name, attempt.error))
+            if caught.error is not None:
+                errors.append((layer.name, caught.error))
         if not read:
             raise errors[0][1]
         for name, error in errors:
-            with self._extras.contain(f'"{name}"'):  # no failure: the others are read
+            with self.guard.optional(f'"{name}"'):  # no failure: the others are read
                 raise error
         return read
 
@@ -194,7 +192,7 @@ class FilterMonitor(Monitor):
         filters = layer.filters(weight)
         record = self._record(layer, filters, snapshot)
         of_inputs = None
-        with self._extras.contain("the roughness of the inputs", _HOW_TO_READ_INPUTS):
+        with self.guard.optional("the roughness of the inputs", _HOW_TO_READ_INPUTS):
             of_inputs = roughness_of_inputs(layer, filters, record, snapshot.references)
         return layer_numbers(layer, weight, filters, record, snapshot, of_inputs)
 
@@ -221,20 +219,20 @@ class FilterMonitor(Monitor):
         initial = layer.filters(weight)
         return initial if initial.shape == filters.shape else None
 
-    def _readings_of_run(self, snapshot: Snapshot) -> Iterator[Readings]:
+    def _readings_of_run(self, snapshot: Snapshot) -> Iterator[RuleMetrics]:
         """Yields the numbers of the whole run that rules look at."""
         training, validation = loss_pair(snapshot.metrics, self.loss_names)
         if training is None and snapshot.loss is not None:
             training = torch.as_tensor(snapshot.loss)
         if snapshot.planned_steps is not None:
             planned = (float(snapshot.planned_steps),)
-            yield Readings(metric=readings.PLANNED_STEPS, layers=("",), values=planned)
+            yield RuleMetrics(metrics=(readings.PLANNED_STEPS,), layers=("",), values=planned)
         losses = {readings.TRAINING_LOSS: training, readings.VALIDATION_LOSS: validation}
         for metric, value in losses.items():
             if value is not None:
-                yield Readings(metric=metric, layers=("",), values=value.reshape(1))
+                yield RuleMetrics(metrics=(metric,), layers=("",), values=value.reshape(1))
 
-    def _grid(self, of: LayerNumbers, step: int) -> Image:
+    def _grid(self, of: LayerNumbers, step: int) -> Picture:
         numbers = of.numbers
         noise_like = numbers.noise_like
         draw = partial(
@@ -258,9 +256,9 @@ class FilterMonitor(Monitor):
             "is_dead": numbers.is_dead,
             "measured": of.measured,
         }
-        return Image(tag=f"filters/{tag(of.layer.name)}", draw=draw, arrays=arrays)
+        return Picture(tag=f"filters/{tag(of.layer.name)}", draw=draw, arrays=arrays)
 
-    def _strip(self, of: LayerNumbers) -> Image:
+    def _strip(self, of: LayerNumbers) -> Picture:
         record = of.record
         draw = partial(
             draw_strip,
@@ -273,7 +271,7 @@ class FilterMonitor(Monitor):
         )
         frames = record.strip.stacked(of.filters.device)["filters"]
         norms = of.numbers.norms[record.strip_places]
-        return Image(
+        return Picture(
             tag=f"filters/over_time/{tag(of.layer.name)}",
             draw=draw,
             arrays={"frames": frames, "norms": norms},

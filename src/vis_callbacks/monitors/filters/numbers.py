@@ -21,7 +21,7 @@ from vis_callbacks.monitors.filters.science import (
     has_channels_last,
     split_learned,
 )
-from vis_callbacks.report import ReadingsTable, Scalar, tag
+from vis_callbacks.report import RuleMetrics, Scalar, tag
 
 # What is measured on the device, in the order in which it crosses to the host: numbers of the
 # layer, then means over its filters as `FilterNumbers` has them.
@@ -121,14 +121,14 @@ def layer_numbers(
     )
 
 
-def readings_of(layers: Sequence[LayerNumbers]) -> Iterator[ReadingsTable]:
+def readings_of(layers: Sequence[LayerNumbers]) -> Iterator[RuleMetrics]:
     """Yields the numbers of all layers for the rules."""
     names, known = tuple(of.layer.name for of in layers), tuple(layers[0].known)
     values = tuple(tuple(of.known[metric] for of in layers) for metric in known)
-    yield ReadingsTable(metrics=known, layers=names, values=values)
+    yield RuleMetrics(metrics=known, layers=names, values=values)
     device = layers[0].measured.device  # layers may lie on several
     measured = torch.stack([of.measured.to(device) for of in layers], dim=1)
-    yield ReadingsTable(metrics=MEASURED, layers=names, values=measured)
+    yield RuleMetrics(metrics=MEASURED, layers=names, values=measured)
 
 
 def scalars_of(of: LayerNumbers) -> Iterator[Scalar]:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.monitor import Monitor
-from vis_callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.engine.cam_layer import CamLayer, choose_cam_layer, named_cam_layer
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.score_functions import class_score, unit_score
@@ -26,7 +24,8 @@ from vis_callbacks.engine.scores import (
     resolve_targets,
     select_scores,
 )
-from vis_callbacks.guard import NothingToShow, say
+from vis_callbacks.guard import NothingToShow, log
+from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.saliency.methods import METHODS, named_method
 from vis_callbacks.monitors.saliency.pictures import pictures_of
 from vis_callbacks.monitors.saliency.questions import Answer, Question, answer_to, sanity_score
@@ -36,15 +35,16 @@ from vis_callbacks.monitors.saliency.science import (
     remembered,
     share_in_mask,
 )
+from vis_callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.pictures.film_strip import FilmStrip
-from vis_callbacks.report import Image, Report, Scalar
+from vis_callbacks.report import Picture, Report, Scalar
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import MonitorOptions
     from vis_callbacks.engine.isolation import IsolatedForward
     from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
+    from vis_callbacks.options import MonitorOptions
 
 _STRIP_SAMPLES = 2  # rows of a picture over the training
 _CAM_SAMPLES = 2  # enough to find Grad-CAM's layer; a model may squeeze one sample away
@@ -150,7 +150,7 @@ class SaliencyMonitor(Monitor):
         self.sanity_check = sanity_check
         self._unit = Unit.parse(unit) if isinstance(unit, str) else unit
         super().__init__(**options)
-        self.restore({})
+        self.load_state_dict({})
 
     def probes(self) -> Sequence[Probe]:
         """Asks for nothing: all passes are its own."""
@@ -172,7 +172,7 @@ class SaliencyMonitor(Monitor):
                 questions = self._questions(snapshot, forward, references)
         except MethodUnsuitedError as why:  # of the unit's layer
             raise NothingToShow(str(why)) from why
-        items: list[Scalar | Image] = []
+        items: list[Scalar | Picture] = []
         for method in self.methods:
             answer = self._answer(method, questions, forward, references.inputs)
             if answer is None:
@@ -192,14 +192,14 @@ class SaliencyMonitor(Monitor):
                 )
         return Report(step=snapshot.step, items=tuple(items))
 
-    def state(self) -> Mapping[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the maps of the strips, and the last ones."""
         return {
             "films": {method: film.state_dict() for method, film in self._films.items()},
             "last": {method: maps.cpu() for method, maps in self._last.items()},
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the strips; an empty state begins anew."""
         self._films: dict[str, FilmStrip] = defaultdict(FilmStrip)
         for method, film in state.get("films", {}).items():
@@ -268,7 +268,7 @@ class SaliencyMonitor(Monitor):
         except MethodUnsuitedError as why:
             if method not in self._left_out:
                 self._left_out.add(method)
-                say(f"{self.name}: the map of {method} is left out: {why}")
+                log(f"{self.name}: the map of {method} is left out: {why}")
             return None
 
     def _cam_layer(self, question: Question, forward: IsolatedForward, inputs: Tensor) -> CamLayer:

@@ -19,14 +19,14 @@ from vis_callbacks.pictures.colours import Scale, colour_map, missing_note
 from vis_callbacks.pictures.inputs import input_pictures
 from vis_callbacks.pictures.text import FAINT_INK, Rgb, class_name, line_height, number, write
 from vis_callbacks.pictures.tiles import Tile, TileRow, fitted_tile, tile_table
-from vis_callbacks.report import Image as ImageItem
+from vis_callbacks.report import Picture
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import CheckedOptions
     from vis_callbacks.engine.cam_layer import CamLayer
     from vis_callbacks.engine.references import References
     from vis_callbacks.monitors.saliency.questions import Answer, Question
     from vis_callbacks.monitors.saliency.relu_rules import RuleInUse
+    from vis_callbacks.options import Options
     from vis_callbacks.pictures.film_strip import FilmStrip
 
 MAX_TILE = 128  # pixels of the longer side
@@ -46,8 +46,8 @@ def pictures_of(
     step: int,
     unit: str,
     notes: Sequence[str],
-    options: CheckedOptions,
-) -> Iterator[ImageItem]:
+    options: Options,
+) -> Iterator[Picture]:
     """Yields the pictures of a method: all samples at this step, and the film's.
 
     ``unit`` is the unit that is explained and what is taken of it, or ""; ``notes`` are on the
@@ -84,7 +84,7 @@ def pictures_of(
         _choice(answer.cam_layer, what),
         *notes,
     ]
-    yield ImageItem(
+    yield Picture(
         tag=f"saliency/{method}",
         draw=partial(draw, titles=[question.column for question in questions], caption=caption),
         arrays={name: array for name, array in arrays.items() if array is not None},
@@ -100,7 +100,7 @@ def pictures_of(
         *notes,
     ]
     titles = [f"step {step:,}" for step in film.steps]
-    yield ImageItem(
+    yield Picture(
         tag=f"saliency/over_time/{method}",
         draw=partial(draw, titles=titles, caption=caption, is_over_time=True),
         arrays={"images": images[:num_samples], **over_time},
@@ -122,7 +122,7 @@ def draw_maps(
     caption: Sequence[str],
     whole: str,
     is_signed: bool,
-    options: CheckedOptions,
+    options: Options,
     is_over_time: bool = False,
 ) -> Rgb:
     """Returns each image with its maps: of several targets, or of several steps.

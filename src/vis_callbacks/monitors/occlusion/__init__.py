@@ -1,5 +1,5 @@
 """`OcclusionMonitor`, and what it is made of."""
 
-from vis_callbacks.callbacks.occlusion.monitor import OcclusionMonitor
+from vis_callbacks.monitors.occlusion.monitor import OcclusionMonitor
 
 __all__ = ["OcclusionMonitor"]

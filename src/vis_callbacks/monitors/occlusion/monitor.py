@@ -8,35 +8,34 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
-import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.occlusion import OcclusionMaps, effective_area, occlude
-from vis_callbacks.analysis.occlusion_plan import OcclusionPlan, plan_occlusion
+from vis_callbacks.engine.input_layout import find_layout
+from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
+from vis_callbacks.engine.scores import expand_target
+from vis_callbacks.guard import log
 from vis_callbacks.monitor import Monitor
-from vis_callbacks.callbacks.occlusion.pictures import (
+from vis_callbacks.monitors.occlusion.pictures import (
     VALUE,
     OcclusionFacts,
     draw_over_time,
     draw_views,
 )
-from vis_callbacks.callbacks.occlusion.question import Question, ask
+from vis_callbacks.monitors.occlusion.plan import OcclusionPlan, check_stride, plan_occlusion
+from vis_callbacks.monitors.occlusion.science import ask, occlude
+from vis_callbacks.monitors.saliency.science import effective_area
 from vis_callbacks.options import check_count, check_flag, check_numbers, check_period
+from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.progress import progress_bar
-from vis_callbacks.engine.input_layout import find_layout
-from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
-from vis_callbacks.engine.scores import expand_target
-from vis_callbacks.guard import say
-from vis_callbacks.render.film_strip import with_frame
-from vis_callbacks.report import Image, Report, Scalar
+from vis_callbacks.report import Picture, Report, Scalar
 
 if TYPE_CHECKING:
-    from vis_callbacks.options import MonitorOptions
+    from vis_callbacks.engine.input_layout import InputKind
     from vis_callbacks.engine.probe import Probe
-    from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
+    from vis_callbacks.monitors.occlusion.science import Question
+    from vis_callbacks.options import MonitorOptions
 
-_MAX_FRAMES = 8
 _MAX_ROWS = 4  # of the strip: the first images, which are of different classes
 _LONG_SECONDS = 10.0  # a snapshot that takes longer is said aloud, once
 
@@ -51,10 +50,10 @@ class OcclusionMonitor(Monitor):
     in time is hidden, of a volume or a video a cube. Where the outputs are no classes, the
     change of an output's value is shown.
 
-    It needs no gradient and no rule for any layer, so it holds for every network, but many
-    forward passes: 169 an image with the defaults. It cannot show evidence of which either of
-    two places is enough, and a square is itself something that the network may take for an
-    object: `baseline="blur"` leaves no edges.
+    It holds for every network, since it needs no gradient, but many forward passes: 169 an image
+    with the defaults. It cannot show evidence of which either of two places is enough, and a
+    square is itself something that the network may take for an object: `baseline="blur"` leaves
+    no edges.
 
     Args:
         window_size: Side of the square in pixels. None takes a quarter of the image's shorter
@@ -111,11 +110,8 @@ class OcclusionMonitor(Monitor):
     ) -> None:
         check_period("window_size", window_size)
         check_period("stride", stride)
-        if window_size is not None and stride is not None and stride > window_size:
-            raise ValueError(
-                f"stride={stride} is larger than window_size={window_size}: pixels in between "
-                f"would never be hidden. Use 1 to {window_size}."
-            )
+        if window_size is not None and stride is not None:
+            check_stride(stride, window_size)
         _check_baseline(baseline)
         if len(expand_target(target)) > 1:
             raise ValueError(f'target="{target}" is two. Use "label", "predicted" or a class.')
@@ -133,8 +129,9 @@ class OcclusionMonitor(Monitor):
         self.max_forward_passes = max_forward_passes
         self.batch_size = batch_size
         super().__init__(**options)
-        self._frames: list[tuple[int, Tensor]] = []  # step, (images, *positions)
-        self._forget_maps()
+        self._strip = FilmStrip()
+        self._announced: OcclusionPlan | None = None
+        self._was_long = False
 
     def probes(self) -> Sequence[Probe]:
         """Asks for nothing: all passes are its own."""
@@ -146,7 +143,6 @@ class OcclusionMonitor(Monitor):
         layout = find_layout(references.inputs, forward.module)
         images = layout.arranged(references.inputs)
         plan = self._plan(images)
-        self._announce(plan)
         images = images[: plan.num_images]
         started = perf_counter()
         with progress_bar(plan.num_forward_passes, f"occlusion at step {snapshot.step:,}") as told:
@@ -170,32 +166,57 @@ class OcclusionMonitor(Monitor):
                 progress=told,
             )
         self._say_if_long(perf_counter() - started, plan)
-        changes = maps.values[..., VALUE] - _beside(maps.whole[:, VALUE], maps)
-        items: list[Scalar | Image] = list(_scalars(changes))
-        if snapshot.stage == "fit":
-            shares = maps.values[..., VALUE].half()
-            self._append(snapshot.step, shares if asked.is_share else changes)
+        values, whole = maps.values[..., VALUE], maps.whole[:, VALUE]
+        changes = values - whole.view(-1, *[1] * (values.dim() - 1))
+        if snapshot.stage == "fit" and asked.is_share:
+            self._strip.add(snapshot.step, shares=values[:_MAX_ROWS].half())
+        elif snapshot.stage == "fit":
+            self._strip.add(snapshot.step, changes=changes[:_MAX_ROWS])
+        items: list[Scalar | Picture] = list(_scalars(changes))
         if snapshot.wants_pictures:
-            items += self._pictures(snapshot, references, images, asked, maps)
+            known = {"images": images, "whole": maps.whole, "targets": asked.targets}
+            facts = self._facts(snapshot, references.source, layout.kind, plan, asked)
+            draw, arrays = partial(draw_views, facts=facts), {**known, "values": maps.values}
+            items.append(Picture(tag="occlusion/views", draw=draw, arrays=arrays))
+            if snapshot.stage == "fit":
+                (frames,) = self._strip.stacked(images.device).values()
+                draw = partial(draw_over_time, facts=facts, steps=tuple(self._strip.steps))
+                arrays = {**known, "frames": frames}
+                items.append(Picture(tag="occlusion/over_time", draw=draw, arrays=arrays))
         return Report(step=snapshot.step, items=tuple(items))
 
-    def state(self) -> Mapping[str, Any]:
+    def _facts(
+        self, snapshot: Snapshot, source: str, kind: InputKind, plan: OcclusionPlan, asked: Question
+    ) -> OcclusionFacts:
+        """Returns what the pictures say of how they were made."""
+        return OcclusionFacts(
+            plan=plan,
+            names=[self.outputs.name(index) for index in range(asked.num_outputs)],
+            source=source,
+            step=snapshot.step,
+            kind=kind,
+            baseline=self.baseline,
+            target=self.target,
+            layer=asked.layer,
+            notes=tuple(dict.fromkeys((*plan.notes, asked.note))),
+            is_share=asked.is_share,
+            are_classes=self.outputs.are_classes,
+            mean=self.options.mean,
+            std=self.options.std,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
         """Returns the maps of the strip."""
-        return {"frames": [[step, frame.cpu()] for step, frame in self._frames]}
+        return {"strip": self._strip.state_dict()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the strip; an empty state begins anew."""
-        self._forget_maps()
-        if state:
-            self._frames = [(int(step), frame) for step, frame in state["frames"]]
-
-    def _forget_maps(self) -> None:
-        self._frames = []
-        self._announced: OcclusionPlan | None = None
-        self._was_long = False
+        self._strip.load_state_dict(state.get("strip", {}))
+        self._announced, self._was_long = None, False
 
     def _plan(self, images: Tensor) -> OcclusionPlan:
-        return plan_occlusion(
+        """Returns where the square stands; says once what that costs and what is given up."""
+        plan = plan_occlusion(
             tuple(images.shape[2:]),
             len(images),
             window_size=self.window_size,
@@ -204,89 +225,33 @@ class OcclusionMonitor(Monitor):
             # One pass an image goes to finding its class and its strongest map.
             max_forward_passes=max(1, self.max_forward_passes - len(images)),
         )
-
-    def _announce(self, plan: OcclusionPlan) -> None:
-        """Says once what a snapshot costs, and what was given up for it."""
-        if plan == self._announced:
-            return
-        self._announced = plan
-        notes = "".join(f"; {note}" for note in plan.notes)
-        say(
-            f"{self.name}: {plan.num_forward_passes:,} forward passes a snapshot "
-            f"({plan.num_images} images x {plan.num_measured} positions of the square){notes}.",
-            level=logging.INFO,
-        )
+        if plan != self._announced:
+            self._announced = plan
+            notes = "".join(f"; {note}" for note in plan.notes)
+            log(
+                f"{self.name}: {plan.num_forward_passes:,} forward passes a snapshot "
+                f"({plan.num_images} images x {plan.num_measured} positions of the square){notes}.",
+                level=logging.INFO,
+            )
+        return plan
 
     def _say_if_long(self, seconds: float, plan: OcclusionPlan) -> None:
         if seconds < _LONG_SECONDS or self._was_long:
             return
         self._was_long = True
-        say(
+        log(
             f"{self.name}: a snapshot took {seconds:.0f} s for {plan.num_forward_passes:,} "
             "forward passes. Cheaper: coarse_to_fine=True, fewer num_samples, a larger stride "
             "or every_n_epochs."
         )
 
-    def _append(self, step: int, values: Tensor) -> None:
-        """Adds the first images' probabilities, or changes of values, to the strip."""
-        self._frames = with_frame(
-            self._frames,
-            (step, values[:_MAX_ROWS]),
-            _MAX_FRAMES,
-            key=lambda kept: (kept[0], (kept[1].shape, kept[1].dtype)),
-        )
-
-    def _pictures(
-        self,
-        snapshot: Snapshot,
-        references: References,
-        images: Tensor,
-        asked: Question,
-        maps: OcclusionMaps,
-    ) -> Iterator[Image]:
-        options = self.options
-        names = tuple(self.outputs.name(index) for index in range(asked.num_outputs))
-        facts = OcclusionFacts(
-            step=snapshot.step,
-            plan=maps.plan,
-            kind=asked.layout.kind,
-            baseline=self.baseline,
-            source=references.source,
-            layer=asked.layer,
-            notes=tuple(dict.fromkeys((*maps.plan.notes, asked.targets.note))),
-            target=self.target,
-            is_share=asked.is_share,
-            are_classes=self.outputs.are_classes,
-            names=names,
-            mean=options.mean,
-            std=options.std,
-        )
-        numbers = {"whole": maps.whole, "targets": asked.targets.indices, "images": images}
-        yield Image(
-            tag="occlusion/views",
-            draw=partial(draw_views, facts=facts),
-            arrays={**numbers, "values": maps.values, "units": asked.strongest},
-        )
-        if not self._frames or snapshot.stage != "fit":
-            return
-        frames = torch.stack([frame.to(images.device, torch.float32) for _, frame in self._frames])
-        yield Image(
-            tag="occlusion/over_time",
-            draw=partial(draw_over_time, facts=facts, steps=tuple(s for s, _ in self._frames)),
-            arrays={**numbers, "frames": frames},
-        )
-
-
-def _beside(numbers: Tensor, maps: OcclusionMaps) -> Tensor:
-    """Returns (images,) numbers broadcastable to (images, *positions)."""
-    return numbers.view(-1, *[1] * (maps.values.dim() - 2))
-
 
 def _scalars(changes: Tensor) -> Iterator[Scalar]:
-    for name, sizes in (("fall", -changes), ("rise", changes)):
-        largest = sizes.clamp(min=0).flatten(1).amax(1).mean()
-        yield Scalar(tag=f"occlusion/largest_{name}", value=largest)
-    yield Scalar(tag="occlusion/effective_area", value=effective_area(-changes).nanmean())
+    """Yields the largest fall and rise, and the share of positions that carry the falls."""
+    falls, rises = (-changes).clamp(min=0), changes.clamp(min=0)
+    for name, sizes in (("fall", falls), ("rise", rises)):
+        yield Scalar(tag=f"occlusion/largest_{name}", value=sizes.flatten(1).amax(1).mean())
+    yield Scalar(tag="occlusion/effective_area", value=effective_area(falls).nanmean())
 
 
 def _check_baseline(baseline: object) -> None:
@@ -296,6 +261,6 @@ def _check_baseline(baseline: object) -> None:
         check_numbers("baseline", baseline)
     elif isinstance(baseline, bool) or not isinstance(baseline, int | float):
         raise ValueError(
-            f'baseline={baseline!r} is none of the choices. Use "mean", "blur", a number in units '
-            "of the input, or one for each channel."
+            f'baseline must be "mean", "blur", a number in units of the input or one for each '
+            f"channel; got {baseline!r}"
         )

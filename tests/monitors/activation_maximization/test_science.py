@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from vis_callbacks.analysis.activation_maximization import (
+from vis_callbacks.monitors.activation_maximization.science import (
+    PRESETS,
     Frame,
     Maximized,
+    Preset,
     Score,
     ascent,
     maximize,
     score_spread,
 )
-from vis_callbacks.analysis.maximization_presets import PRESETS, Preset
 
 SHAPE = (2, 6, 7)
 NUM_VALUES = 2 * 6 * 7
@@ -62,11 +63,11 @@ def ascended(score: Score, start: Tensor, preset: Preset, num_steps: int, frame=
 
 
 def made(score: Score, preset: Preset, *, num_rows: int = 3, **options) -> Maximized:
-    known = {"real": zeros(num_rows), "last": None, "num_steps": 20}
+    known = {"real": zeros(num_rows), "last": None, "num_steps": 8}
     return maximize(score, preset=preset, frame=UNIT, **known | options)
 
 
-@pytest.mark.parametrize("penalty", [0.1, 0.3, 7.0])
+@pytest.mark.parametrize("penalty", [0.1, 7.0])
 def test_a_linear_score_leads_to_w_over_two_lambda(penalty):
     weight = weights()
     # Adam's steps have a size of their own: a tenth of the way, on average.
@@ -96,8 +97,8 @@ def scores_on_the_way(preset: Preset, num_steps: int) -> Tensor:
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_returned_is_the_best_on_the_way(name):
     preset = replace(PRESETS[name], step_size=2.0, l2=3.0)  # too long a step: scores fall, too
-    scores = scores_on_the_way(preset.fitting(6), 40)
-    result = made(SmallNet().score, preset, num_steps=40, seed=3)
+    scores = scores_on_the_way(preset.fitting(6), 24)
+    result = made(SmallNet().score, preset, num_steps=24, seed=3)
     assert (scores[-1] < scores.amax(0)).any()
     torch.testing.assert_close(result.scores, scores.amax(0))
 
@@ -138,43 +139,23 @@ def test_the_reported_score_is_that_of_the_input():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_each_preset_raises_the_score(name):
-    net = SmallNet()
-    spread = score_spread(net.layers(torch.randn(50, *SHAPE, dtype=torch.float64))).detach()
-    result = made(lambda inputs: net.score(inputs) / spread, PRESETS[name], num_steps=40)
-    assert (result.scores * spread > net.score(zeros())).all()
-
-
-@pytest.mark.parametrize("name", PRESETS)
 def test_rows_do_not_mix(name):
     def score(inputs: Tensor) -> Tensor:
         return (inputs * weight).flatten(1).sum(1).tanh()
 
     preset = PRESETS[name]
     weight = weights()
-    together = made(score, preset, num_steps=10)
+    together = made(score, preset, num_steps=5)
     for row in range(3):
         weight = weights()[row : row + 1]
-        alone = made(score, preset, num_rows=1, num_steps=10)
+        alone = made(score, preset, num_rows=1, num_steps=5)
         torch.testing.assert_close(together.z[row], alone.z[0])
-
-
-def test_a_seed_gives_the_same_again_and_another_seed_does_not():
-    net, preset = SmallNet(), Preset(l2=1.0, jitter=2)
-    first, again, other = (ascended_with(seed, net.score, preset) for seed in (5, 5, 6))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def ascended_with(seed: int, score: Score, preset: Preset) -> Tensor:
-    *_, (z, _) = ascent(score, zeros(), preset, UNIT, num_steps=10, seed=seed)
-    return z
 
 
 def test_jitter_uses_no_global_random_number():
     net = SmallNet()
     before = torch.get_rng_state()
-    ascended_with(0, net.score, Preset(l2=1.0, jitter=2))
+    ascended(net.score, zeros(), Preset(l2=1.0, jitter=2), 10)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -253,9 +234,10 @@ def test_signals_images_and_volumes_are_maximized(name, size):
     weight = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     frame = Frame.of(torch.randn(20, 3, *size))
     result = maximize(
-        linear_score(weight), torch.zeros_like(weight), None, PRESETS[name], frame, num_steps=20
+        linear_score(weight), torch.zeros_like(weight), None, PRESETS[name], frame, num_steps=12
     )
     assert result.z.shape == weight.shape
+    assert (result.scores > linear_score(weight)(frame.inputs(torch.zeros_like(weight)))).all()
     cosine = torch.cosine_similarity(result.z.flatten(1), weight.flatten(1))
     assert (cosine > 0.3).all()
 
@@ -273,10 +255,7 @@ def test_the_frame_is_that_of_real_inputs():
     torch.testing.assert_close(frame.centre.flatten(), real.mean((0, 2, 3)))
     assert frame.scale.item() == pytest.approx(2.0, rel=0.02)
     torch.testing.assert_close(frame.inputs(frame.z(real)), real)
-
-
-def test_constant_inputs_have_a_scale_of_one():
-    assert Frame.of(torch.full((3, 1, 4, 4), 7.0)).scale.item() == 1.0
+    assert Frame.of(torch.full((3, 1, 4, 4), 7.0)).scale.item() == 1.0  # of constant inputs
 
 
 def test_the_spread_is_how_far_the_best_lies_above_the_mean():
