@@ -10,7 +10,7 @@ from vis_callbacks.callbacks import overhead as module
 from vis_callbacks.callbacks import seat, session, straight_line
 from vis_callbacks.callbacks.overhead import Overhead, divided
 from vis_callbacks.callbacks.steps import GroupTable
-from vis_callbacks.engine import capture, module_hooks
+from vis_callbacks.engine import capture, function_mode, module_hooks
 from vis_callbacks.engine import engine as engine_module
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.writers.writer import Writer
@@ -25,7 +25,7 @@ def clock(monkeypatch):
 
 
 def stop_clocks(monkeypatch, clock: list[float]) -> None:
-    for place in (engine_module, module_hooks, capture):
+    for place in (engine_module, module_hooks, function_mode):
         monkeypatch.setattr(place, "perf_counter", lambda: clock[0])
 
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
-from vis_callbacks.engine.engine import Engine, _read_everywhere, samples_units_positions
+from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch, Probe
-from vis_callbacks.engine.ranks import Gathered
+from vis_callbacks.engine.unit_axis import samples_units_positions
 from vis_callbacks.guard import Guard
 
 
@@ -322,24 +322,3 @@ def test_what_is_compiled_after_the_forward_pass_leaves_what_was_read_of_it(net)
     for name, values in subscription.values.items():
         torch.testing.assert_close(values["positive"], 2 * once[name])
     engine.end()
-
-
-def test_one_missing_number_of_a_rank_takes_no_other_with_it(monkeypatch):
-    theirs = "shared\x1f\x1fsamples\n0\x1ffc\x1ftotal"
-    mine = {
-        ("shared", "", "samples"): torch.ones(1),
-        ("shared", "", "loss_sum"): torch.ones(1),
-        ("0", "fc", "total"): torch.ones(1),
-        ("0", "expert", "total"): torch.ones(1),
-    }
-
-    def gather(status, values):
-        other = torch.tensor(list(theirs.encode()), dtype=torch.uint8)
-        return Gathered((None, None), ({"names": values["names"]}, {"names": other}))
-
-    monkeypatch.setattr("vis_callbacks.engine.engine.gather", gather)
-    subscription = subscribe(Engine(nn.ReLU()))
-    subscription.values = {"fc": {"total": torch.ones(1)}, "expert": {"total": torch.ones(1)}}
-    kept = _read_everywhere(mine, [subscription])
-    assert set(kept) == {("shared", "", "samples"), ("0", "fc", "total")}
-    assert set(subscription.values) == {"fc"}

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from vis_callbacks.analysis.nonlinearities import RELU
-from vis_callbacks.engine.capture import Seen
+from vis_callbacks.engine.capture import CapturedActivation
 from vis_callbacks.engine.layer_names import LayerNames
 
 
-def seen(name: str, num_units: int, site: str = "output") -> Seen:
+def seen(name: str, num_units: int, site: str = "output") -> CapturedActivation:
     values = torch.zeros(2, num_units)
-    return Seen(name, site, values, None, RELU, nn.ReLU(), None, values)
+    return CapturedActivation(name, site, values, None, RELU, nn.ReLU(), None, values)
 
 
 def names_of(batches: list[list[tuple[str, int]]]) -> list[list[str]]:

@@ -11,21 +11,20 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from vis_callbacks.engine import module_hooks
-from vis_callbacks.engine.capture import Capture, Seen
-from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
+from vis_callbacks.engine.capture import Capture, CapturedActivation, Plan
+from vis_callbacks.engine.planned_capture import PlannedCapture
 
 
 def whole(model: nn.Module, *inputs: Tensor, run: Callable[..., object] | None = None):
     """Returns what a whole capture sees of a pass, and the plan that it makes."""
-    seen: list[Seen] = []
-    planner = Planner()
-    with Capture(model, lambda s: (seen.append(s), planner.note(s))) as capture:
+    seen: list[CapturedActivation] = []
+    with Capture(model, seen.append, is_users_pass=True) as capture:
         (run or model)(*inputs)
-    return seen, planner.plan(capture.outermost, capture.inner)
+    return seen, capture.plan()
 
 
-def planned(plan: Plan, model: nn.Module, *inputs: Tensor) -> list[Seen]:
-    seen: list[Seen] = []
+def planned(plan: Plan, model: nn.Module, *inputs: Tensor) -> list[CapturedActivation]:
+    seen: list[CapturedActivation] = []
     with PlannedCapture(model, plan, seen.append, fail=_raise):
         model(*inputs)
     return seen
@@ -81,7 +80,7 @@ def test_a_planned_capture_sees_what_a_whole_one_sees(name):
 def test_the_calls_of_two_forward_passes_in_a_step_have_the_same_names():
     model, x = Reused(), torch.randn(3, 4)
     _, plan = whole(model, x)
-    seen: list[Seen] = []
+    seen: list[CapturedActivation] = []
     with PlannedCapture(model, plan, seen.append, fail=_raise):
         model(x)
         model(x)
@@ -119,7 +118,7 @@ def test_a_failure_on_entry_leaves_nothing_behind(monkeypatch):
 
 
 def test_a_failing_sink_is_handed_over_and_the_pass_goes_on():
-    def sink(seen: Seen) -> None:
+    def sink(seen: CapturedActivation) -> None:
         raise RuntimeError("ours")
 
     model, x, failures = Reused(), torch.randn(3, 4), []
@@ -132,7 +131,7 @@ def test_a_failing_sink_is_handed_over_and_the_pass_goes_on():
 def test_a_pass_that_was_broken_off_does_not_shift_the_names_of_the_next():
     model, x = Reused(), torch.randn(3, 4)
     _, plan = whole(model, x)
-    seen: list[Seen] = []
+    seen: list[CapturedActivation] = []
     broken = model.last.register_forward_pre_hook(lambda *args: 1 / 0)
     with PlannedCapture(model, plan, seen.append, fail=_raise):
         with pytest.raises(ZeroDivisionError):
@@ -161,7 +160,7 @@ def test_the_second_forward_of_gradient_checkpointing_is_not_seen():
 
     model, x = Checkpointed(), torch.randn(3, 4)
     _, plan = whole(model, x)
-    seen: list[Seen] = []
+    seen: list[CapturedActivation] = []
     with PlannedCapture(model, plan, seen.append, fail=_raise):
         model(x).sum().backward()
     assert [s.name for s in seen] == ["block.1"]
@@ -204,7 +203,7 @@ def test_there_is_no_plan_where_what_begins_a_pass_also_runs_within_one():
 def test_what_runs_while_it_is_paused_is_not_seen():
     model, x = Reused(), torch.randn(3, 4)
     _, plan = whole(model, x)
-    seen: list[Seen] = []
+    seen: list[CapturedActivation] = []
     with PlannedCapture(model, plan, seen.append, fail=_raise) as capture:
         model(x)
         capture.pause()

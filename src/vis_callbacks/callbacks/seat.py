@@ -14,11 +14,11 @@ from vis_callbacks.callbacks.options import CheckedOptions
 from vis_callbacks.callbacks.overhead import Overhead
 from vis_callbacks.callbacks.steps import StepSums, UpdateWatch
 from vis_callbacks.engine.batch_parts import guessed_size
-from vis_callbacks.engine.engine import Subscription
 from vis_callbacks.engine.probe import Batch, Values
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
+from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.guard import Attempt, Guard, NothingToShow, drop_frames
 

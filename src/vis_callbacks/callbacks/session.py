@@ -30,11 +30,12 @@ from vis_callbacks.callbacks.seat import (
 )
 from vis_callbacks.callbacks.steps import UpdateWatch, loss_of
 from vis_callbacks.callbacks.straight_line import StraightLine
-from vis_callbacks.engine.engine import Engine, EngineGuards, Subscription
+from vis_callbacks.engine.engine import Engine, EngineGuards
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Activation, Batch, Probe
 from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
 from vis_callbacks.engine.schedule import RunFacts
+from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.guard import Attempt, Guard, say, summarise
 from vis_callbacks.writers.writer import Writer, alert_folder
 
@@ -191,7 +192,7 @@ class Session:
         """Lets go of monitors that could not begin on some rank: all ranks must do alike."""
         seated = {id(seat.monitor) for seat in self._seats}
         flags = torch.tensor([id(monitor) in seated for monitor in self._monitors])
-        parts = [part["seated"] for part in gather(None, {"seated": flags}).values]
+        parts = [part["seated"] for part in gather({"seated": flags})]
         everywhere = torch.stack(parts).all(0).tolist()
         agreed = {
             id(m) for m, is_agreed in zip(self._monitors, everywhere, strict=True) if is_agreed

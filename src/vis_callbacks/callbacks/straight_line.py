@@ -23,9 +23,10 @@ from vis_callbacks.alerts.ledger import judge
 from vis_callbacks.callbacks.reactions import Told, act, begun, tell
 from vis_callbacks.callbacks.seat import Kept, Moment, Seat, Step
 from vis_callbacks.callbacks.steps import GroupTable, input_stats
-from vis_callbacks.engine.engine import Engine, Subscription
+from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.engine.snapshot import Snapshot, Weights
+from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.guard import Attempt, say
 from vis_callbacks.report import Readings, ReadingsTable, Report, Scalar, transfer
 from vis_callbacks.writers.writer import Writer

@@ -18,10 +18,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.capture import Capture, Seen
-from vis_callbacks.engine.engine import samples_units_positions
 from vis_callbacks.engine.isolation import IsolatedForward
 from vis_callbacks.engine.layers import module_names, no_such_layer
 from vis_callbacks.engine.scores import Unit, find_scores, select_scores, unit_scores
+from vis_callbacks.engine.unit_axis import samples_units_positions
 
 Score = Callable[[Tensor], Tensor]
 Positions = Literal["strongest", "sum"]

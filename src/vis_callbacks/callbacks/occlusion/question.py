@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.capture import Capture, Seen
-from vis_callbacks.engine.engine import samples_units_positions
 from vis_callbacks.engine.score_functions import run_with_layers
 from vis_callbacks.engine.scores import (
     Target,
@@ -22,6 +21,7 @@ from vis_callbacks.engine.scores import (
     resolve_targets,
     select_scores,
 )
+from vis_callbacks.engine.unit_axis import samples_units_positions
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.input_layout import InputLayout
