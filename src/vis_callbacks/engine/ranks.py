@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -35,17 +36,18 @@ def gather(values: Mapping[Key, Tensor]) -> list[dict[Key, Tensor]]:
     """
     if not _has_several_ranks():
         return [dict(values)]
+    device = next((v.device for v in values.values() if v.device.type != "cpu"), None)
     sent: Any = None
     with Attempt() as attempt:  # a rank that fails must still join the others
-        sent = _packed(values)
+        sent = _packed(values, device)
     if (error := attempt.error) is not None:
         sent = f"{type(error).__name__}: {error}"
     told: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(told, sent)
     failed = [f"rank {rank}: {why}" for rank, why in enumerate(told) if isinstance(why, str)]
     if failed:
-        raise RanksError(f"values that cannot be sent to other ranks: {'; '.join(failed)}")
-    parts = [_unpacked(facts, raw, values) for facts, raw in told]
+        raise RanksError(f"values cannot be sent to other ranks: {'; '.join(failed)}")
+    parts = [_unpacked(facts, torch.from_numpy(raw).to(device), values) for facts, raw in told]
     everywhere = set(values).intersection(*parts)
     return [{key: part[key] for key in values if key in everywhere} for part in parts]
 
@@ -53,26 +55,24 @@ def gather(values: Mapping[Key, Tensor]) -> list[dict[Key, Tensor]]:
 _Fact = tuple[Any, torch.dtype, tuple[int, ...]]  # key, type and shape of a value
 
 
-def _packed(values: Mapping[Key, Tensor]) -> tuple[list[_Fact], Any]:
-    """Returns what there is to know of the values, and all their bytes: one transfer."""
+def _packed(
+    values: Mapping[Key, Tensor], device: torch.device | None
+) -> tuple[list[_Fact], np.ndarray]:
+    """Returns what there is to know of the values, and all their bytes in one transfer."""
     facts = [(key, value.dtype, tuple(value.shape)) for key, value in values.items()]
-    raw = [v.detach().contiguous().view(-1).view(torch.uint8) for v in values.values()]
-    device = next((part.device for part in raw if part.device.type != "cpu"), "cpu")
-    parts = [part.to(device) for part in raw]
-    return facts, torch.cat(parts).cpu().numpy() if parts else b""
+    raw = [v.detach().to(device).contiguous().view(-1).view(torch.uint8) for v in values.values()]
+    return facts, torch.cat([torch.empty(0, dtype=torch.uint8, device=device), *raw]).cpu().numpy()
 
 
-def _unpacked(facts: list[_Fact], raw: Any, mine: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+def _unpacked(facts: list[_Fact], raw: Tensor, mine: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
     """Returns the values of a rank that this rank has as well."""
     values: dict[Key, Tensor] = {}
-    start = 0
     for key, dtype, shape in facts:
         size = dtype.itemsize * torch.Size(shape).numel()
+        own, raw = raw[:size], raw[size:]
         if key in mine:
             # A copy: views of one storage as several types cannot be put into a checkpoint.
-            own = torch.from_numpy(raw[start : start + size].copy())
-            values[key] = own.view(dtype).view(shape).to(mine[key].device)
-        start += size
+            values[key] = own.clone().view(dtype).view(shape).to(mine[key].device)
     return values
 
 
