@@ -22,7 +22,7 @@ SCHEDULES = (
     EveryNSteps(7),
     EveryNEpochs(1),
     EveryNEpochs(5),
-    EveryNEpochs(2, log_spaced_from=None),
+    EveryNEpochs(2),
     Bursts(),
     Bursts(thinning=4),
     Decaying(),
@@ -130,10 +130,6 @@ def test_from_epoch_10_on_three_epochs_a_doubling_and_the_last():
 
 def test_log_spaced_epochs_are_multiples_of_n_but_for_the_last():
     assert due_epochs(EveryNEpochs(5), 58) == [5, 10, 15, 20, 30, 35, 40, 55, 58]
-
-
-def test_epochs_stay_even_where_no_log_spacing_is_wanted():
-    assert due_epochs(EveryNEpochs(1, log_spaced_from=None), 30) == list(range(1, 31))
 
 
 def test_an_epoch_of_one_step_is_due_at_that_step():
@@ -312,9 +308,3 @@ def test_a_period_that_is_no_whole_number_is_refused(option, value, kind):
     options = {"every_n_train_steps": None, "every_n_epochs": None, option: value}
     with pytest.raises(TypeError, match=rf"{option}={value!r} is a {kind}. Use a whole number"):
         schedule_from_options(**options, default=Bursts())
-
-
-@pytest.mark.parametrize("thinning", [3, 6])
-def test_thinning_by_anything_but_a_power_of_two_is_refused(thinning):
-    with pytest.raises(ValueError, match=rf"thinning={thinning} is no power of two"):
-        Bursts(thinning=thinning)
