@@ -45,8 +45,8 @@ class ModuleHooks(ABC):
     """What every capture is: hooks around modules, in the thread that has opened them.
 
     Opening or closing twice is harmless. What goes wrong in ``_before`` or ``_after`` is given to
-    ``fail`` and never reaches the module's caller. Nothing is seen of calls that autograd makes:
-    gradient checkpointing runs the forward a second time during the backward pass.
+    ``fail``. Calls that autograd makes are passed over: gradient checkpointing runs the forward a
+    second time during the backward pass.
 
     Attributes:
         seconds: What looking has taken.

@@ -135,10 +135,10 @@ class _InBursts(Schedule):
 
 @final
 class Bursts(_InBursts):
-    """Several snapshots a few steps apart, then a pause: for statistics of single samples.
+    """Several snapshots 5 steps apart, then a pause: for statistics of single samples.
 
-    The steps 0, 5, 10, 15, 20; then bursts of ceil(160 / batch size) snapshots, 3 to 8 (5 where
-    the size is unknown), 5 steps apart. The first ones are never thinned out.
+    The steps 0, 5, 10, 15, 20, which are never thinned out; then bursts of ceil(160 / batch size)
+    snapshots, 3 to 8, or 5 where the size is unknown.
     """
 
     def _end(self, burst: int, start: int, facts: RunFacts) -> int:
