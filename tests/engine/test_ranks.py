@@ -56,7 +56,7 @@ EVERY_REDUCTION = pytest.mark.parametrize(
 
 
 @EVERY_REDUCTION
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(first=ROWS, second=ROWS)
 def test_merged_values_are_those_of_the_union(reduce, how, first, second):
     assert torch.equal(
@@ -65,7 +65,7 @@ def test_merged_values_are_those_of_the_union(reduce, how, first, second):
 
 
 @EVERY_REDUCTION
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(first=ROWS, second=ROWS, third=ROWS)
 def test_merging_is_associative(reduce, how, first, second, third):
     a, b, c = reduce(first), reduce(second), reduce(third)

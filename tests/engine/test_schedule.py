@@ -55,14 +55,14 @@ def due_epochs(schedule: Schedule, epochs: int, length: int = 3) -> list[int]:
 
 
 @EVERY_SCHEDULE
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(facts=FACTS)
 def test_step_0_is_due_whatever_is_known(schedule, facts):
     assert schedule.due(0, facts)
 
 
 @EVERY_SCHEDULE
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(facts=FACTS, step=st.integers(0, 60_000))
 def test_the_next_due_step_lies_ahead_and_is_due(schedule, facts, step):
     following = schedule.next_due(step, facts)
@@ -92,7 +92,7 @@ def test_a_schedule_is_a_plain_value(schedule):
 
 
 @EVERY_SCHEDULE
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(facts=FACTS, step=st.integers(0, 20_000))
 def test_only_a_due_step_ends_a_burst(schedule, facts, step):
     assert not schedule.ends_burst(step, facts) or schedule.due(step, facts)
@@ -148,7 +148,7 @@ def test_two_epochs_are_epochs():
     assert due_steps(EveryNEpochs(1), facts, 1000) == [0, 499, 999]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(planned=st.integers(20, 3000))
 def test_twenty_parts_are_twenty_and_the_last_step_is_one(planned):
     facts = RunFacts(planned_steps=planned, steps_per_epoch=planned)

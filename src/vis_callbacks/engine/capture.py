@@ -72,32 +72,25 @@ class CapturedActivation(NamedTuple):
     @property
     def is_gate(self) -> bool:
         """Whether it is a sigmoid-like scaling of channels (squeeze-and-excite)."""
-        return (
-            self.nonlinearity is not None
-            and self.nonlinearity.is_gate_like
-            and self.values.dim() == 4
-            and self.values.shape[2:] == (1, 1)
-        )
+        is_gate_like = self.nonlinearity is not None and self.nonlinearity.is_gate_like
+        return is_gate_like and self.values.dim() == 4 and self.values.shape[2:] == (1, 1)
 
     def laid_out(self, layer: str, num_samples: int) -> Activation:
         """Returns it as reductions are given it, under the layer's name."""
-        values, inputs, axis = self.values, self.inputs, self.unit_axis
-        if inputs is not None and inputs.shape == values.shape:
-            inputs = samples_units_positions(inputs, axis, num_samples)
-        else:
-            inputs = None
+        inputs, axis = self.inputs, self.unit_axis
+        is_kept = inputs is not None and inputs.shape == self.values.shape
         return Activation(
             layer=layer,
-            values=samples_units_positions(values, axis, num_samples),
+            values=samples_units_positions(self.values, axis, num_samples),
             nonlinearity=self.nonlinearity,
-            inputs=inputs,
-            shape=tuple(values.shape),
+            inputs=samples_units_positions(inputs, axis, num_samples) if is_kept else None,
+            shape=tuple(self.values.shape),
         )
 
 
 Seen = CapturedActivation  # the old name, until nobody writes it any more
 
-_NO_VALUES = torch.empty(0)
+_NONE = torch.empty(0)
 FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 
@@ -112,8 +105,7 @@ class Plan(NamedTuple):
 class Capture(ModuleHooks):
     """Captures every activation of the forward passes that run while it is open.
 
-    It may be opened in one hook of a Trainer and closed in another. Entering twice or leaving
-    twice is harmless.
+    It may be opened in one hook of a Trainer and closed in another.
 
     Args:
         model: The module whose forward passes are captured.
@@ -145,10 +137,8 @@ class Capture(ModuleHooks):
         self._watched_inputs = frozenset((watched or {}).get("input", ()))
         hooked = self._names.to_hook(self._watched_outputs | self._watched_inputs)
         super().__init__(fail or _raise, before=hooked, after=hooked)
-        self._model = model
-        self._callback = callback
-        self._is_users_pass = is_users_pass
-        self._wrapped_root = wrapped_root
+        self._model, self._callback = model, callback
+        self._is_users_pass, self._wrapped_root = is_users_pass, wrapped_root
         self._search = WeightSearch(model, self._names, weights)
         self._look = Contained(self._look_at, self._fail)
         self._mode: FunctionMode | None = None
@@ -205,14 +195,11 @@ class Capture(ModuleHooks):
 
     def _note_for_plan(self, captured: CapturedActivation) -> None:
         """Takes one activation. Of a later forward pass in the step it is known already."""
+        calls = self._by_module.setdefault(id(captured.module), {})
         if captured.nonlinearity is None or not _is_one_call(captured.module):
             self._is_modules_only = False
-            return
-        calls = self._by_module.setdefault(id(captured.module), {})
-        if captured.name not in calls:
-            calls[captured.name] = captured._replace(
-                values=_NO_VALUES, inputs=None, attached=_NO_VALUES
-            )
+        elif captured.name not in calls:
+            calls[captured.name] = captured._replace(values=_NONE, inputs=None, attached=_NONE)
 
     def _forget_calls(self) -> None:
         self._calls_in_step.clear()
