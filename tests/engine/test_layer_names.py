@@ -40,8 +40,6 @@ def names_of(batches: list[list[tuple[str, int]]]) -> list[list[str]]:
         ([[("a", 3)], [("a", 5)], [("a", 3)], [("a", 5)]], [["a"], ["a"], ["a-1"], ["a"]]),
         # The name that is made is one that a capture gives as well.
         ([[("a", 3), ("a-1", 3), ("a", 5)]], [["a", "a-1", "a-2"]]),
-        # What torch.compile puts in is no part of a name.
-        ([[("net._orig_mod.0", 3)]], [["net.0"]]),
     ],
 )
 def test_each_layer_keeps_its_name(batches, expected):

@@ -78,12 +78,14 @@ class CapturedActivation(NamedTuple):
     def laid_out(self, layer: str, num_samples: int) -> Activation:
         """Returns it as reductions are given it, under the layer's name."""
         inputs, axis = self.inputs, self.unit_axis
-        is_kept = inputs is not None and inputs.shape == self.values.shape
+        if inputs is not None:
+            is_as_large = inputs.shape == self.values.shape
+            inputs = samples_units_positions(inputs, axis, num_samples) if is_as_large else None
         return Activation(
             layer=layer,
             values=samples_units_positions(self.values, axis, num_samples),
             nonlinearity=self.nonlinearity,
-            inputs=samples_units_positions(inputs, axis, num_samples) if is_kept else None,
+            inputs=inputs,
             shape=tuple(self.values.shape),
         )
 

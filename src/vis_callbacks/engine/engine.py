@@ -59,12 +59,10 @@ class Engine:
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         wrapped_root: bool = False,
     ) -> None:
-        self.model = model
+        self.model, self._wrapped_root = model, wrapped_root
         self._guards = guards or EngineGuards()
-        self._isolated = partial(
-            isolated, model, forward_context=forward_context, watch=StateWatch()
-        )
-        self._wrapped_root = wrapped_root
+        watch = StateWatch()
+        self._isolated = partial(isolated, model, forward_context=forward_context, watch=watch)
         self._capture: Capture | PlannedCapture | None = None
         self._due: list[Subscription] = []
         self._batch: Any = None
@@ -154,11 +152,9 @@ class Engine:
     def begin(self, due: Sequence[Subscription], *, live: bool, in_burst: bool = False) -> None:
         """Starts an occasion for these subscriptions.
 
-        Args:
-            due: Are read.
-            live: Open a capture over the user's training step.
-            in_burst: A capture of another step follows soon that looks at everything, so here
-                what it has seen the last time may be read by less costly means.
+        ``live`` opens a capture over the user's training step. ``in_burst``: a capture of another
+        step follows soon that looks at everything, so here what it has captured the last time may
+        be read by less costly means.
         """
         for subscription in due:
             subscription.reset()
@@ -199,9 +195,8 @@ class Engine:
                     self._batch_for(subscription)
         if self._capture is not None and self._capture.is_open:
             is_first_pass = not self._weights
-            self._capture.start_batch(
-                [t for t in tensors_in(batch) if t.dim() > 1] if is_first_pass else ()
-            )
+            tensors = tensors_in(batch) if is_first_pass else ()
+            self._capture.start_batch(tensor for tensor in tensors if tensor.dim() > 1)
             return
         for key, found in self._batches_of.items():
             if found.inputs is not None:  # the user's step may write to what an extra pass needs

@@ -12,8 +12,7 @@ from typing import Self, final
 # at step 20 instead costs a quarter of the recall), and 160 samples bound a silent unit's rate.
 _FIRST_STEPS = 20
 _APART = 5
-_SAMPLES_PER_BURST = 160
-_MIN_BURST, _MAX_BURST, _BURST_OF_UNKNOWN_BATCHES = 3, 8, 5
+_SAMPLES_PER_BURST, _MIN_BURST, _MAX_BURST, _BURST_OF_UNKNOWN_BATCHES = 160, 3, 8, 5
 _LONGEST_BURST = 100  # a user's own schedule may have bursts that never end
 _INTERVAL, _MAX_INTERVAL = 50, 1000
 _PER_STRETCH = 10  # bursts at one interval before it may grow

@@ -82,7 +82,7 @@ class Subscription:
         self.values, self.num_samples, self.failure = {}, 0, None
 
 
-_Key = tuple[int | str, str, str]  # subscription, layer and name of a value
+_Key = tuple[int | str, str, str]  # the subscription's number, layer and name of a value
 
 
 def merge_ranks(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vis_callbacks.analysis.nonlinearities import MODULE_TYPES
 from vis_callbacks.analysis.weighted_calls import LINEAR, TRANSPOSED
-from vis_callbacks.engine.layers import ModelNames, strip_compiled
+from vis_callbacks.engine.layers import ModelNames
 from vis_callbacks.engine.probe import WeightInfo
 
 # The weight that feeds a unit is a few calls back; the longest way is through a block's
@@ -37,22 +37,16 @@ class WeightSearch:
     Args:
         model: It runs.
         names: Of its modules and parameters.
-        weights: Takes each weight that is met, by the name of the module that multiplied with
-            it; None: they are known already.
-
-    Attributes:
-        calls: The latest weighted calls, the last one last.
-        followed: The input and what calls without weights have made of it, by id. The tensors
-            themselves are kept: an id alone could be given to another tensor.
+        weights: Takes each weight that is met, by its module's name; None: they are known.
     """
 
     def __init__(
         self, model: nn.Module, names: ModelNames, weights: dict[str, WeightInfo] | None
     ) -> None:
-        self._model = model
-        self._names = names
-        self._weights = weights
-        self.calls: deque[WeightedCall] = deque(maxlen=_REMEMBERED_CALLS)
+        self._model, self._names, self._weights = model, names, weights
+        self.calls: deque[WeightedCall] = deque(maxlen=_REMEMBERED_CALLS)  # the last one last
+        # The input and what calls without weights have made of it. The tensors themselves are
+        # kept: an id alone could be given to another tensor.
         self.followed: dict[int, Tensor] = {}
 
     def note(
@@ -68,8 +62,7 @@ class WeightSearch:
             call = self._call(owner, function, weight, args, kwargs)
             if id(weight) in self._names.parameters:  # else it is computed anew at each call
                 self._names.weighted_calls[key] = call
-            if self._weights is not None:
-                self._note_weight(self._weights, owner, weight, call)
+            self._note_weight(owner, weight, call)
         self.calls.append(call)
 
     def _call(
@@ -97,20 +90,20 @@ class WeightSearch:
             touches_input=id(given) in self.followed,
         )
 
-    def _note_weight(
-        self, weights: dict[str, WeightInfo], owner: nn.Module, weight: Tensor, call: WeightedCall
-    ) -> None:
-        name, weight_name = self._names.of(owner), call.weight_name
-        layer = strip_compiled(name)
+    def _note_weight(self, owner: nn.Module, weight: Tensor, call: WeightedCall) -> None:
+        if self._weights is None:
+            return
+        layer, weight_name = self._names.of(owner), call.weight_name
+        known = self._weights.get(layer)
         # A discriminator is called with what was made before it is called with the input.
-        if layer in weights and (weights[layer].touches_input or not call.touches_input):
+        if known is not None and (known.touches_input or not call.touches_input):
             return
         own = owner._parameters.get("weight")
         if weight_name is None and own is not None and own.shape == weight.shape:
             # Rounded on the way (quantisation-aware): what learns is the module's own.
-            weight_name, weight = f"{name}.weight", own
+            weight_name, weight = f"{layer}.weight", own
         is_kept = call.touches_input and weight.numel() <= _MAX_KEPT_VALUES
-        weights[layer] = WeightInfo(
+        self._weights[layer] = WeightInfo(
             layer=layer,
             weight_name=weight_name,
             kind=call.kind,
@@ -148,13 +141,11 @@ class WeightSearch:
         followed = [item for item in given if id(item) in self.followed]
         if not followed or self._mixes(given):
             return
+        made = [item for item in _flat((result,)) if isinstance(item, Tensor)]
         # A matrix that is learned and a new shape: an embedding, a recurrent layer, ``x @ w``.
-        has_matrix = any(id(i) in self._names.parameters and i.dim() > 1 for i in given)
-        self.follow(
-            made
-            for made in _flat((result,))
-            if isinstance(made, Tensor) and not (has_matrix and made.shape != followed[0].shape)
-        )
+        if any(id(i) in self._names.parameters and i.dim() > 1 for i in given):
+            made = [tensor for tensor in made if tensor.shape == followed[0].shape]
+        self.follow(made)
 
     def _mixes(self, given: Sequence[Any]) -> bool:
         """Whether the input meets what a weight may have made of it: a skip connection."""
