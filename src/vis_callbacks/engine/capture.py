@@ -53,11 +53,7 @@ class CapturedActivation(NamedTuple):
 
     @property
     def unit_axis(self) -> int:
-        """The axis of the units: channels of convolutions, else the last of tokens.
-
-        Where the layer before was a linear one the last axis holds the units even of a
-        4-D tensor (transformers of images keep their channels last).
-        """
+        """The axis of the units: that of the layer before, else 1 of images, -1 of tokens."""
         if self.axis is not None:
             return self.axis
         if self.weighted is not None:
@@ -107,12 +103,10 @@ class Plan(NamedTuple):
 class Capture(ModuleHooks):
     """Captures every activation of the forward passes that run while it is open.
 
-    It may be opened in one hook of a Trainer and closed in another.
-
     Args:
         model: The module whose forward passes are captured.
         callback: Is given each activation, inside the hook. It must not keep the tensor.
-        watched: Names of modules that are no nonlinearity and are captured all the same, by site.
+        watched: Names of modules that are captured though they are no nonlinearity, by site.
         is_users_pass: True where the user's own passes are captured. Their fused paths must stay
             as they are, so modules that take one are not looked into.
         wrapped_root: True where a wrapper's ``forward`` reaches the model's ``training_step``
@@ -174,8 +168,7 @@ class Capture(ModuleHooks):
 
         Under a function mode every access to an attribute of a tensor goes through Python, and
         an optimizer makes many: over backward and update the mode was a third of all the cost.
-        And what runs then is not the step's forward pass: closures that an optimizer calls
-        again, the user's own passes.
+        And what runs then, such as an optimizer's closure, is not the step's forward pass.
         """
         super().pause()
         self._leave_mode()

@@ -29,10 +29,7 @@ Forward = Callable[[nn.Module, Any], Any]
 
 @dataclass(frozen=True)
 class EngineGuards:
-    """Contain failures of what all monitors share.
-
-    The user's own passes may be read although extra passes fail, and the other way round.
-    """
+    """Contain failures of what all monitors share; either way of reading may fail by itself."""
 
     of_captures: Guard = field(default_factory=lambda: Guard("reading activations"))
     of_passes: Guard = field(default_factory=lambda: Guard("an extra forward pass"))
@@ -103,9 +100,8 @@ class Engine:
         """Whether a capture may be opened over the user's own training step.
 
         Not where anything was compiled: a function mode over a compiled function would compile
-        a second graph. The counter belongs to the process; an unrelated compiled function only
-        costs isolated passes. Where the compiler begins its work under an open capture, the
-        capture takes itself off before a graph is made; see `gave_way`.
+        a second graph. An unrelated compiled function of the process only costs isolated passes.
+        Where the compiler begins under an open capture, that takes itself off; see `gave_way`.
         """
         return not _was_compiled() and not any(map(is_compiled, self.model.modules()))
 
@@ -176,9 +172,9 @@ class Engine:
     def open_over_evaluation(self) -> None:
         """Opens a capture over one of the user's evaluation batches, where that is neutral.
 
-        ``nn.TransformerEncoder`` and ``nn.MultiheadAttention`` leave their fused path as soon
-        as a function mode is active, which moves the user's metrics; then, and in compiled
-        runs, the batch is read by an extra pass instead.
+        A function mode takes ``nn.TransformerEncoder`` and ``nn.MultiheadAttention`` off their
+        fused path, which moves the user's metrics. Then, and in compiled runs, an extra pass
+        reads the batch instead.
         """
         if self.can_read_live and not any(isinstance(m, FUSED) for m in self.model.modules()):
             self._open_capture()

@@ -39,27 +39,22 @@ class FunctionMode(TorchFunctionMode):
         self._look_at: Contained | None = look_at
         self._followed = followed
         self._hooks = hooks
-        self._below: Any = None
+        self._below: Any = None  # the mode under it, if there is one
 
     def __enter__(self) -> Self:
-        self._below = _top_mode()
+        self._below = [None, *_modes()][-1]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        look_at = self._look_at
         # Most calls are of no interest: a whole step makes some hundred of them.
         is_captured = type(func) in _CAPTURED_TYPES and func in _CAPTURED
-        if look_at is not None and (is_captured or self._followed):
+        if self._look_at is not None and (is_captured or self._followed):
             started = perf_counter()
-            look_at(func, args, kwargs or {}, result)
+            self._look_at(func, args, kwargs or {}, result)
             self._hooks.seconds += perf_counter() - started
         return result
 
@@ -71,13 +66,13 @@ class FunctionMode(TorchFunctionMode):
         popped ours, and theirs is still there.
         """
         self._look_at = None
-        below, self._below = self._below, None
-        stack = _modes()
-        if stack and stack[-1] is self:
+        stack, below = [None, *_modes()], self._below
+        self._below = None
+        if stack[-1] is self:
             self.__exit__(None, None, None)
         elif any(mode is self for mode in stack):
             _INERT.append(self)
-        elif stack and stack[-1] is below:
+        elif below is not None and stack[-1] is below:
             _pop_mode()  # type: ignore[no-untyped-call]
 
 
@@ -87,16 +82,10 @@ _INERT: list[FunctionMode] = []
 
 def remove_inert_modes() -> None:
     """Takes off modes of ours that could not be closed in their turn and have surfaced."""
-    while _INERT and any(_top_mode() is mode for mode in _INERT):
-        top = _top_mode()
-        top.__exit__(None, None, None)
-        _INERT.remove(top)
+    while (modes := _modes()) and any(modes[-1] is mode for mode in _INERT):
+        modes[-1].__exit__(None, None, None)
+        _INERT.remove(modes[-1])
 
 
 def _modes() -> list[Any]:
     return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
-
-
-def _top_mode() -> Any:
-    modes = _modes()
-    return modes[-1] if modes else None

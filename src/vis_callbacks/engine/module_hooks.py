@@ -105,7 +105,7 @@ class ModuleHooks(ABC):
         _OPEN.add(self)
 
     def start_batch(self, follow: Iterable[Tensor] = ()) -> None:
-        """Begins anew, for the next micro-batch of the step; see `Capture` for ``follow``."""
+        """Begins the next micro-batch of the step; see `Capture` for ``follow``."""
         self._is_paused = False
 
     def pause(self) -> None:

@@ -79,9 +79,8 @@ def _unpacked(facts: list[_Fact], raw: Tensor, mine: Mapping[Key, Tensor]) -> di
 def merge_two(old: Tensor, new: Tensor, how: Merge) -> Tensor:
     """Returns the value of two sets of samples together, from the values of each.
 
-    The same holds over the calls of a reused layer, micro-batches, the batches of an evaluation
-    and ranks, so ``how`` must be associative; "concat" keeps the order, along the first axis.
-    NaN wins in "max" and "min".
+    ``how`` must be associative. "concat" keeps the order, along the first axis; NaN wins in "max"
+    and "min".
 
     Raises:
         ValueError: Shapes that differ (they would be broadcast), or an unknown ``how``.
@@ -118,13 +117,7 @@ def any_rank(flag: bool) -> bool:
 class RefusedCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses collectives inside, such as a SyncBatchNorm's: no other rank comes to them."""
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace in ("c10d", "_c10d_functional"):
             raise RanksError(
                 f"the forward pass waits for other ranks ({func.name()}), which make no extra pass "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +144,7 @@ class Snapshot:
         """
         if name not in self.made:
             self.made[name] = make()
-        made: T = self.made[name]
-        return made
+        return cast("T", self.made[name])
 
     def layer(self, name: str) -> LayerInfo:
         """Returns what is known of one layer. Raises KeyError for one that was not met."""
