@@ -10,7 +10,6 @@ from torch.overrides import _get_current_function_mode_stack
 
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch, Probe
-from vis_callbacks.engine.unit_axis import samples_units_positions
 from vis_callbacks.guard import Guard
 
 
@@ -186,31 +185,6 @@ def test_layers_are_read_for_other_inputs_with_the_units_second():
     model = nn.Sequential(nn.Linear(4, 6), nn.GELU())
     values = Engine(model).read_layers(["1"], torch.randn(2, 7, 4), lambda m, i: m(i))
     assert values["1"].shape == (2, 6, 7)
-
-
-@pytest.mark.parametrize(
-    ("shape", "axis", "samples", "expected"),
-    [
-        ((8, 5), 1, 8, (8, 5, 1)),
-        ((8, 5, 3, 4), 1, 8, (8, 5, 12)),
-        ((8, 7, 5), -1, 8, (8, 5, 7)),
-        ((7, 8, 5), -1, 8, (8, 5, 7)),  # tokens before samples
-        ((32, 5, 3, 3), 1, 8, (8, 5, 36)),  # four windows of each sample
-        ((9, 5), 1, 8, (9, 5, 1)),
-        ((0, 5, 3, 3), 1, 0, (0, 5, 1)),
-    ],
-)
-def test_an_activation_is_laid_out_as_samples_units_positions(shape, axis, samples, expected):
-    values = torch.randn(shape)
-    out = samples_units_positions(values, axis, samples)
-    assert out.shape == expected
-    assert out.sum() == pytest.approx(values.sum().item(), abs=1e-4)
-
-
-def test_a_contiguous_activation_is_viewed_and_not_copied():
-    for shape, axis in (((8, 5, 3, 4), 1), ((8, 7, 5), -1), ((8, 3, 4, 5), -1)):
-        values = torch.randn(shape)
-        assert samples_units_positions(values, axis, 8).data_ptr() == values.data_ptr()
 
 
 class Modules(nn.Module):
