@@ -9,7 +9,7 @@ from tests.tiny import NUM_STEPS, TinyModule, tiny_fit
 from vis_callbacks import overhead as module
 from vis_callbacks import pipeline, run_state, session
 from vis_callbacks.alerts.tracker import AlertTracker
-from vis_callbacks.engine import capture, module_hooks
+from vis_callbacks.engine import capture, function_mode, module_hooks
 from vis_callbacks.engine import engine as engine_module
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.overhead import Overhead, divided
@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
 
 def stop_clocks(monkeypatch, clock: list[float]) -> None:
-    for place in (engine_module, module_hooks, capture):
+    for place in (engine_module, module_hooks, function_mode):
         monkeypatch.setattr(place, "perf_counter", lambda: clock[0])
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
 
-from vis_callbacks.engine.engine import Subscription
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.schedule import BurstEnds, Bursts, EveryNSteps, RunFacts, Schedule
+from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.guard import Guard
 from vis_callbacks.overhead import Overhead
 from vis_callbacks.run_state import (

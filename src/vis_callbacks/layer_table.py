@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vis_callbacks.engine.capture import Capture, Seen
+from vis_callbacks.engine.capture import Capture, CapturedActivation
 from vis_callbacks.engine.isolation import call_resolved, isolated
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def summary(
     """
     rows = [("name", "kind", "shape", "units", "weight")]
 
-    def note(seen: Seen) -> None:
+    def note(seen: CapturedActivation) -> None:
         weight = seen.weighted.weight_name if seen.weighted else None
         kind = f"{seen.kind} (gate)" if seen.is_gate else seen.kind
         shape = " x ".join(str(length) for length in seen.values.shape)

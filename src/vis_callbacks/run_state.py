@@ -13,12 +13,13 @@ from torch import nn
 
 from vis_callbacks._lightning import RunView
 from vis_callbacks.engine.batch_parts import guessed_size
-from vis_callbacks.engine.engine import Engine, Subscription
+from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Batch, Probe, Values
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.schedule import RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
+from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.guard import Catch, Guard, NothingToShow, drop_frames
 from vis_callbacks.observer import Observer

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from vis_callbacks._lightning import RunView
-from vis_callbacks.engine.engine import Engine, EngineGuards, Subscription
+from vis_callbacks.engine.engine import Engine, EngineGuards
 from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
 from vis_callbacks.engine.schedule import RunFacts
+from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.guard import Catch, Guard, log
 from vis_callbacks.observer import Observer
 from vis_callbacks.pipeline import Pipeline
@@ -140,7 +141,7 @@ def _keep_agreed(states: list[RunState], num_monitors: int) -> None:
     """Lets go of monitors that could not begin on some rank: all ranks must do alike."""
     begun = {state.number for state in states}
     flags = torch.tensor([number in begun for number in range(num_monitors)])
-    parts = [part["begun"] for part in gather(None, {"begun": flags}).values]
+    parts = [part["begun"] for part in gather({"begun": flags})]
     agreed = torch.stack(parts).all(0).tolist()
     for state in list(states):
         if not agreed[state.number]:

@@ -16,6 +16,7 @@ from pytorch_lightning import Callback
 from tests.contracts.dummies import ActivationsDummy
 from tests.identity import assert_identical, fingerprint
 from tests.tiny import NUM_STEPS, Threes, tiny_fit
+from torch import nn
 from torch._dynamo.callback import callback_handler
 from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack
@@ -49,7 +50,7 @@ class Registered(Callback):
         self.on_before_backward(trainer, pl_module, None)
 
 
-ENTRANCES = {"_on_call", "_on_return", "_on_compile", "_FunctionMode"}
+ENTRANCES = {"_on_call", "_on_return", "_on_compile", "FunctionMode"}
 
 
 def test_what_pytorch_calls_of_ours_is_known(tmp_path):
@@ -76,7 +77,7 @@ class Broken(Contained):
 
 @pytest.mark.contained
 @pytest.mark.parametrize("in_bursts", [False, True])
-@pytest.mark.parametrize("which", ["_before", "_after", "_look_at", "_hand_on", "look"])
+@pytest.mark.parametrize("which", ["_before", "_after", "_look_at"])
 def test_each_of_them_may_fail_and_the_run_is_the_same(
     which: str, in_bursts: bool, tmp_path: Path, monkeypatch, contained
 ):
@@ -99,8 +100,8 @@ def test_each_of_them_may_fail_and_the_run_is_the_same(
 @pytest.mark.contained
 def test_the_compilers_callback_may_fail(tmp_path, monkeypatch, contained):
     fails: list[Exception] = []
-    hooks = module_hooks.ModuleHooks(print, print, fails.append, lambda: 1 / 0)
-    hooks.open()
-    callback_handler.run_start_callbacks(None)
-    hooks.close()
-    assert [type(error) for error in fails] == [ZeroDivisionError]
+    monkeypatch.setattr(module_hooks, "Contained", Broken)
+    monkeypatch.setattr(Broken, "which", "_interrupt")
+    with capture.Capture(nn.ReLU(), print, fail=fails.append):
+        callback_handler.run_start_callbacks(None)
+    assert [type(error) for error in fails] == [KeyError]

@@ -16,8 +16,10 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from vis_callbacks.engine.capture import Capture, ModelNames, Seen, remove_inert_modes
-from vis_callbacks.engine.planned_capture import Plan, PlannedCapture
+from vis_callbacks.engine.capture import Capture, CapturedActivation, Plan
+from vis_callbacks.engine.function_mode import remove_inert_modes
+from vis_callbacks.engine.layers import ModelNames
+from vis_callbacks.engine.planned_capture import PlannedCapture
 from vis_callbacks.engine.probe import WeightInfo
 
 # Nonlinearities in evaluation mode, and in training mode where auxiliary heads add some.
@@ -33,37 +35,48 @@ COUNTS = {
     "convnext_tiny": (18, 18),
 }
 GATES = {"mobilenet_v3_small": 9, "efficientnet_b0": 16}
-INPUT_SIZES = {"inception_v3": 96, "googlenet": 64, "vit_b_16": 224, "swin_t": 64}
+INPUT_SIZES = {"inception_v3": 96, "vit_b_16": 32}
+OPTIONS = {
+    "vit_b_16": {"image_size": 32},
+    "googlenet": {"init_weights": False},
+    "inception_v3": {"init_weights": False},
+}
 
 
-def see(model: nn.Module, *inputs: Tensor, **options) -> list[Seen]:
-    seen: list[Seen] = []
-    with Capture(model, seen.append, **options):
+def see(model: nn.Module, *inputs: Tensor, follow=(), **options) -> list[CapturedActivation]:
+    seen: list[CapturedActivation] = []
+    with Capture(model, seen.append, **options) as capture:
+        capture.start_batch(follow)
         model(*inputs)
     return seen
 
 
-def names(seen: list[Seen]) -> list[str]:
+def names(seen: list[CapturedActivation]) -> list[str]:
     return [item.name for item in seen]
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
+def made(name: str) -> nn.Module:
+    """Returns a torchvision model of zeros: to initialise its weights would take seconds."""
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)(weights=None, **OPTIONS.get(name, {}))
+    model.to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        nn.init.zeros_(tensor)
+    return model
+
+
 @pytest.mark.parametrize("name", COUNTS)
-def test_every_nonlinearity_of_a_torchvision_model_is_seen_once(name, mode):
-    if name in ("googlenet", "inception_v3"):
-        size = 299 if name == "inception_v3" else 64
-        model = getattr(torchvision.models, name)(weights=None, init_weights=False)
-        size = size if mode == "train" or name == "googlenet" else 96
-    else:
-        model = getattr(torchvision.models, name)(weights=None)
-        size = INPUT_SIZES.get(name, 64)
-    model.train(mode == "train")
-    with torch.no_grad():
-        seen = see(model, torch.zeros(2, 3, size, size))
-    counted = [item for item in seen if not item.is_gate]
-    assert len(counted) == COUNTS[name][mode == "train"]
-    assert len(seen) - len(counted) == GATES.get(name, 0)
-    assert len(set(names(seen))) == len(seen)
+def test_every_nonlinearity_of_a_torchvision_model_is_seen_once(name):
+    model = made(name)
+    for is_training, count in enumerate(COUNTS[name]):
+        model.train(bool(is_training))
+        size = 299 if name == "inception_v3" and is_training else INPUT_SIZES.get(name, 64)
+        with torch.no_grad():
+            seen = see(model, torch.zeros(2, 3, size, size))
+        counted = [item for item in seen if not item.is_gate]
+        assert len(counted) == count
+        assert len(seen) - len(counted) == GATES.get(name, 0)
+        assert len(set(names(seen))) == len(seen)
 
 
 def test_the_sigmoids_of_an_mlp_are_no_gates():
@@ -119,7 +132,7 @@ def test_a_clamp_that_is_no_relu_is_not_seen():
 def test_an_in_place_relu_is_seen_after_it_has_run_and_without_its_input():
     values = []
 
-    def sink(seen: Seen) -> None:
+    def sink(seen: CapturedActivation) -> None:
         values.append((seen.values.clone(), seen.inputs))
 
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
@@ -142,7 +155,7 @@ def test_a_relu_called_net_2_is_named_after_the_module_and_not_after_its_owner()
 
 
 def test_names_begin_anew_with_each_forward_pass():
-    seen: list[Seen] = []
+    seen: list[CapturedActivation] = []
     model = Forms()
     with Capture(model, seen.append):
         model(torch.randn(2, 4))
@@ -253,10 +266,10 @@ def test_the_first_weight_that_touches_the_input_is_found_by_following_it():
 
 
 def weights_of(model: nn.Module, x: Tensor) -> dict[str, WeightInfo]:
-    told: list[WeightInfo] = []
-    with torch.no_grad(), Capture(model, lambda seen: None, follow=[x], on_weight=told.append):
-        model(x)
-    return {info.layer: info for info in told}
+    weights: dict[str, WeightInfo] = {}
+    with torch.no_grad():
+        see(model, x, follow=[x], weights=weights)
+    return weights
 
 
 def test_each_weight_is_told_of_with_what_it_was_where_it_touches_the_input():
@@ -360,7 +373,7 @@ def test_nothing_is_left_after_a_forward_that_raises_and_names_stay_right():
 def test_a_failure_while_attaching_leaves_nothing(monkeypatch):
     model = Forms()
     monkeypatch.setattr(
-        "vis_callbacks.engine.capture._FunctionMode.__enter__",
+        "vis_callbacks.engine.function_mode.FunctionMode.__enter__",
         lambda self: (_ for _ in ()).throw(RuntimeError("no mode")),
     )
     with pytest.raises(RuntimeError, match="no mode"):
@@ -396,6 +409,15 @@ def test_the_users_hooks_stay_where_they_were():
     assert [dict(m._forward_hooks) for m in model.modules()] == before
 
 
+def test_what_the_callback_itself_calls_is_no_activation_of_the_model():
+    model, seen = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), []
+    with Capture(
+        model, lambda s: seen.append((s.name, torch.relu(s.values))), watched={"output": ["0"]}
+    ):
+        model(torch.randn(2, 4))
+    assert [name for name, _ in seen] == ["0", "1"]
+
+
 def test_a_paused_capture_sees_no_functional_calls_until_the_next_batch():
     model, seen = Forms(), []
     with Capture(model, seen.append) as capture:
@@ -413,12 +435,12 @@ def test_a_paused_capture_sees_no_functional_calls_until_the_next_batch():
 
 def test_modules_that_call_nothing_that_is_looked_at_are_let_alone_unless_they_are_watched():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
-    assert ModelNames(model).heard(()) == {id(model), id(model[0]), id(model[2])}
+    assert ModelNames(model).to_hook() == {id(model), id(model[0]), id(model[2])}
     seen = see(model, torch.randn(2, 3, 8, 8), watched={"output": ["1"]})
     assert names(seen) == ["1", "2"]
 
 
-def test_a_module_of_the_users_own_is_heard_though_it_is_derived_from_a_quiet_one():
+def test_a_module_of_the_users_own_is_hooked_though_it_is_derived_from_a_leaf_type():
     class Surprising(nn.Identity):
         def forward(self, x: Tensor) -> Tensor:
             return torch.relu(x)
@@ -437,7 +459,7 @@ def test_captures_that_share_what_is_known_of_a_model_see_the_same():
 
 
 def test_a_failing_sink_is_contained_where_that_is_asked_for():
-    def sink(seen: Seen) -> None:
+    def sink(seen: CapturedActivation) -> None:
         raise RuntimeError("ours")
 
     model, failures = Forms(), []
@@ -559,7 +581,7 @@ def test_a_forked_process_inherits_nothing_that_is_open():
 
 
 def test_a_forked_process_inherits_no_planned_capture_either():
-    capture = PlannedCapture(Forms(), Plan({}, frozenset(), ()), lambda seen: None, print)
+    capture = PlannedCapture(Forms(), Plan({}, frozenset()), lambda seen: None, print)
     with capture:
         child = os.fork()
         if child == 0:

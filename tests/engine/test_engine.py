@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
-from vis_callbacks.engine.engine import Engine, _read_everywhere, samples_units_positions
+from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch, Probe
-from vis_callbacks.engine.ranks import Gathered
 from vis_callbacks.guard import Guard
 
 
@@ -188,31 +187,6 @@ def test_layers_are_read_for_other_inputs_with_the_units_second():
     assert values["1"].shape == (2, 6, 7)
 
 
-@pytest.mark.parametrize(
-    ("shape", "axis", "samples", "expected"),
-    [
-        ((8, 5), 1, 8, (8, 5, 1)),
-        ((8, 5, 3, 4), 1, 8, (8, 5, 12)),
-        ((8, 7, 5), -1, 8, (8, 5, 7)),
-        ((7, 8, 5), -1, 8, (8, 5, 7)),  # tokens before samples
-        ((32, 5, 3, 3), 1, 8, (8, 5, 36)),  # four windows of each sample
-        ((9, 5), 1, 8, (9, 5, 1)),
-        ((0, 5, 3, 3), 1, 0, (0, 5, 1)),
-    ],
-)
-def test_an_activation_is_laid_out_as_samples_units_positions(shape, axis, samples, expected):
-    values = torch.randn(shape)
-    out = samples_units_positions(values, axis, samples)
-    assert out.shape == expected
-    assert out.sum() == pytest.approx(values.sum().item(), abs=1e-4)
-
-
-def test_a_contiguous_activation_is_viewed_and_not_copied():
-    for shape, axis in (((8, 5, 3, 4), 1), ((8, 7, 5), -1), ((8, 3, 4, 5), -1)):
-        values = torch.randn(shape)
-        assert samples_units_positions(values, axis, 8).data_ptr() == values.data_ptr()
-
-
 class Modules(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -322,24 +296,3 @@ def test_what_is_compiled_after_the_forward_pass_leaves_what_was_read_of_it(net)
     for name, values in subscription.values.items():
         torch.testing.assert_close(values["positive"], 2 * once[name])
     engine.end()
-
-
-def test_one_missing_number_of_a_rank_takes_no_other_with_it(monkeypatch):
-    theirs = "shared\x1f\x1fsamples\n0\x1ffc\x1ftotal"
-    mine = {
-        ("shared", "", "samples"): torch.ones(1),
-        ("shared", "", "loss_sum"): torch.ones(1),
-        ("0", "fc", "total"): torch.ones(1),
-        ("0", "expert", "total"): torch.ones(1),
-    }
-
-    def gather(status, values):
-        other = torch.tensor(list(theirs.encode()), dtype=torch.uint8)
-        return Gathered((None, None), ({"names": values["names"]}, {"names": other}))
-
-    monkeypatch.setattr("vis_callbacks.engine.engine.gather", gather)
-    subscription = subscribe(Engine(nn.ReLU()))
-    subscription.values = {"fc": {"total": torch.ones(1)}, "expert": {"total": torch.ones(1)}}
-    kept = _read_everywhere(mine, [subscription])
-    assert set(kept) == {("shared", "", "samples"), ("0", "fc", "total")}
-    assert set(subscription.values) == {"fc"}

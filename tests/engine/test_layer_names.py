@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from vis_callbacks.engine.capture import Seen
+from vis_callbacks.engine.capture import CapturedActivation
 from vis_callbacks.engine.layer_names import LayerNames
 from vis_callbacks.engine.nonlinearities import RELU
 
 
-def seen(name: str, num_units: int, site: str = "output") -> Seen:
+def seen(name: str, num_units: int, site: str = "output") -> CapturedActivation:
     values = torch.zeros(2, num_units)
-    return Seen(name, site, values, None, RELU, nn.ReLU(), None, values)
+    return CapturedActivation(name, site, values, None, RELU, nn.ReLU(), None, values)
 
 
 def names_of(batches: list[list[tuple[str, int]]]) -> list[list[str]]:
@@ -40,8 +40,6 @@ def names_of(batches: list[list[tuple[str, int]]]) -> list[list[str]]:
         ([[("a", 3)], [("a", 5)], [("a", 3)], [("a", 5)]], [["a"], ["a"], ["a-1"], ["a"]]),
         # The name that is made is one that a capture gives as well.
         ([[("a", 3), ("a-1", 3), ("a", 5)]], [["a", "a-1", "a-2"]]),
-        # What torch.compile puts in is no part of a name.
-        ([[("net._orig_mod.0", 3)]], [["net.0"]]),
     ],
 )
 def test_each_layer_keeps_its_name(batches, expected):

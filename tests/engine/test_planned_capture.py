@@ -8,24 +8,21 @@ import torchvision.models
 from tests.identity import num_hooks, num_hooks_on
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils.checkpoint import checkpoint
 
-from vis_callbacks.engine import module_hooks
-from vis_callbacks.engine.capture import Capture, Seen
-from vis_callbacks.engine.planned_capture import Plan, PlannedCapture, Planner
+from vis_callbacks.engine.capture import Capture, CapturedActivation, Plan
+from vis_callbacks.engine.planned_capture import PlannedCapture
 
 
 def whole(model: nn.Module, *inputs: Tensor, run: Callable[..., object] | None = None):
     """Returns what a whole capture sees of a pass, and the plan that it makes."""
-    seen: list[Seen] = []
-    planner = Planner()
-    with Capture(model, lambda s: (seen.append(s), planner.note(s))) as capture:
+    seen: list[CapturedActivation] = []
+    with Capture(model, seen.append, is_users_pass=True) as capture:
         (run or model)(*inputs)
-    return seen, planner.plan(capture.outermost, capture.inner)
+    return seen, capture.plan()
 
 
-def planned(plan: Plan, model: nn.Module, *inputs: Tensor) -> list[Seen]:
-    seen: list[Seen] = []
+def planned(plan: Plan, model: nn.Module, *inputs: Tensor) -> list[CapturedActivation]:
+    seen: list[CapturedActivation] = []
     with PlannedCapture(model, plan, seen.append, fail=_raise):
         model(*inputs)
     return seen
@@ -81,7 +78,7 @@ def test_a_planned_capture_sees_what_a_whole_one_sees(name):
 def test_the_calls_of_two_forward_passes_in_a_step_have_the_same_names():
     model, x = Reused(), torch.randn(3, 4)
     _, plan = whole(model, x)
-    seen: list[Seen] = []
+    seen: list[CapturedActivation] = []
     with PlannedCapture(model, plan, seen.append, fail=_raise):
         model(x)
         model(x)
@@ -104,22 +101,8 @@ def test_nothing_but_its_own_hooks_is_attached_and_no_function_mode():
     assert num_hooks() == 0
 
 
-def test_a_failure_on_entry_leaves_nothing_behind(monkeypatch):
-    model, x = Reused(), torch.randn(3, 4)
-    _, plan = whole(model, x)
-
-    def failing(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("no hook")
-
-    monkeypatch.setattr(module_hooks, "register_module_forward_hook", failing)
-    capture = PlannedCapture(model, plan, lambda seen: None, fail=_raise)
-    with pytest.raises(RuntimeError, match="no hook"):
-        capture.__enter__()
-    assert num_hooks() == 0
-
-
 def test_a_failing_sink_is_handed_over_and_the_pass_goes_on():
-    def sink(seen: Seen) -> None:
+    def sink(seen: CapturedActivation) -> None:
         raise RuntimeError("ours")
 
     model, x, failures = Reused(), torch.randn(3, 4), []
@@ -132,7 +115,7 @@ def test_a_failing_sink_is_handed_over_and_the_pass_goes_on():
 def test_a_pass_that_was_broken_off_does_not_shift_the_names_of_the_next():
     model, x = Reused(), torch.randn(3, 4)
     _, plan = whole(model, x)
-    seen: list[Seen] = []
+    seen: list[CapturedActivation] = []
     broken = model.last.register_forward_pre_hook(lambda *args: 1 / 0)
     with PlannedCapture(model, plan, seen.append, fail=_raise):
         with pytest.raises(ZeroDivisionError):
@@ -148,23 +131,6 @@ def test_what_the_users_hook_makes_of_an_output_is_not_taken_for_the_activation(
     _, plan = whole(model, x)
     model.relu.register_forward_hook(lambda module, args, output: output - 1)
     assert all((s.values >= 0).all() for s in planned(plan, model, x))
-
-
-def test_the_second_forward_of_gradient_checkpointing_is_not_seen():
-    class Checkpointed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-
-        def forward(self, x: Tensor) -> Tensor:
-            return checkpoint(self.block, x, use_reentrant=False)
-
-    model, x = Checkpointed(), torch.randn(3, 4)
-    _, plan = whole(model, x)
-    seen: list[Seen] = []
-    with PlannedCapture(model, plan, seen.append, fail=_raise):
-        model(x).sum().backward()
-    assert [s.name for s in seen] == ["block.1"]
 
 
 class Functional(Reused):
@@ -204,7 +170,7 @@ def test_there_is_no_plan_where_what_begins_a_pass_also_runs_within_one():
 def test_what_runs_while_it_is_paused_is_not_seen():
     model, x = Reused(), torch.randn(3, 4)
     _, plan = whole(model, x)
-    seen: list[Seen] = []
+    seen: list[CapturedActivation] = []
     with PlannedCapture(model, plan, seen.append, fail=_raise) as capture:
         model(x)
         capture.pause()

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from vis_callbacks.engine.capture import Capture
+from vis_callbacks.engine.unit_axis import samples_units_positions
 
 
 def axes_of(model: nn.Module, x: Tensor) -> dict[str, tuple[int | None, tuple[int, ...]]]:
@@ -96,3 +97,28 @@ def test_a_linear_layer_across_the_tokens_does_not_make_them_units():
 def test_what_no_weight_was_met_before_is_read_as_an_image_or_as_tokens():
     for shape, count in (((2, 3, 4, 5), 3), ((2, 3, 4), 4), ((2, 3), 3)):
         assert num_units(nn.Sequential(nn.Identity()), torch.randn(shape), "0") == count
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "samples", "expected"),
+    [
+        ((8, 5), 1, 8, (8, 5, 1)),
+        ((8, 5, 3, 4), 1, 8, (8, 5, 12)),
+        ((8, 7, 5), -1, 8, (8, 5, 7)),
+        ((7, 8, 5), -1, 8, (8, 5, 7)),  # tokens before samples
+        ((32, 5, 3, 3), 1, 8, (8, 5, 36)),  # four windows of each sample
+        ((9, 5), 1, 8, (9, 5, 1)),
+        ((0, 5, 3, 3), 1, 0, (0, 5, 1)),
+    ],
+)
+def test_an_activation_is_laid_out_as_samples_units_positions(shape, axis, samples, expected):
+    values = torch.randn(shape)
+    out = samples_units_positions(values, axis, samples)
+    assert out.shape == expected
+    assert out.sum() == pytest.approx(values.sum().item(), abs=1e-4)
+
+
+def test_a_contiguous_activation_is_viewed_and_not_copied():
+    for shape, axis in (((8, 5, 3, 4), 1), ((8, 7, 5), -1), ((8, 3, 4, 5), -1)):
+        values = torch.randn(shape)
+        assert samples_units_positions(values, axis, 8).data_ptr() == values.data_ptr()

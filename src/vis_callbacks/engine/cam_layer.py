@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from vis_callbacks.engine.capture import Capture, Seen
+from vis_callbacks.engine.capture import Capture, CapturedActivation
 from vis_callbacks.engine.layers import module_names
 from vis_callbacks.engine.score_functions import Score, despite_overwriting
 from vis_callbacks.engine.scores import MethodUnsuitedError, NoGradientError
@@ -149,7 +149,7 @@ class _Survey:
             result = run(self.leaf.clone())
         self.root = result if self._stopped is None else self._stopped
 
-    def _note(self, seen: Seen) -> None:
+    def _note(self, seen: CapturedActivation) -> None:
         if self._stopped is not None:
             return
         with torch.enable_grad():  # the sink runs without
@@ -158,7 +158,7 @@ class _Survey:
             if seen.name == self._stop_at:
                 self._stopped = seen.attached.sum()
 
-    def _place(self, seen: Seen) -> _Place:
+    def _place(self, seen: CapturedActivation) -> _Place:
         shape, values = tuple(seen.values.shape), seen.attached
         positions = [size for axis, size in enumerate(shape) if axis != seen.unit_axis % len(shape)]
         is_readable = values.requires_grad and seen.is_axis_known

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from vis_callbacks.engine.capture import Seen, Site
-from vis_callbacks.engine.layers import nth_call, strip_compiled
+from itertools import count
+
+from vis_callbacks.engine.capture import CapturedActivation, Site
+from vis_callbacks.engine.layers import nth_call
 from vis_callbacks.engine.probe import LayerInfo
 
 _Key = tuple[Site, str]  # as a capture gives it
@@ -32,15 +34,16 @@ class LayerNames:
         """Begins another step or evaluation: within one, no name changes its layer."""
         self._met.clear()
 
-    def note(self, seen: Seen) -> str:
+    def note(self, captured: CapturedActivation) -> str:
         """Returns the layer's name, and puts one that is met for the first time into the trace."""
-        key, num_units = (seen.site, seen.name), seen.values.shape[seen.unit_axis]
+        key = (captured.site, captured.name)
+        num_units = captured.values.shape[captured.unit_axis]
         names = self._names.setdefault(key, {})
         met = self._met.setdefault(key, set())
         if num_units not in names:
             self._name(key, num_units, names, met)
-            if seen.site == "output":
-                self._put_into_trace(names[num_units], seen, num_units)
+            if captured.site == "output":
+                self._put_into_trace(names[num_units], captured, num_units)
         met.add(num_units)
         return names[num_units]
 
@@ -52,19 +55,17 @@ class LayerNames:
             replaced.add(earlier[0])
             return
         taken = {*self.trace, *names.values()} if key[0] == "output" else {*names.values()}
-        call, name = 0, strip_compiled(key[1])
-        while nth_call(name, call) in taken:
-            call += 1
-        names[num_units] = nth_call(name, call)
+        free = (nth_call(key[1], call) for call in count())
+        names[num_units] = next(name for name in free if name not in taken)
 
-    def _put_into_trace(self, name: str, seen: Seen, num_units: int) -> None:
-        weighted = seen.weighted
+    def _put_into_trace(self, name: str, captured: CapturedActivation, num_units: int) -> None:
+        weighted = captured.weighted
         self.trace[name] = LayerInfo(
             name=name,
-            kind=seen.kind,
-            shape=tuple(seen.values.shape),
+            kind=captured.kind,
+            shape=tuple(captured.values.shape),
             num_units=num_units,
             weight_name=weighted.weight_name if weighted else None,
-            is_gate=seen.is_gate,
+            is_gate=captured.is_gate,
             touches_input=bool(weighted and weighted.touches_input),
         )

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
+import torch
 from torch import nn
 
-_COMPILED = "_orig_mod"  # torch.compile wraps a module as the child `_orig_mod` of another
+# Modules of exactly these types call nothing that is captured: a capture can do without them.
+_LEAF_TYPES: frozenset[type[nn.Module]] = frozenset(
+    {
+        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm),
+        *(nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d),
+        *(nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity),
+    }
+)
 
 
 def named_modules(model: nn.Module) -> list[tuple[nn.Module, str]]:
@@ -30,9 +39,35 @@ def module_names(model: nn.Module) -> list[str]:
     return [name for _, name in named_modules(model)]
 
 
+class ModelNames:
+    """What is known of a model's modules and parameters, worked out once for several captures.
+
+    A module that joins the model later has no name here: what it calls is its owner's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = {id(module): (module, name) for module, name in named_modules(model)}
+        self.root = self.of(model)
+        self.parameters = {id(p): name for name, p in model.named_parameters()}
+        self.weighted_calls: dict[Hashable, Any] = {}  # of a `WeightSearch`, by what they call
+
+    def of(self, module: nn.Module) -> str:
+        """Returns the module's name. Raises KeyError for one that is not the model's."""
+        return self._modules[id(module)][1]
+
+    def to_hook(self, watched: Iterable[str] = ()) -> frozenset[int]:
+        """Returns the ids of all modules but leaves, and of those that are watched."""
+        return frozenset(
+            key
+            for key, (module, name) in self._modules.items()
+            if (type(module) not in _LEAF_TYPES or name in watched)
+            and not isinstance(module, torch.jit.ScriptModule)
+        )
+
+
 def strip_compiled(name: str) -> str:
     """Returns the name without the ``_orig_mod`` parts that ``torch.compile`` puts in."""
-    return ".".join(part for part in name.split(".") if part != _COMPILED)
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def nth_call(name: str, call: int) -> str:
@@ -43,18 +78,6 @@ def nth_call(name: str, call: int) -> str:
 def matches(name: str, globs: Iterable[str]) -> bool:
     """Whether one of the globs is or matches the name."""
     return any(name == glob or fnmatchcase(name, glob) for glob in globs)
-
-
-def select(names: Collection[str], globs: Sequence[str], option: str = "layers") -> list[str]:
-    """Returns the names that a glob matches, in the order of ``names``.
-
-    Raises:
-        ValueError: A glob matches nothing; the message says what comes nearest.
-    """
-    for glob in globs:
-        if not any(matches(name, (glob,)) for name in names):
-            raise ValueError(no_such_layer(glob, names, option))
-    return [name for name in names if matches(name, globs)]
 
 
 def no_such_layer(glob: str, names: Collection[str], option: str = "layers") -> str:

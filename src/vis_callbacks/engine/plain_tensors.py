@@ -49,10 +49,8 @@ def how_to_make_plain(tensor: Tensor) -> str:
     """
     with torch._C.DisableTorchFunctionSubclass():
         kind, there, back = _ways_of(tensor)
-    if not there:
-        return kind
-    ways = f"{kind}. Write input_fn=lambda batch: {there}"
-    return f"{ways} and forward_fn=lambda module, inputs: module({back})" if back else ways
+    words = f"{kind}. Write input_fn=lambda batch: {there}" if there else kind
+    return f"{words} and forward_fn=lambda module, inputs: module({back})" if back else words
 
 
 def _ways_of(tensor: Tensor) -> tuple[str, str, str]:

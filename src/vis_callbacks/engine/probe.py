@@ -50,15 +50,14 @@ class Activation:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What to read, reduced inside the hook and merged everywhere alike.
+    """What to read: reduced inside the hook, and merged wherever samples come together.
 
     Attributes:
         name: Key of the result in ``Snapshot.values``.
         reduce: Activation and batch to named tensors, on the device, without a host sync.
-        merge: For each of these names how two of them become one: over reused calls,
-            micro-batches, an evaluation's batches and ranks.
-        layers: Globs over the names of modules and functional nonlinearities; None means
-            every nonlinearity.
+        merge: How two of them become one, by name: over reused calls, micro-batches, an
+            evaluation's batches and ranks.
+        layers: Globs over names of modules and functional nonlinearities; None: all of these.
         site: ``"input"`` reads what a module is given (features: the last Linear's input).
         occasion: ``"train_step"``, or ``"evaluation"``: fit's validation, trainer.validate,
             trainer.test.
@@ -93,21 +92,15 @@ class LayerInfo:
 class WeightInfo:
     """One weight as the forward pass met it, in the pass that found the layers.
 
-    Attributes:
-        layer: Name of the module that multiplied with it.
-        weight_name: Key in ``Snapshot.weights``; None: neither a parameter nor computed of some.
-        kind: ``"linear"``, ``"conv2d"``, ``"conv_transpose2d"``, ...
-        groups: Of a convolution.
-        touches_input: No other weight lies between it and the model's input.
-        initial: What it multiplied with, before the step's update: the effective values of a
-            parametrised weight. None where it does not touch the input, or is too large to keep.
+    ``initial`` is what the pass multiplied with, before the step's update: the effective values of
+    a parametrised weight. None where it does not touch the input, or is too large to keep.
     """
 
-    layer: str
-    weight_name: str | None
-    kind: str
+    layer: str  # name of the module that multiplied with it
+    weight_name: str | None  # key in `Snapshot.weights`; None: no parameter, and computed of none
+    kind: str  # "linear", "conv2d", "conv_transpose2d", ...
     groups: int = 1
-    touches_input: bool = False
+    touches_input: bool = False  # no other weight lies between it and the model's input
     initial: Tensor | None = None
 
 

@@ -20,15 +20,10 @@ _TOGETHER, _APART = "together", "apart"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a roll call has found out.
+    """What a roll call has found out."""
 
-    Attributes:
-        is_together: Whether all ranks will come, with the same; every rank has the same answer.
-        present: The ranks that had announced themselves when this one looked.
-    """
-
-    is_together: bool
-    present: tuple[int, ...] = ()
+    is_together: bool  # all ranks will come, with the same; every rank has the same answer
+    present: tuple[int, ...] = ()  # the ranks that had announced themselves
 
 
 class RollCall:
@@ -37,11 +32,6 @@ class RollCall:
     Run after run uses keys of its own. A call is closed once, by the first rank that either
     sees all others or has waited for long enough, and what that one says holds for all: so no
     rank can take the ranks for complete while another has given up waiting.
-
-    Args:
-        store: Is shared by all ranks.
-        rank: This one.
-        num_ranks: How many there are.
     """
 
     def __init__(self, store: Any, rank: int, num_ranks: int) -> None:
@@ -74,12 +64,13 @@ class RollCall:
     def answer(self, wait_s: float) -> Answer:
         """Returns who comes; waits for ranks that have not announced themselves, but not longer."""
         if self._answer is None:
-            until = monotonic() + wait_s
-            said = _APART
+            until, said = monotonic() + wait_s, _APART
             try:
                 while not self._has("answer"):
-                    if len(self._present()) == self._num_ranks:
-                        said = _TOGETHER if self._are_equal() else _APART
+                    present = self._present()
+                    if len(present) == self._num_ranks:
+                        theirs = {self._store.get(self._key(str(rank))) for rank in present}
+                        said = _TOGETHER if theirs == {self._mine.encode()} else _APART
                         break
                     if monotonic() >= until:
                         break
@@ -93,10 +84,6 @@ class RollCall:
         """Returns the answer of this call: ``said``, unless another rank was first."""
         closed: bytes = self._store.compare_set(self._key("answer"), "", said)
         return closed.decode()
-
-    def _are_equal(self) -> bool:
-        said = {self._store.get(self._key(str(rank))).decode() for rank in self._present()}
-        return said == {self._mine}
 
     def _present(self) -> tuple[int, ...]:
         return tuple(rank for rank in range(self._num_ranks) if self._has(str(rank)))

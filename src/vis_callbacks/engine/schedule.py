@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import accumulate
-from typing import NamedTuple, final
+from typing import Self, final
 
 # Statistics, as their rules were measured: the first look lies before any update (a first look
 # at step 20 instead costs a quarter of the recall), and 160 samples bound a silent unit's rate.
 _FIRST_STEPS = 20
 _APART = 5
-_SAMPLES_PER_BURST = 160
-_MIN_BURST, _MAX_BURST, _BURST_OF_UNKNOWN_BATCHES = 3, 8, 5
+_SAMPLES_PER_BURST, _MIN_BURST, _MAX_BURST, _BURST_OF_UNKNOWN_BATCHES = 160, 3, 8, 5
 _LONGEST_BURST = 100  # a user's own schedule may have bursts that never end
 _INTERVAL, _MAX_INTERVAL = 50, 1000
 _PER_STRETCH = 10  # bursts at one interval before it may grow
-_SHARE_OF_RUN = 20
+_PARTS_OF_RUN = 20
+_EVERY_EPOCH_UNTIL = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,7 @@ class RunFacts:
 
 
 class Schedule(ABC):
-    """Says at which steps a snapshot is due. Step 0, before any update, always is.
-
-    Who asks at each step keeps the answer of `next_due` and compares: `due` works it out anew.
-    """
+    """Says at which steps a snapshot is due. Step 0, before any update, always is."""
 
     @abstractmethod
     def next_due(self, step: int, facts: RunFacts) -> int | None:
@@ -61,9 +57,6 @@ class EveryNSteps(Schedule):
 
     n: int
 
-    def __post_init__(self) -> None:
-        _check_positive("n", self.n)
-
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the next multiple of n."""
         return (step // self.n + 1) * self.n
@@ -74,20 +67,14 @@ class EveryNSteps(Schedule):
 class EveryNEpochs(Schedule):
     """The last step of every n-th epoch; later on, epochs evenly spaced on a log scale.
 
-    Counting epochs from 1: after ``log_spaced_from`` three are due a doubling (10, 13, 16,
-    20, 26, 32, 40, ... for n = 1), each rounded up to a multiple of n: what changes slowly
-    needs fewer pictures. The last one planned is always due. A run of fewer than two epochs
-    is divided into twenty parts instead, and so is one whose epochs have no known length;
-    where its end is unknown too, the steps are those of `LogSpaced`.
+    Counting epochs from 1: after epoch 10 three are due a doubling (10, 13, 16, 20, 26, 32, 40,
+    ... for n = 1), each rounded up to a multiple of n: what changes slowly needs fewer pictures.
+    The last one planned is always due. A run of fewer than two epochs is divided into twenty
+    parts instead, and so is one whose epochs have no known length; where its end is unknown too,
+    the steps are those of `LogSpaced`.
     """
 
     n: int
-    log_spaced_from: int | None = 10
-
-    def __post_init__(self) -> None:
-        _check_positive("n", self.n)
-        if self.log_spaced_from is not None:
-            _check_positive("log_spaced_from", self.log_spaced_from)
 
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the last step of the next due epoch."""
@@ -95,61 +82,79 @@ class EveryNEpochs(Schedule):
         if length is None and planned is None:
             return LogSpaced().next_due(step, facts)
         if planned is not None and (length is None or planned < 2 * length):
-            return _next_of_parts(step, planned, _SHARE_OF_RUN)
+            return _next_of_parts(step, planned)
         if length is None or length < 1:
             return None
         ended = (step + 1) // length  # epochs that are over once this step is
-        following = self._next_epoch(ended)
+        following = (ended // self.n + 1) * self.n
+        if following > _EVERY_EPOCH_UNTIL:
+            target = _next_log_spaced(following - self.n, _EVERY_EPOCH_UNTIL, per_doubling=3)
+            following = -(-target // self.n) * self.n
         if planned is not None and ended < planned // length < following:
             following = planned // length
         return following * length - 1
 
-    def _next_epoch(self, epoch: int) -> int:
-        following = (epoch // self.n + 1) * self.n
-        start = self.log_spaced_from
-        if start is None or following <= start:
-            return following
-        target = _next_log_spaced(following - self.n, start, per_doubling=3)
-        return -(-target // self.n) * self.n
 
-
-@final
 @dataclass(frozen=True)
-class Bursts(Schedule):
-    """Several snapshots a few steps apart, then a pause: for statistics of single samples.
+class _InBursts(Schedule):
+    """Bursts at intervals, of which only each ``thinning``-th, a power of two, is kept.
 
-    The steps 0, 5, 10, 15, 20; then bursts of ceil(160 / batch size) snapshots, 3 to 8 (5 where
-    the size is unknown), 5 steps apart: a burst every 50 steps up to step 500, then every
-    max(50, planned steps // 20). Where the end is unknown that interval doubles after each ten
-    bursts, up to 1,000. The last planned step is due as well, so that what is shown of a run
-    shows its end.
-
-    Attributes:
-        thinning: A power of two: of the bursts after step 20 only each ``thinning``-th is kept.
-            A thinned schedule is part of the full one.
+    A burst every 50 steps up to step 500, then every max(50, planned steps // 20). Where the end
+    is unknown that interval doubles after each ten bursts, up to 1,000; where it is known, the
+    last step is due as well, so that what is shown of a run shows its end. A thinned schedule is
+    part of the full one.
     """
 
     thinning: int = 1
 
-    def __post_init__(self) -> None:
-        _check_power_of_two("thinning", self.thinning)
+    @abstractmethod
+    def _end(self, burst: int, start: int, facts: RunFacts) -> int:
+        """Returns the step of the last snapshot of a burst."""
 
+    @final
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the next step of the burst, or the start of the next one."""
         burst, start = _latest_burst(step, facts)
         following = start + ((step - start) // _APART + 1) * _APART
-        if burst % self.thinning or following > _end(burst, start, facts):
+        if burst % self.thinning or following > self._end(burst, start, facts):
             following = _start((burst // self.thinning + 1) * self.thinning, facts)
         return _or_last(following, step, facts)
 
+    @final
     def ends_burst(self, step: int, facts: RunFacts) -> bool:
         """Whether this due step is the last of its burst."""
-        is_last = step == _end(*_latest_burst(step, facts), facts) or step == _last(facts)
+        is_last = step == self._end(*_latest_burst(step, facts), facts) or step == _last(facts)
         return is_last and self.due(step, facts)
 
-    def thinned(self, thinning: int) -> Bursts:
+    @final
+    def thinned(self, thinning: int) -> Self:
         """Returns the schedule with ``thinning`` as given."""
         return replace(self, thinning=thinning)
+
+
+@final
+class Bursts(_InBursts):
+    """Several snapshots 5 steps apart, then a pause: for statistics of single samples.
+
+    The steps 0, 5, 10, 15, 20, which are never thinned out; then bursts of ceil(160 / batch size)
+    snapshots, 3 to 8, or 5 where the size is unknown.
+    """
+
+    def _end(self, burst: int, start: int, facts: RunFacts) -> int:
+        if burst == 0:
+            return _FIRST_STEPS
+        size = _BURST_OF_UNKNOWN_BATCHES
+        if facts.batch_size:
+            size = min(max(-(-_SAMPLES_PER_BURST // facts.batch_size), _MIN_BURST), _MAX_BURST)
+        return start + (size - 1) * _APART
+
+
+@final
+class Decaying(_InBursts):
+    """Bursts of a single snapshot: for numbers of weights."""
+
+    def _end(self, burst: int, start: int, facts: RunFacts) -> int:
+        return start
 
 
 @final
@@ -175,31 +180,6 @@ class BurstEnds(Schedule):
 
 @final
 @dataclass(frozen=True)
-class Decaying(Schedule):
-    """Every 50 steps up to 500, then every max(50, planned steps // 20): for numbers of weights.
-
-    Where the end is unknown the interval doubles after each ten snapshots, up to 1,000; where
-    it is known, the last step is due as well. ``thinning`` as in `Bursts`.
-    """
-
-    thinning: int = 1
-
-    def __post_init__(self) -> None:
-        _check_power_of_two("thinning", self.thinning)
-
-    def next_due(self, step: int, facts: RunFacts) -> int | None:
-        """Returns the next start of a burst."""
-        latest, _ = _latest_burst(step, facts)
-        following = _start((latest // self.thinning + 1) * self.thinning, facts)
-        return _or_last(following, step, facts)
-
-    def thinned(self, thinning: int) -> Decaying:
-        """Returns the schedule with ``thinning`` as given."""
-        return replace(self, thinning=thinning)
-
-
-@final
-@dataclass(frozen=True)
 class LogSpaced(Schedule):
     """Steps evenly spaced on a log scale, and the last planned one: for pictures.
 
@@ -208,10 +188,6 @@ class LogSpaced(Schedule):
 
     first: int = 50
     per_doubling: int = 2
-
-    def __post_init__(self) -> None:
-        _check_positive("first", self.first)
-        _check_positive("per_doubling", self.per_doubling)
 
     def next_due(self, step: int, facts: RunFacts) -> int | None:
         """Returns the next step of the series, or the last planned one if that comes first."""
@@ -227,10 +203,12 @@ def schedule_from_options(
         TypeError: A period is no whole number.
         ValueError: A period is below 1, or both are given.
     """
-    if every_n_train_steps is not None:
-        _check_positive("every_n_train_steps", every_n_train_steps)
-    if every_n_epochs is not None:
-        _check_positive("every_n_epochs", every_n_epochs)
+    for name, period in (
+        ("every_n_train_steps", every_n_train_steps),
+        ("every_n_epochs", every_n_epochs),
+    ):
+        if period is not None:
+            _check_period(name, period)
     if every_n_train_steps is not None and every_n_epochs is not None:
         raise ValueError(
             f"every_n_train_steps={every_n_train_steps} and every_n_epochs={every_n_epochs} "
@@ -252,60 +230,42 @@ def _or_last(following: int, step: int, facts: RunFacts) -> int:
     return int(last) if step < last < following else following
 
 
-def _burst_size(facts: RunFacts) -> int:
-    if not facts.batch_size:
-        return _BURST_OF_UNKNOWN_BATCHES
-    return min(max(-(-_SAMPLES_PER_BURST // facts.batch_size), _MIN_BURST), _MAX_BURST)
-
-
-def _end(burst: int, start: int, facts: RunFacts) -> int:
-    """Returns the step of the last snapshot of a burst."""
-    return _FIRST_STEPS if burst == 0 else start + (_burst_size(facts) - 1) * _APART
-
-
 def _start(burst: int, facts: RunFacts) -> int:
     """Returns the step at which a burst starts; burst 0 at step 0."""
-    stretch = next(s for s in reversed(_stretches(facts.planned_steps)) if burst >= s.first)
-    return stretch.start + (burst - stretch.first) * stretch.interval
+    return next(
+        start + (burst - first) * interval
+        for first, start, interval in _stretches(facts.planned_steps)
+        if burst < first + _PER_STRETCH
+    )
 
 
 def _latest_burst(step: int, facts: RunFacts) -> tuple[int, int]:
     """Returns the last burst that starts at ``step`` or before, and where it starts."""
-    stretch = next(s for s in reversed(_stretches(facts.planned_steps)) if step >= s.start)
-    number = (step - stretch.start) // stretch.interval
-    return stretch.first + number, stretch.start + number * stretch.interval
-
-
-class _Stretch(NamedTuple):
-    """Starts of bursts at equal intervals; burst ``first`` starts at step ``start``."""
-
-    first: int
-    start: int
-    interval: int
-
-
-@lru_cache(maxsize=32)  # asked for at every step of a run, and the same for all of them
-def _stretches(planned_steps: int | None) -> tuple[_Stretch, ...]:
-    """Returns the stretches of a run in order; the last one has no end."""
-    if planned_steps is not None:
-        intervals = [_INTERVAL, max(_INTERVAL, planned_steps // _SHARE_OF_RUN)]
-    else:
-        intervals = [_INTERVAL]
-        while intervals[-1] < _MAX_INTERVAL:
-            intervals.append(min(2 * intervals[-1], _MAX_INTERVAL))
-    starts = accumulate((_PER_STRETCH * interval for interval in intervals[:-1]), initial=0)
-    return tuple(
-        _Stretch(index * _PER_STRETCH, start, interval)
-        for index, (start, interval) in enumerate(zip(starts, intervals, strict=True))
+    return next(
+        (first + (step - start) // interval, step - (step - start) % interval)
+        for first, start, interval in _stretches(facts.planned_steps)
+        if step < start + _PER_STRETCH * interval
     )
 
 
-def _next_of_parts(step: int, planned: int, parts: int) -> int | None:
-    """Returns the next last step of one of ``parts`` equal parts of the run."""
+def _stretches(planned_steps: int | None) -> Iterator[tuple[int, int, int]]:
+    """Yields, for each ten bursts, the first one's number and start, and their interval."""
+    first, start, interval = 0, 0, _INTERVAL
+    while True:
+        yield first, start, interval
+        first, start = first + _PER_STRETCH, start + _PER_STRETCH * interval
+        if planned_steps is None:
+            interval = min(2 * interval, _MAX_INTERVAL)
+        else:
+            interval = max(_INTERVAL, planned_steps // _PARTS_OF_RUN)
+
+
+def _next_of_parts(step: int, planned: int) -> int | None:
+    """Returns the next last step of one of twenty equal parts of the run."""
     if planned < 1:
         return None
-    part = (step + 1) * parts // planned + 1
-    following = -(-part * planned // parts) - 1
+    part = (step + 1) * _PARTS_OF_RUN // planned + 1
+    following = -(-part * planned // _PARTS_OF_RUN) - 1
     return following if following < planned else None
 
 
@@ -320,16 +280,10 @@ def _next_log_spaced(value: int, first: int, per_doubling: int) -> int:
     return following
 
 
-def _check_positive(name: str, value: object) -> None:
+def _check_period(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(
             f"{name}={value!r} is a {type(value).__name__}. Use a whole number of at least 1."
         )
     if value < 1:
         raise ValueError(f"{name}={value} is too small. Use a whole number of at least 1.")
-
-
-def _check_power_of_two(name: str, value: int) -> None:
-    _check_positive(name, value)
-    if value & (value - 1):
-        raise ValueError(f"{name}={value} is no power of two. Use 1, 2, 4, ...")

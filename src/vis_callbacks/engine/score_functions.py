@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from vis_callbacks.engine.capture import Capture, Seen
-from vis_callbacks.engine.engine import samples_units_positions
+from vis_callbacks.engine.capture import Capture, CapturedActivation
 from vis_callbacks.engine.isolation import IsolatedForward
 from vis_callbacks.engine.layers import module_names, no_such_layer
 from vis_callbacks.engine.scores import (
@@ -28,6 +27,7 @@ from vis_callbacks.engine.scores import (
     value_of_unit,
 )
 from vis_callbacks.engine.token_grid import on_grid
+from vis_callbacks.engine.unit_axis import samples_units_positions
 
 # Inputs (samples, ...) -> scores (samples,). The inputs may be several whole copies of the
 # samples, one after the other.
@@ -160,7 +160,7 @@ def _attached_layers(
     met: list[str] = []
     kept: dict[str, AttachedLayer] = {}
 
-    def keep(seen: Seen) -> None:
+    def keep(seen: CapturedActivation) -> None:
         met.append(seen.name)
         if seen.name in layers and seen.name not in kept:
             kept[seen.name] = _attached(seen, num_samples)
@@ -177,7 +177,7 @@ def _attached_layers(
             raise ValueError(no_such_layer(layer, names, option="layer"))
 
 
-def _attached(seen: Seen, num_samples: int) -> AttachedLayer:
+def _attached(seen: CapturedActivation, num_samples: int) -> AttachedLayer:
     if not seen.is_axis_known:
         raise MethodUnsuitedError(
             f'layer "{seen.name}" gives {tuple(seen.values.shape)}, and what it multiplies with '

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from vis_callbacks.engine.isolation import (
     kept_modes,
     swapped_buffers,
 )
+from vis_callbacks.engine.layers import strip_compiled
 from vis_callbacks.engine.probe import LayerInfo, Values, WeightInfo
 from vis_callbacks.guard import NothingToShow
 
@@ -32,16 +34,12 @@ T = TypeVar("T")
 class Group:
     """One parameter group of one optimizer.
 
-    Attributes:
-        name: ``"Adam"``, or ``"Adam/1"`` where there are several groups.
-        kind: Class name of the optimizer.
-        weight_norm, update_norm: L2 norms over a fixed strided selection of the group's values
-            (at most 65,536), of the weights before and of this step's change; None where the
-            update was not measured at this snapshot.
+    The norms are L2 norms over a fixed strided selection of the group's values (at most 65,536),
+    of the weights before and of this step's change; None where the update was not measured.
     """
 
-    name: str
-    kind: str
+    name: str  # "Adam", or "Adam/1" where there are several groups
+    kind: str  # class name of the optimizer
     parameter_names: tuple[str, ...]
     lr: float
     momentum: float | None = None
@@ -63,23 +61,21 @@ class Weights(Mapping[str, Tensor]):
 
     @cached_property
     def _names(self) -> Mapping[str, str]:  # at each snapshot of a large model this would tell
-        return {_plain(name): name for name, _ in self._model.named_parameters()}
+        return {strip_compiled(name): name for name, _ in self._model.named_parameters()}
 
     def __getitem__(self, name: str) -> Tensor:
-        try:
-            value = self._find(name)
-        except AttributeError:
-            try:
-                value = self._find(self._names.get(name, name))
-            except AttributeError as error:
-                raise KeyError(name) from error
+        value = self._find(name)
+        if value is None:
+            value = self._find(self._names.get(name, name))
         if not isinstance(value, Tensor):
             raise KeyError(name)
         return value.detach()
 
     def _find(self, name: str) -> Any:
         path, _, attribute = name.rpartition(".")
-        return _read(self._model.get_submodule(path), attribute)
+        with suppress(AttributeError):
+            return _read(self._model.get_submodule(path), attribute)
+        return None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -99,29 +95,21 @@ def _read(module: nn.Module, attribute: str) -> Any:
         return getattr(module, attribute)
 
 
-def _plain(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """What was read at one step. A test builds one from plain values.
 
     Attributes:
         step: The x-axis of the user's own ``self.log``.
-        planned_steps: None where the loop has no end that is known.
         trace: The layers in the order of the forward pass.
-        weighted: The weights in the order of the forward pass, as the run's first extra pass
-            met them.
+        weighted: The weights in the order in which the run's first pass met them.
         values: By probe, layer and name: merged over calls, micro-batches and ranks; on the
             device. A probe that was not due is missing.
         num_samples: By probe, the number of samples its values rest on (all ranks).
-        weights: The weights after the step's update, read only. The snapshots of a burst are
-            looked at at its end, with the weights that the network has then.
+        weights: The weights after the step's update, read only; within a burst those of its end.
         loss: The step's loss, or None where the loop returns none.
         metrics: A copy of ``trainer.callback_metrics``, likewise of the burst's end.
-        input_stats: Numbers of the batch's inputs, on the device: "share_constant",
-            "mean", "std".
+        input_stats: "share_constant", "mean" and "std" of the batch's inputs, on the device.
         forward: An isolated forward pass, alive only inside ``observe``; None unless needed.
         wants_pictures: False where this snapshot is for numbers only.
         is_reference: This snapshot lies before the first update of the run.
@@ -129,7 +117,7 @@ class Snapshot:
     """
 
     step: int
-    planned_steps: int | None = None
+    planned_steps: int | None = None  # None where the loop has no end that is known
     epoch: int = 0
     stage: str = "fit"
     trace: tuple[LayerInfo, ...] = ()
@@ -156,15 +144,11 @@ class Snapshot:
         """
         if name not in self.made:
             self.made[name] = make()
-        made: T = self.made[name]
-        return made
+        return cast("T", self.made[name])
 
     def layer(self, name: str) -> LayerInfo:
         """Returns what is known of one layer. Raises KeyError for one that was not met."""
-        for info in self.trace:
-            if info.name == name:
-                return info
-        raise KeyError(name)
+        return {info.name: info for info in self.trace}[name]
 
     def own_passes(self, purpose: str) -> tuple[References, IsolatedForward]:
         """Returns the reference samples and the forward pass of a monitor that needs both.

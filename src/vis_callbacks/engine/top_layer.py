@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR
+from vis_callbacks.engine.weighted_calls import CONVOLUTIONS, LINEAR
 
 _WEIGHTED = LINEAR | CONVOLUTIONS
 

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.engine.capture import Capture, Seen
-from vis_callbacks.engine.engine import samples_units_positions
+from vis_callbacks.engine.capture import Capture, CapturedActivation
 from vis_callbacks.engine.score_functions import run_with_layers
 from vis_callbacks.engine.scores import (
     MethodUnsuitedError,
@@ -33,6 +32,7 @@ from vis_callbacks.engine.scores import (
     resolve_targets,
     select_scores,
 )
+from vis_callbacks.engine.unit_axis import samples_units_positions
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.input_layout import InputLayout
@@ -284,7 +284,7 @@ def _look(
     """
     sums: dict[str, Tensor] = {}
 
-    def keep(seen: Seen) -> None:
+    def keep(seen: CapturedActivation) -> None:
         """Adds up the maps of a layer's first call."""
         is_wanted = seen.name == layer if layer else seen.nonlinearity and not seen.is_gate
         if not is_wanted or seen.name in sums or not seen.values.numel():
