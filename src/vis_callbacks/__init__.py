@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vis_callbacks.callbacks.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
     from vis_callbacks.callbacks.saliency import SaliencyMonitor as SaliencyMonitor
-    from vis_callbacks.callbacks.top_patches import TopPatchesMonitor as TopPatchesMonitor
+    from vis_callbacks.monitors.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.engine.probe import Activation as Activation
     from vis_callbacks.engine.probe import Batch as Batch
     from vis_callbacks.engine.probe import Probe as Probe
@@ -60,7 +60,7 @@ _HOME = {
     "Scalar": "report",
     "Snapshot": "engine.snapshot",
     "Text": "report",
-    "TopPatchesMonitor": "callbacks.top_patches",
+    "TopPatchesMonitor": "monitors.top_patches",
     "default_monitors": "callbacks.defaults",
     "summary": "layer_table",
 }

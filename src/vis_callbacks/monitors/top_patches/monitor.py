@@ -11,21 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.byte_images import as_pictures
 from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
-from vis_callbacks.analysis.receptive_field import ReceptiveField, receptive_fields
-from vis_callbacks.analysis.top_patches import (
-    TopPatches,
-    class_purity,
-    drawn_by_lot,
-    packed,
-    selective_order,
-    unpacked,
-)
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count, check_flag, check_names
-from vis_callbacks.callbacks.top_patches.pictures import PatchPage, draw
-from vis_callbacks.callbacks.top_patches.reader import (
+from vis_callbacks.engine.schedule import EveryNEpochs
+from vis_callbacks.guard import Attempt, NothingToShow
+from vis_callbacks.monitors.top_patches.pictures import PatchPage, draw
+from vis_callbacks.monitors.top_patches.reader import (
     PROBE,
     Chosen,
     PatchReader,
@@ -33,8 +25,14 @@ from vis_callbacks.callbacks.top_patches.reader import (
     boxes_of,
     check_units,
 )
-from vis_callbacks.engine.schedule import EveryNEpochs
-from vis_callbacks.guard import Attempt, NothingToShow
+from vis_callbacks.monitors.top_patches.receptive_field import ReceptiveField, receptive_fields
+from vis_callbacks.monitors.top_patches.records import TopPatches, packed, unpacked
+from vis_callbacks.monitors.top_patches.science import (
+    as_pictures,
+    class_purity,
+    drawn_by_lot,
+    selective_order,
+)
 from vis_callbacks.report import Image, Item, Report, Scalar, tag
 
 if TYPE_CHECKING:
@@ -67,10 +65,10 @@ class TopPatchesMonitor(Monitor):
     It tells what the strongest answers have in common. It does not tell what else excites a
     unit, nor whether the network uses it.
 
-    The receptive field is read from the operations of one forward pass of one sample at the
-    first snapshot; so at that one patches larger than 256 pixels are cut from images
-    averaged to that size. Units behind attention, a global pooling or a fully connected layer
-    see the whole image: it is shown, and the caption says why.
+    The receptive field is measured at the first snapshot, by some tens of forward passes of one
+    sample in which rows or columns are marked; so at that snapshot patches larger than 256
+    pixels are cut from images averaged to that size. Units behind attention, a global pooling
+    or a fully connected layer see the whole image: it is shown, and the caption says why.
 
     Args:
         layers: Globs over the names of layers (`vis_callbacks.summary` lists them), 20 layers
@@ -173,7 +171,7 @@ class TopPatchesMonitor(Monitor):
     def state(self) -> Mapping[str, Any]:
         """Returns the receptive fields, and which samples were shown last."""
         return {
-            "fields": {name: field.state() for name, field in self._fields.items()},
+            "fields": {name: field.state_dict() for name, field in self._fields.items()},
             "last": {name: [seen.step, seen.samples.cpu()] for name, seen in self._last.items()},
         }
 
@@ -183,7 +181,8 @@ class TopPatchesMonitor(Monitor):
         # In place: the probe of this run looks at the same dictionary.
         self._fields.clear()
         for name, of_field in state.get("fields", {}).items():
-            self._fields[str(name)] = ReceptiveField.from_state(of_field)
+            if "grid" in of_field:  # else an older version wrote it; the field is measured anew
+                self._fields[str(name)] = ReceptiveField.from_state_dict(of_field)
         self._last = {
             str(name): _Seen(int(step), samples)
             for name, (step, samples) in state.get("last", {}).items()
@@ -236,7 +235,7 @@ class TopPatchesMonitor(Monitor):
         with Attempt() as attempt:
             found = receptive_fields(partial(read, missing), sample)
         if attempt.error is not None:
-            self.guard.note("tracing receptive fields", attempt.error)
+            self.guard.note("measuring receptive fields", attempt.error)
             found = {}
         self._fields.update({name: found.get(name, unknown) for name in missing})
         return set(missing)
