@@ -36,9 +36,7 @@ def thin(net: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if isinstance(child, nn.Conv2d):
                 own = (child.kernel_size, child.stride, child.padding, child.dilation)
-                setattr(
-                    module, name, nn.Sequential(ChannelMean(), nn.Conv2d(1, 1, *own, bias=False))
-                )
+                setattr(module, name, nn.LazyConv2d(1, *own, bias=False))
             elif isinstance(child, nn.BatchNorm2d | nn.Linear):
                 setattr(module, name, nn.Identity())
     return net
@@ -76,6 +74,8 @@ def linear_copy(net: nn.Module) -> nn.Module:
             elif isinstance(child, nn.MaxPool2d):
                 pool = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode)
                 setattr(module, name, pool)
+        if isinstance(module, nn.LazyConv2d):  # no pass has met it
+            continue
         if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear):
             nn.init.constant_(module.weight, 1 / module.weight[0].numel())
         elif isinstance(module, nn.ConvTranspose1d):

@@ -116,8 +116,8 @@ class Edge:
                 targets[start : start + self._window] = is_open[start : start + self._window]
                 if not targets.any():
                     found = _repeating(low, start, self._window)
-                    places = range(len(low))
-                    if not found or not self._follow(low, high, [found.at(i) for i in places]):
+                    told = [found.at(i) for i in range(len(low))] if found else []
+                    if not found or not self._follow(low, high, told):
                         self._window *= 2
                     return self.wanted()
         places = targets.nonzero().flatten()

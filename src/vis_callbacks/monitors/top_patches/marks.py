@@ -53,8 +53,8 @@ class MarkedPass(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._is_resized = is_resized
         self._explains = explains
-        self._notes: Any = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
-        self._reasons: Any = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+        self._notes: Any = WeakTensorKeyDictionary()
+        self._reasons: Any = WeakTensorKeyDictionary()
 
     def notes_of(self, tensor: Tensor) -> tuple[str, ...]:
         """Returns what was held fixed on the way to a tensor."""
@@ -143,7 +143,7 @@ def exact_windows() -> Iterator[None]:
     was_enabled = torch.backends.cudnn.enabled
     try:
         torch.backends.cudnn.enabled = False
-        with torch.backends.nnpack.flags(enabled=False):  # type: ignore[no-untyped-call]
+        with torch.backends.nnpack.flags(enabled=False):
             yield
     finally:
         torch.backends.cudnn.enabled = was_enabled

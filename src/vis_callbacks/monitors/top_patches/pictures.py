@@ -70,7 +70,9 @@ def draw(
     is_shown = top.values > (0 if page.has_flat_zero else -torch.inf)
     tiles, words = _tiles(top, is_shown, page)
     notes = _notes(top, is_shown, fired, before, page)
-    width = max([_LEAST_WIDTH, *(fitted_tile(t.picture, _TILE).shape[1] + 4 for t in tiles[:1])])
+    sample = tiles[0].picture if tiles else None  # all have one size
+    wide = 0 if sample is None else fitted_tile(sample, _TILE).shape[1] + 4  # with its border
+    width = max(_LEAST_WIDTH, wide)
     columns = (MAX_WIDTH - _NAMES_WIDTH) // (width + 4)
     if (left_out := records.shape[1] - columns) > 0:
         words.append(f"{left_out} weaker patches of each unit do not fit")

@@ -81,7 +81,7 @@ class ReceptiveField:
     @property
     def size(self) -> tuple[int | None, ...]:
         """Pixels of the field, by axis; in an input without borders, where that is known."""
-        return tuple(axis and axis.size for axis in self.axes)
+        return tuple(axis.size if axis else None for axis in self.axes)
 
     @property
     def stride(self) -> tuple[float | None, ...]:
@@ -201,7 +201,7 @@ class _Probing:
     def _reached(self, batch: Tensor) -> dict[str, Tensor]:
         """Returns by layer which positions the marks have reached: (samples, *positions)."""
         parts = []
-        for part in batch.split(self._together):
+        for part in torch.split(batch, self._together):
             with MarkedPass(is_resized=part.shape[2:] != self._inputs.shape[2:]):
                 found = self._read(part)
             parts.append({name: values.isnan().any(1).cpu() for name, values in found.items()})
