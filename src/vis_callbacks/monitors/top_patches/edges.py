@@ -102,7 +102,7 @@ class Edge:
         is_open = low < high
         if not is_open.any():
             return set()
-        first, run = int(high.argmin()), _run(low, high)
+        first, run = int(high.argmin()), _run(low, high, self.length)
         targets = is_open
         if len(self.dims) == 1 and not is_open[first]:
             if self._hint is not None and self._follow(low, high, self._hinted(len(low))):
@@ -128,7 +128,7 @@ class Edge:
     def repeating(self) -> _Repeating | None:
         """Returns the pattern of the distances, if all are known and have one."""
         low, high = self._lines()
-        run = _run(low, high)
+        run = _run(low, high, self.length)
         if len(self.dims) != 1 or bool((low < high).any()):
             return None
         return _repeating(low, run.start, len(run))
@@ -199,10 +199,10 @@ class _Repeating:
         return self.values[rest] + turns * self.advance
 
 
-def _run(low: Tensor, high: Tensor) -> range:
+def _run(low: Tensor, high: Tensor, length: int) -> range:
     """Returns the last places in a row whose fields begin behind the nearest one, for sure."""
     is_away = (low > high.min()).tolist()
-    sees = (low < high.max().clamp_min(1)).tolist()
+    sees = (low < length).tolist()
     end = len(is_away)
     while end and not sees[end - 1]:
         end -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
@@ -16,6 +16,7 @@ from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.engine.schedule import EveryNEpochs
 from vis_callbacks.guard import Attempt, NothingToShow
+from vis_callbacks.monitors.top_patches.marks import NotFollowedError
 from vis_callbacks.monitors.top_patches.pictures import PatchPage, draw
 from vis_callbacks.monitors.top_patches.reader import (
     PROBE,
@@ -44,14 +45,6 @@ if TYPE_CHECKING:
 _WITH_FLAT_ZERO = frozenset(n.kind for n in NONLINEARITIES if n.has_flat_zero)
 # TensorBoard draws a card for each tag; more than these nobody looks through.
 _MAX_LAYERS = 20
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the last snapshot showed of a layer: the samples, to tell what has changed since."""
-
-    step: int
-    samples: Tensor  # (units, k)
 
 
 class TopPatchesMonitor(Monitor):
@@ -136,7 +129,7 @@ class TopPatchesMonitor(Monitor):
         self._choice = UnitChoice(units, max_units, seed)
         self._reader: PatchReader | None = None
         self._fields: dict[str, ReceptiveField] = {}
-        self._last: dict[str, _Seen] = {}
+        self._last: dict[str, tuple[int, Tensor]] = {}  # step and samples, (units, k), shown last
         self._sample: Tensor | None = None
         self._has_labels = self._is_volume = False
 
@@ -157,12 +150,12 @@ class TopPatchesMonitor(Monitor):
         """Says what the patches have in common, and shows them."""
         read = snapshot.values.get(PROBE, {})
         names = self._names(snapshot, read)
-        just_traced = self._trace_fields(snapshot, names)
+        just_measured = self._measure_fields(snapshot, names)
         items: list[Item] = []
         for name in names:
             if read[name]["top"].shape[0]:  # else no unit of this layer was asked for
                 top = unpacked(read[name]["top"])
-                if name in just_traced and self._sample is not None:
+                if name in just_measured and self._sample is not None:
                     top = _located(top, self._fields[name], self._sample)
                 items += self._items(name, top, read[name], snapshot)
         self._sample = None
@@ -172,7 +165,7 @@ class TopPatchesMonitor(Monitor):
         """Returns the receptive fields, and which samples were shown last."""
         return {
             "fields": {name: field.state_dict() for name, field in self._fields.items()},
-            "last": {name: [seen.step, seen.samples.cpu()] for name, seen in self._last.items()},
+            "last": {name: [step, shown.cpu()] for name, (step, shown) in self._last.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -183,10 +176,8 @@ class TopPatchesMonitor(Monitor):
         for name, of_field in state.get("fields", {}).items():
             if "grid" in of_field:  # else an older version wrote it; the field is measured anew
                 self._fields[str(name)] = ReceptiveField.from_state_dict(of_field)
-        self._last = {
-            str(name): _Seen(int(step), samples)
-            for name, (step, samples) in state.get("last", {}).items()
-        }
+        last = state.get("last", {})
+        self._last = {str(name): (int(step), shown) for name, (step, shown) in last.items()}
 
     def _names(self, snapshot: Snapshot, read: Values) -> list[str]:
         """Returns the layers that are shown, in the order of the forward pass.
@@ -219,14 +210,14 @@ class TopPatchesMonitor(Monitor):
         return names
 
     def _meet(self, inputs: Tensor, has_labels: bool) -> None:
-        """Keeps one sample until the end of the evaluation: receptive fields are traced by it."""
+        """Keeps one sample until the end of the evaluation: receptive fields are measured by it."""
         self._has_labels, self._is_volume = has_labels, inputs.dim() > 4
         if self._sample is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._sample = inputs[:1].detach().clone()
 
-    def _trace_fields(self, snapshot: Snapshot, names: Sequence[str]) -> set[str]:
-        """Reads the receptive fields that are not known yet; returns whose they are."""
+    def _measure_fields(self, snapshot: Snapshot, names: Sequence[str]) -> set[str]:
+        """Measures the receptive fields that are not known yet; returns whose they are."""
         missing = [name for name in names if name not in self._fields]
         sample, read = self._sample, snapshot.read_layers
         if not missing or sample is None or read is None:
@@ -234,8 +225,10 @@ class TopPatchesMonitor(Monitor):
         unknown = ReceptiveField(axes=(None,), reason="its computation could not be followed")
         with Attempt() as attempt:
             found = receptive_fields(partial(read, missing), sample)
-        if attempt.error is not None:
-            self.guard.note("measuring receptive fields", attempt.error)
+        if (error := attempt.error) is not None:
+            if isinstance(error, NotFollowedError):
+                error = NothingToShow(f"whole images are shown: {error}")
+            self.guard.note("measuring receptive fields", error)
             found = {}
         self._fields.update({name: found.get(name, unknown) for name in missing})
         return set(missing)
@@ -244,7 +237,7 @@ class TopPatchesMonitor(Monitor):
         self, name: str, top: TopPatches, read: Mapping[str, Tensor], snapshot: Snapshot
     ) -> Iterator[Item]:
         info, before = snapshot.layer(name), self._last.get(name)
-        self._last[name] = _Seen(snapshot.step, top.samples.clone())
+        self._last[name] = snapshot.step, top.samples.clone()
         is_shown = top.values > (0 if info.kind in _WITH_FLAT_ZERO else -torch.inf)
         is_counted = is_shown & ~drawn_by_lot(top, is_shown)
         classes, count, share = class_purity(top.labels, is_counted)
@@ -263,15 +256,15 @@ class TopPatchesMonitor(Monitor):
                 "fired": read["fired"][rows],
                 "ignored": read["ignored"],
             }
-            if before is not None and before.samples.shape == top.samples.shape:
-                arrays["before"] = before.samples.to(rows.device)[rows]
-            page = self._page(info, len(count), before, snapshot)
+            if before is not None and before[1].shape == top.samples.shape:
+                arrays["before"] = before[1].to(rows.device)[rows]
+            page = self._page(info, len(count), before and before[0], snapshot)
             yield Image(
                 tag=f"top_patches/{tag(name)}", draw=partial(draw, page=page), arrays=arrays
             )
 
     def _page(
-        self, info: LayerInfo, num_read: int, before: _Seen | None, snapshot: Snapshot
+        self, info: LayerInfo, num_read: int, step_before: int | None, snapshot: Snapshot
     ) -> PatchPage:
         return PatchPage(
             layer=info.name,
@@ -285,7 +278,7 @@ class TopPatchesMonitor(Monitor):
             is_whole=self.show_images,
             has_labels=self._has_labels,
             is_volume=self._is_volume,
-            step_before=None if before is None else before.step,
+            step_before=step_before,
             class_names=tuple(self.options.class_names or ()),
             mean=self.options.mean,
             std=self.options.std,
@@ -305,7 +298,7 @@ class TopPatchesMonitor(Monitor):
 def _located(top: TopPatches, field: ReceptiveField, sample: Tensor) -> TopPatches:
     """Returns patches that were kept as whole images with the boxes that they have in them.
 
-    Only for images of the size that the field was traced at: in others the position stands
+    Only for images of the size that the field was measured at: in others the position stands
     for another place.
     """
     size = torch.tensor(as_pictures(sample).shape[2:], dtype=torch.int32)

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from vis_callbacks.guard import Attempt
 from vis_callbacks.monitors.top_patches.edges import Edge, Pattern, along, pattern_of
-from vis_callbacks.monitors.top_patches.marks import WIDE, MarkedPass, exact_windows
+from vis_callbacks.monitors.top_patches.marks import (
+    WIDE,
+    MarkedPass,
+    NotFollowedError,
+    exact_windows,
+)
 
 Read = Callable[[Tensor], Mapping[str, Tensor]]
 Grids = Mapping[str, tuple[int, ...]]
@@ -137,21 +142,32 @@ def receptive_fields(read: Read, inputs: Tensor) -> dict[str, ReceptiveField]:
         read: Runs the forward pass of some samples and returns activations by name,
             (samples, units, *positions).
         inputs: One sample, (1, channels, *spatial); without spatial axes all fields are global.
+
+    Raises:
+        NotFollowedError: The network does not take a NaN.
     """
+    with exact_windows(), Attempt() as attempt:
+        return _measured(read, inputs)
+    read(inputs)  # if this raises, it was not for the marks
+    raise NotFollowedError(
+        f"receptive fields cannot be measured: {attempt.error}"
+    ) from attempt.error
+
+
+def _measured(read: Read, inputs: Tensor) -> dict[str, ReceptiveField]:
     inputs = inputs if inputs.is_floating_point() else inputs.float()
     if inputs.dim() < 3:
         return {name: ReceptiveField(axes=(), reason="no spatial axes") for name in read(inputs)}
     size = tuple(inputs.shape[2:])
-    with exact_windows():
-        middle = _marked(inputs, [(n // 2, max(1, n // 8)) for n in size])
-        with MarkedPass(explains=True) as explained:
-            found = read(middle)
-        grids = {name: tuple(values.shape[2:]) for name, values in found.items()}
-        reasons = {name: explained.reason_of(values) for name, values in found.items()}
-        local = [name for name, reason in reasons.items() if reason in ("", WIDE)]
-        probing = _Probing(read, inputs)
-        probing.find_out_whether_rows_mix(middle, found)
-        axes = [probing.fields(axis, grids, local) for axis in range(len(size))]
+    middle = _marked(inputs, [(n // 2, max(1, n // 8)) for n in size])
+    with MarkedPass(explains=True) as explained:
+        found = read(middle)
+    grids = {name: tuple(values.shape[2:]) for name, values in found.items()}
+    reasons = {name: explained.reason_of(values) for name, values in found.items()}
+    local = [name for name, reason in reasons.items() if reason in ("", WIDE)]
+    probing = _Probing(read, inputs)
+    probing.find_out_whether_rows_mix(middle, found)
+    axes = [probing.fields(axis, grids, local) for axis in range(len(size))]
     return {
         name: ReceptiveField(
             axes=tuple(fields.get(name) for fields in axes),
