@@ -26,14 +26,15 @@ from benchmarks.observed import snapshot_cost
 from benchmarks.ratio import paired_ratio
 from benchmarks.steps import one_thread
 from vis_callbacks import SaliencyMonitor
-from vis_callbacks.analysis.saliency import METHODS, attribute, upsampled
 from vis_callbacks.engine.isolation import isolated
-from vis_callbacks.engine.score_functions import class_layer_gradient, class_score
+from vis_callbacks.engine.score_functions import class_score, layer_gradient
+from vis_callbacks.monitors.saliency.methods import METHODS
+from vis_callbacks.monitors.saliency.science import attribute, upsampled
 
 NUM_IMAGES = 4
 CAM_LAYER = "layer4.1.relu-1"  # the output of layer4
 SEVERAL_PASSES = ("smoothgrad", "integrated_gradients")
-NUM_SAMPLES = METHODS["smoothgrad"].estimator.num_samples
+NUM_SAMPLES = 25  # of SmoothGrad
 TARGETS = torch.arange(NUM_IMAGES)
 LARGE = Benchmark("resnet18 at 224", resnet18, (3, 224, 224), 8, 1000)
 
@@ -79,9 +80,9 @@ def of_ours(method: str) -> Attribute:
 
     def attribution(model: nn.Module, x: Tensor) -> Tensor:
         with isolated(model) as forward:
-            layer_gradient = class_layer_gradient(forward, TARGETS, CAM_LAYER)
             score = class_score(forward, TARGETS)
-            return attribute(method, score, x, layer_gradient=layer_gradient).values
+            at_layer = layer_gradient(forward, score, CAM_LAYER)
+            return attribute(method, score, x, layer_gradient=at_layer).values
 
     return attribution
 
@@ -150,7 +151,7 @@ def difference(method: str) -> float:
     model, x = network(), pictures()
     ours = of_ours(method)(model, x)
     captum = of_captum(method)(model, pictures().requires_grad_()).detach()
-    ours = ours if ours.shape == captum.shape else upsampled(ours[:, 0], x.shape[2:])
+    ours = ours if ours.shape == captum.shape else upsampled(ours[:, 0], x)
     return float((ours - captum).abs().max() / captum.abs().max())
 
 

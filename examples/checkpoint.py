@@ -23,18 +23,18 @@ from torch.utils.data import DataLoader
 
 from photo_patches import PatchClassifier, PatchData, load_data
 from photographs import CLASS_NAMES
-from vis_callbacks.analysis.filters import as_filters
 from vis_callbacks.analysis.occlusion import occlude
 from vis_callbacks.analysis.occlusion_plan import plan_occlusion
-from vis_callbacks.analysis.saliency import attribute
-from vis_callbacks.analysis.saliency_maps import saliency_maps
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_score, unit_score
 from vis_callbacks.engine.scores import Unit
-from vis_callbacks.render.filter_grid import FilterPanel, filter_grid
+from vis_callbacks.monitors.filters.pictures import filter_pictures
+from vis_callbacks.monitors.filters.science import as_filters
+from vis_callbacks.monitors.saliency.pictures import map_table, map_tile
+from vis_callbacks.monitors.saliency.science import attribute, saliency_maps
+from vis_callbacks.pictures.tiles import Tile, TileRow, tile_grid
 from vis_callbacks.render.images import to_uint8
 from vis_callbacks.render.occlusion_maps import OcclusionView, occlusion_views
-from vis_callbacks.render.saliency_maps import SaliencyMap, SaliencyRow, saliency_grid
 
 UNIT = Unit.parse("features.7:5")  # channel 5 of the last ReLU; `summary` lists the layers
 
@@ -50,14 +50,16 @@ def saliency(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarray
         }
     maps = {title: saliency_maps(part.values).numpy() for title, part in found.items()}
     rows = [
-        SaliencyRow(
-            image=image,
-            lines=(CLASS_NAMES[label],),
-            maps=tuple(SaliencyMap(title=t, values=of_all[i]) for t, of_all in maps.items()),
+        TileRow(
+            tiles=[
+                Tile(picture=image, title="image", lines=[CLASS_NAMES[label]]),
+                *(map_tile(of_all[i], image, title) for title, of_all in maps.items()),
+            ]
         )
         for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True))
     ]
-    return saliency_grid(rows, ["which pixels drive the class, and a unit"])
+    every_map = [one for of_all in maps.values() for one in of_all]
+    return map_table(rows, every_map, ["which pixels drive the class, and a unit"])
 
 
 def occlusion(model: nn.Module, images: Tensor, labels: Tensor, shown: np.ndarray) -> np.ndarray:
@@ -90,7 +92,10 @@ def filters(model: nn.Module) -> np.ndarray:
     """Returns the filters of the first convolution."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     weights = as_filters(first.weight.detach(), "conv2d", first.groups, ())
-    return filter_grid([FilterPanel(filters=weights.numpy())], ["filters of the first layer"])
+    pictures = filter_pictures(weights.numpy(), "filter", 42, 390, 780)
+    return tile_grid(
+        [Tile(picture=picture) for picture in pictures], ["filters of the first layer"]
+    )
 
 
 def train(path: Path, data: PatchData, num_steps: int) -> None:

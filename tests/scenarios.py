@@ -21,12 +21,12 @@ from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.ledger import Ledger, judge
-from vis_callbacks.analysis.activations import UnitRows, joined, measure
-from vis_callbacks.analysis.nonlinearities import MODULE_TYPES, NONLINEARITIES, Nonlinearity
-from vis_callbacks.analysis.unit_life import READINGS, UnitLife
-from vis_callbacks.analysis.updates import layer_norm, unit_norms
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
+from vis_callbacks.engine.nonlinearities import MODULE_TYPES, NONLINEARITIES, Nonlinearity
+from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.engine.schedule import RunFacts, Schedule
+from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+from vis_callbacks.monitors.activations.science import UnitRows, measure, unit_norms
 
 BATCH_SIZE = 32
 _PATCHES_TO_LEARN = 110
@@ -340,9 +340,9 @@ class OfflineMonitor:
             for name, module in network.named_children()
             if isinstance(module, MODULE_TYPES)
         }
-        self._life = UnitLife(
-            immortal={name for name, kind in self._kinds.items() if not kind.has_flat_zero}
-        )
+        self._tracker = DeadUnitTracker()
+        cannot_die = {n for n, kind in self._kinds.items() if not kind.has_flat_zero}
+        self._tracker.cannot_die = frozenset(cannot_die)
         self._measures: dict[str, Mapping[str, Tensor]] = {}
 
     def forward(self, step: int, inputs: Tensor) -> Tensor:
@@ -354,11 +354,15 @@ class OfflineMonitor:
         for name, module in self.network.named_children():
             before, values = values, module(values)
             if name in self._kinds:
-                self._measures[name] = measure(
-                    values.reshape(*values.shape[:2], -1),
-                    self._kinds[name],
-                    before.reshape(*before.shape[:2], -1),
+                activation = Activation(
+                    layer=name,
+                    values=values.reshape(*values.shape[:2], -1),
+                    nonlinearity=self._kinds[name],
+                    inputs=before.reshape(*before.shape[:2], -1),
+                    shape=tuple(values.shape),
                 )
+                batch = Batch(inputs=inputs, labels=None, num_samples=len(inputs))
+                self._measures[name] = measure(activation, batch)
         return values
 
     def after_step(
@@ -367,14 +371,13 @@ class OfflineMonitor:
         """Judges what `forward` has read; the optimizer has made its update."""
         if not self._measures:
             return
-        rows = UnitRows.of(joined(self._life.table, self._measures), self._measures)
+        rows = UnitRows(self._measures, self._tracker.table)
         norms = self._norms()
-        self._life.update(step, rows, norms)
-        table = {name: dict.fromkeys(rows.table.layers, math.nan) for name in READINGS}
-        for name, numbers in zip(READINGS, self._life.readings().tolist(), strict=True):
-            table[name] = dict(zip(rows.table.layers, numbers, strict=True))
+        self._tracker.update(step, rows, norms)
+        metrics = zip(*self._tracker.metrics(), strict=True)
+        table = {name: _by_layer(rows, numbers) for name, numbers in metrics}
         table[readings.NON_FINITE] = _by_layer(rows, rows.non_finite())
-        table[readings.WEIGHT_NORM] = {name: float(layer_norm(n)) for name, n in norms.items()}
+        table[readings.WEIGHT_NORM] = {name: float(n.norm()) for name, n in norms.items()}
         for layer, share in _by_layer(rows, rows.flat_share()).items():
             metric = readings.flat_share_of(self._kinds[layer].kind)
             table.setdefault(metric, {})[layer] = share
@@ -392,7 +395,7 @@ class OfflineMonitor:
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 latest = module.weight
             if name in self._kinds and latest is not None:
-                norms[name] = unit_norms(latest)
+                norms[name] = unit_norms(latest, len(latest))
         return norms
 
 

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from vis_callbacks.callbacks.activation_maximization import (
         ActivationMaximizationMonitor as ActivationMaximizationMonitor,
     )
-    from vis_callbacks.callbacks.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.callbacks.defaults import default_monitors as default_monitors
     from vis_callbacks.callbacks.embedding import EmbeddingMonitor as EmbeddingMonitor
-    from vis_callbacks.callbacks.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.callbacks.monitor import Monitor as Monitor
     from vis_callbacks.callbacks.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.callbacks.reactions import AlertRaisedError as AlertRaisedError
-    from vis_callbacks.callbacks.saliency import SaliencyMonitor as SaliencyMonitor
-    from vis_callbacks.monitors.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.engine.probe import Activation as Activation
     from vis_callbacks.engine.probe import Batch as Batch
     from vis_callbacks.engine.probe import Probe as Probe
     from vis_callbacks.engine.snapshot import Snapshot as Snapshot
     from vis_callbacks.layer_table import summary as summary
+    from vis_callbacks.monitors.activations import ActivationMonitor as ActivationMonitor
+    from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
+    from vis_callbacks.monitors.saliency import SaliencyMonitor as SaliencyMonitor
+    from vis_callbacks.monitors.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.report import Image as Image
     from vis_callbacks.report import Readings as Readings
     from vis_callbacks.report import Report as Report
@@ -40,13 +40,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ActivationMaximizationMonitor": "callbacks.activation_maximization",
-    "ActivationMonitor": "callbacks.activations",
+    "ActivationMonitor": "monitors.activations",
     "Activation": "engine.probe",
     "Alert": "alerts.alert",
     "AlertRaisedError": "callbacks.reactions",
     "Batch": "engine.probe",
     "EmbeddingMonitor": "callbacks.embedding",
-    "FilterMonitor": "callbacks.filters",
+    "FilterMonitor": "monitors.filters",
     "Finding": "alerts.alert",
     "History": "alerts.history",
     "Image": "report",
@@ -56,7 +56,7 @@ _HOME = {
     "Readings": "report",
     "Report": "report",
     "Rule": "alerts.alert",
-    "SaliencyMonitor": "callbacks.saliency",
+    "SaliencyMonitor": "monitors.saliency",
     "Scalar": "report",
     "Snapshot": "engine.snapshot",
     "Text": "report",

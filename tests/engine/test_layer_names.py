@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from vis_callbacks.analysis.nonlinearities import RELU
 from vis_callbacks.engine.capture import Seen
 from vis_callbacks.engine.layer_names import LayerNames
+from vis_callbacks.engine.nonlinearities import RELU
 
 
 def seen(name: str, num_units: int, site: str = "output") -> Seen:

@@ -71,11 +71,18 @@ def met(labels: torch.Tensor, num_classes: int, num_met: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(shown, num_classes).float()
 
 
-def test_samples_that_are_not_finite_are_no_evidence():
-    labels, outputs = torch.arange(100) % 10, Outputs()
-    scores = scores_of(labels, 10)
-    scores[::7] = torch.nan
-    assert outputs.learn(scores, labels)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scores: scores.bfloat16(),
+        lambda scores: scores[:, :, None, None].expand(-1, -1, 3, 3),
+        lambda scores: scores.index_fill(0, torch.arange(0, 100, 7), torch.nan),
+    ],
+    ids=["half precision", "several positions", "some samples not finite"],
+)
+def test_scores_of_other_forms_are_understood(change):
+    labels = torch.arange(100) % 10
+    assert Outputs().learn(change(scores_of(labels, 10)), labels)
 
 
 def test_a_probability_that_was_not_finite_once_stays_one():
@@ -83,17 +90,6 @@ def test_a_probability_that_was_not_finite_once_stays_one():
     outputs.learn(torch.tensor([[torch.nan], [0.5]]), None)
     given = torch.tensor([[0.9], [0.2]])
     torch.testing.assert_close(outputs.probabilities(given)[:, 1:], given)
-
-
-def test_scores_at_several_positions_are_judged_by_their_mean():
-    labels = torch.arange(100) % 10
-    scores = scores_of(labels, 10)[:, :, None, None].expand(-1, -1, 3, 3)
-    assert Outputs().learn(scores, labels)
-
-
-def test_half_precision_is_understood():
-    labels = torch.arange(100) % 10
-    assert Outputs().learn(scores_of(labels, 10).bfloat16(), labels)
 
 
 # -- labels in every form, of models that have learned
@@ -203,7 +199,7 @@ def test_a_single_output_whose_labels_were_ages_stays_a_value():
     for _ in range(5):
         assert not outputs.learn(bits[:, None] * 2.0 - 1, bits)
     later = Outputs()
-    later.restore(outputs.state())
+    later.load_state_dict(outputs.state_dict())
     assert not later.learn(bits[:, None] * 2.0 - 1, bits)
 
 
@@ -262,7 +258,7 @@ def test_names():
 def test_what_was_learned_survives_a_restart():
     labels, outputs, later = torch.arange(100) % 10, Outputs(), Outputs()
     outputs.learn(scores_of(labels, 10), labels)
-    later.restore(outputs.state())
+    later.load_state_dict(outputs.state_dict())
     assert later.are_classes
 
 

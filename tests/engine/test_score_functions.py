@@ -6,18 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
-from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.outputs import Outputs
 from vis_callbacks.engine.score_functions import (
-    class_layer_gradient,
     class_score,
-    layers_with_maps,
+    layer_gradient,
     run_with_layers,
-    unit_layer_gradient,
     unit_score,
 )
-from vis_callbacks.engine.scores import Unit
+from vis_callbacks.engine.scores import MethodUnsuitedError, Unit
 
 
 class Net(nn.Module):
@@ -71,7 +68,9 @@ def test_gradients_flow_through_a_layer_that_is_overwritten_later(forward):
 
 def test_the_gradient_at_a_layer_is_that_of_the_rest_of_the_network(forward):
     model, targets = forward.module, torch.tensor([2, 0])
-    values, gradient = class_layer_gradient(forward, targets, "Net/relu")(images().requires_grad_())
+    values, gradient = layer_gradient(forward, class_score(forward, targets), "Net/relu")(
+        images().requires_grad_()
+    )
     at_layer = values.clone().requires_grad_()
     b = at_layer + 0.5 * F.relu(model.first(images()))
     b = b * torch.sigmoid(model.gate(b.mean((2, 3), keepdim=True)))
@@ -84,16 +83,16 @@ def test_the_gradient_at_a_layer_is_that_of_the_rest_of_the_network(forward):
 def test_a_unit_has_a_gradient_at_a_layer_before_it_and_at_its_own(forward):
     x = images().requires_grad_()
     unit = Unit("Net/relu", 2, (1, 1))
-    values, gradient = unit_layer_gradient(forward, unit, "Net/relu")(x)
+    values, gradient = layer_gradient(forward, unit_score(forward, unit), "Net/relu")(x)
     expected = torch.zeros_like(values)
     expected[:, 2, 1, 1] = 1  # the layer's gradient is 0 but for a 1 at the neuron
     assert torch.equal(gradient, expected)
-    _, before = unit_layer_gradient(forward, unit, "relu")(x)
+    _, before = layer_gradient(forward, unit_score(forward, unit), "relu")(x)
     assert before.abs().max() > 0
 
 
 def test_a_layer_behind_what_is_explained_is_refused(forward):
-    asked = unit_layer_gradient(forward, Unit("relu", 0), "Net/relu")
+    asked = layer_gradient(forward, unit_score(forward, Unit("relu", 0)), "Net/relu")
     with pytest.raises(ValueError, match=r"does not depend on this layer\. Use one"):
         asked(images().requires_grad_())
 
@@ -168,22 +167,7 @@ def test_a_unit_is_asked_at_its_strongest_position_at_one_or_at_all(
     torch.testing.assert_close(found, expected(second_relu(forward.module, images())))
 
 
-def test_a_unit_of_a_linear_layer_has_one_position(forward):
-    for positions in ("strongest", "sum"):
-        found = unit_score(forward, Unit("head", 1), positions=positions)(images())
-        torch.testing.assert_close(found, forward(images())[:, 1])
-
-
-def test_a_unit_beyond_the_layer_is_refused(forward):
-    with pytest.raises(ValueError, match=r"has 4 units\. Use an index from 0 to 3"):
-        unit_score(forward, Unit("relu", 4))(images())
-
-
-# -- layers with maps, and layers that cannot be read
-
-
-def test_layers_with_maps_are_no_gates_and_no_vectors(forward):
-    assert layers_with_maps(forward, images()) == ["relu", "Net/relu"]
+# -- layers that cannot be read
 
 
 class Experts(nn.Module):
@@ -204,15 +188,6 @@ def test_a_layer_whose_rows_are_no_samples_is_refused(num_rows):
     words = rf'layer "experts.1.1" gives {num_rows} rows for 8 samples'
     with isolated(Experts(num_rows)) as forward, pytest.raises(MethodUnsuitedError, match=words):
         unit_score(forward, Unit("experts.1.1", 0))(torch.randn(8, 4))
-
-
-def test_an_empty_layer_has_no_maps():
-    class EmptyMaps(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.cat([F.relu(x[:0]), F.relu(x)])
-
-    with isolated(EmptyMaps()) as forward:
-        assert layers_with_maps(forward, images()) == ["EmptyMaps/relu-1"]
 
 
 class Swapped(nn.Module):

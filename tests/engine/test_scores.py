@@ -14,7 +14,7 @@ from vis_callbacks.engine.scores import (
     refused_inputs,
     resolve_targets,
     select_scores,
-    unit_scores,
+    value_of_unit,
 )
 
 SCORES = torch.tensor([[1.0, 5.0, 3.0], [4.0, 2.0, 0.0]])
@@ -44,10 +44,6 @@ def test_a_unit_written_otherwise_is_refused(text):
         Unit.parse(text)
 
 
-def test_a_unit_can_be_a_key():
-    assert {Unit("a", 1): 2}[Unit("a", 1)] == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -62,59 +58,38 @@ def test_an_index_that_is_none_is_refused(arguments, error, words):
         Unit(*arguments)
 
 
-def test_a_layer_that_is_not_there_is_told_with_its_neighbours():
-    with pytest.raises(
-        ValueError, match=r'none of the model\'s 2 layers is called "fc".*Use "head.fc:3"'
-    ):
-        Unit("fc", 3).check({"head.fc": 5, "conv": 2})
-
-
-def test_a_layer_like_no_other_is_told_without():
-    with pytest.raises(ValueError, match=r'is called "zzz"\.$'):
-        Unit("zzz", 3).check({"conv": 2})
-
-
 def test_an_index_beyond_the_layer_is_refused():
     with pytest.raises(ValueError, match=r'"fc" has 5 units. Use an index from 0 to 4'):
         Unit("fc", 5).check({"fc": 5})
 
 
-def test_a_unit_that_is_there_is_accepted():
-    Unit("fc", 4).check({"fc": 5})
-
-
-def test_without_a_position_a_unit_is_as_strong_as_its_strongest_one():
-    activation = torch.zeros(2, 3, 4, 4)
-    activation[0, 1, 2, 3] = 7.0
-    assert unit_scores(activation, Unit("conv", 1)).tolist() == [7.0, 0.0]
-
-
-def test_a_position_selects_a_neuron():
+def test_a_unit_is_as_strong_as_its_strongest_position_or_as_the_neuron_that_is_named():
     activation = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
-    selected = unit_scores(activation, Unit("conv", 1, (2, 3)))
+    assert torch.equal(value_of_unit(activation, Unit("conv", 1)), activation[:, 1].amax((1, 2)))
+    selected = value_of_unit(activation, Unit("conv", 1, (2, 3)))
     assert torch.equal(selected, activation[:, 1, 2, 3])
-
-
-def test_a_unit_of_a_linear_layer_has_no_positions():
-    assert unit_scores(SCORES, Unit("fc", 2)).tolist() == [3.0, 0.0]
+    for positions in ("strongest", "sum"):
+        assert value_of_unit(SCORES, Unit("fc", 2), positions=positions).tolist() == [3.0, 0.0]
 
 
 @pytest.mark.parametrize("position", [(1,), (4, 0), (0, 0, 0)])
 def test_a_position_that_does_not_fit_is_refused(position):
     with pytest.raises(ValueError, match=r"positions of size \(4, 5\)"):
-        unit_scores(torch.zeros(2, 3, 4, 5), Unit("conv", 1, position))
+        value_of_unit(torch.zeros(2, 3, 4, 5), Unit("conv", 1, position))
 
 
 # -- targets
 
 
-def test_both_is_the_label_and_the_prediction():
-    assert expand_target("both") == ("label", "predicted")
-
-
 @pytest.mark.parametrize("target", ["label", "predicted", 0, 7])
-def test_a_single_target_stays_alone(target):
+def test_both_is_the_label_and_the_prediction_and_another_target_stays_alone(target):
+    assert expand_target("both") == ("label", "predicted")
     assert expand_target(target) == (target,)
+
+
+def test_the_predicted_class_has_the_highest_score_and_a_number_is_the_same_for_all():
+    assert resolve_targets(SCORES, "predicted").indices.tolist() == [1, 0]
+    assert resolve_targets(SCORES, 2).indices.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -131,14 +106,6 @@ def test_a_single_target_stays_alone(target):
 def test_a_wrong_target_is_refused(target, error, words):
     with pytest.raises(error, match=words):
         expand_target(target)
-
-
-def test_the_predicted_class_is_the_highest_score():
-    assert resolve_targets(SCORES, "predicted").indices.tolist() == [1, 0]
-
-
-def test_a_class_is_the_same_for_all():
-    assert resolve_targets(SCORES, 2).indices.tolist() == [2, 2]
 
 
 def test_a_class_beyond_the_scores_is_refused():

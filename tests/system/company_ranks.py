@@ -25,10 +25,10 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks.callbacks import company
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.session import session_of
 from vis_callbacks.engine import engine
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 
 WAIT_S = 1.0
 LATE_S = 2.0

@@ -18,11 +18,11 @@ from tests.writers.reading import read
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.report import Readings, Report, Scalar
 
 BATCH = 8

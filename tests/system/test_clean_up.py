@@ -35,9 +35,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.report import Report
 
 pytestmark = [

@@ -12,7 +12,7 @@ from tests.system.models import forget_graphs
 from tests.tiny import TinyModule, tiny_loader, tiny_module, tiny_trainer
 from torch import Tensor
 
-from vis_callbacks import ActivationMaximizationMonitor, Monitor, OcclusionMonitor
+from vis_callbacks import ActivationMaximizationMonitor, Monitor, OcclusionMonitor, SaliencyMonitor
 
 
 class CompiledModule(TinyModule):
@@ -38,6 +38,7 @@ class FrozenNorm(TinyModule):
 def monitors() -> list[Monitor]:
     return [
         OcclusionMonitor(window_size=2, every_n_train_steps=1),
+        SaliencyMonitor(methods=["gradient", "grad_cam"], every_n_train_steps=1),
         ActivationMaximizationMonitor(
             classes=[0, 2], units=["relu:1"], num_steps=2, every_n_train_steps=1
         ),

@@ -14,7 +14,7 @@ from tests.system.models import LIGHTNING_CHATTER, mlp, vectors
 from torch.utils.data import DataLoader
 
 from vis_callbacks.alerts.log import read_alerts
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),

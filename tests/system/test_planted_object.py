@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from vis_callbacks.analysis.occlusion import occlude
 from vis_callbacks.analysis.occlusion_plan import OcclusionPlan, plan_occlusion
-from vis_callbacks.analysis.saliency import METHODS, attribute
 from vis_callbacks.engine.isolation import isolated
-from vis_callbacks.engine.score_functions import class_layer_gradient, class_score
+from vis_callbacks.engine.score_functions import class_score, layer_gradient
+from vis_callbacks.monitors.saliency.methods import METHODS
+from vis_callbacks.monitors.saliency.science import attribute
 
 NUM_UNSEEN = 50
 LAST_MAPS = "7"  # the last ReLU before the network's head
@@ -87,12 +88,9 @@ def test_a_map_of_noise_points_there_seldom(unseen):
 def share_pointed_at(method: str, net: nn.Module, unseen: Planted) -> float:
     """Returns the share of images where the largest value lies inside the pasted box."""
     with isolated(net) as forward:
-        found = attribute(
-            method,
-            class_score(forward, unseen.labels),
-            unseen.images,
-            layer_gradient=class_layer_gradient(forward, unseen.labels, LAST_MAPS),
-        )
+        score = class_score(forward, unseen.labels)
+        at_layer = layer_gradient(forward, score, LAST_MAPS)
+        found = attribute(method, score, unseen.images, layer_gradient=at_layer)
     return share_inside(largest_values(found.values.abs().amax(1)), unseen.corners)
 
 

@@ -28,8 +28,8 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.log import read_alerts
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.report import Report
 
 pytestmark = [

@@ -30,13 +30,13 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks._lightning import trainer_of as trainer_of_module
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.reactions import AlertRaisedError
 from vis_callbacks.callbacks.session import session_of
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.report import Readings, Report
 from vis_callbacks.writers.writer import Writer
 

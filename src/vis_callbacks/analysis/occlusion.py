@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis import saliency_maps
 from vis_callbacks.analysis.occlusion_plan import COARSE_STEP, OcclusionPlan, every
+from vis_callbacks.monitors.saliency import science
 
 Baseline = Literal["mean", "blur"] | float | Sequence[float]
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -287,4 +287,4 @@ def effective_area(falls: Tensor) -> Tensor:
     Args:
         falls: (images, *positions), the value without a square less that with it.
     """
-    return saliency_maps.effective_area(falls.clamp(min=0))
+    return science.effective_area(falls.clamp(min=0))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import chain
 from typing import Unpack
 
-from vis_callbacks.callbacks.activations.monitor import ActivationMonitor
 from vis_callbacks.callbacks.embedding.monitor import EmbeddingMonitor
-from vis_callbacks.callbacks.filters.monitor import FilterMonitor
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import MonitorOptions, check_names
-from vis_callbacks.callbacks.saliency.monitor import SaliencyMonitor
 from vis_callbacks.engine.layers import nearest
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+from vis_callbacks.monitors.filters.monitor import FilterMonitor
+from vis_callbacks.monitors.saliency.monitor import SaliencyMonitor
 
 
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:

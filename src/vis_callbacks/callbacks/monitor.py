@@ -305,7 +305,7 @@ class Monitor(LightningCallback, ABC):
                 history=self.history.state(),
                 ledger=self.ledger.state(),
                 monitor=of_monitor,
-                outputs=self.outputs.state(),
+                outputs=self.outputs.state_dict(),
                 # Not a copy: monitors share them, and a checkpoint saves what is shared once.
                 references=dict(vars(self.references))
                 if self.references and self.stores_references
@@ -325,7 +325,7 @@ class Monitor(LightningCallback, ABC):
             self.history.restore(state_dict["history"])
             self.ledger.restore(state_dict["ledger"])
             self.restore(state_dict["monitor"])
-            self.outputs.restore(state_dict.get("outputs", {}))
+            self.outputs.load_state_dict(state_dict.get("outputs", {}))
             if state_dict["references"] is not None:
                 self.references = References(**state_dict["references"])
             self.alerts = list(self.ledger.active)

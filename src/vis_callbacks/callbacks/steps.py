@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.updates import select, update_norms
 from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.snapshot import Group
+from vis_callbacks.engine.updates import select, update_norms
 
 _MIN_VALUES = 8  # of a sample: three black-and-white features are equal in every fourth sample
 

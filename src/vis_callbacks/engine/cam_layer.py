@@ -2,40 +2,32 @@
 
 A map of a layer explains a score only where all of the score comes through the layer, and only
 positions that the score depends on have a say. In a network with branches (Inception) or with
-residual sums (transformers) the last nonlinearity is neither: it is one branch, or, before a
+residual sums (transformers) the last nonlinearity fulfils neither: it is one branch, or, before a
 class token is read, all of its other tokens have no gradient.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from vis_callbacks.analysis.overwriting import despite_overwriting
-from vis_callbacks.analysis.saliency import MethodUnsuitedError, NoGradientError
-from vis_callbacks.analysis.sanity import WeightedCalls
-from vis_callbacks.analysis.token_grid import token_grid
-from vis_callbacks.engine.capture import Capture, Seen, Site
+from vis_callbacks.engine.capture import Capture, Seen
 from vis_callbacks.engine.layers import module_names
-from vis_callbacks.engine.scores import find_scores
+from vis_callbacks.engine.score_functions import Score, despite_overwriting
+from vis_callbacks.engine.scores import MethodUnsuitedError, NoGradientError
+from vis_callbacks.engine.token_grid import token_grid
+from vis_callbacks.engine.top_layer import WeightedCalls
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import IsolatedForward
-
-_MAX_SAMPLES = 2  # not one: a model may squeeze it away
-
-
-_NO_PATH = (
-    "what is explained does not depend on the inputs by anything that can be differentiated: the "
-    "model's forward detaches them, or a part of it runs under torch.no_grad()."
-)
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class CamLayer:
     Attributes:
         name: As in `run_with_layers`.
         grid: How its positions lie in the input; None: as they are.
-        is_chosen: Not by the user.
+        is_chosen: By us and not by the user.
         is_final: Another look would find the same; False where no gradient reaches any layer.
     """
 
@@ -56,44 +48,38 @@ class CamLayer:
 
 
 def choose_cam_layer(
-    forward: IsolatedForward,
-    inputs: Tensor,
-    score: Callable[[Tensor], Tensor],
-    *,
-    before: str | None = None,
+    forward: IsolatedForward, inputs: Tensor, score: Score, *, before: str | None = None
 ) -> CamLayer:
     """Returns the last layer that all of a score comes through, from most of its positions.
 
-    It is a nonlinearity, or the output of a module: of an Inception block the concatenation,
-    of a transformer's block the residual sum. Where only pooling, normalisation and the like
-    lie between, a nonlinearity goes before what follows it, and more positions go before
-    fewer. One forward and one backward pass of two samples; and the same again with a random top
-    layer where no gradient reaches any layer, as before the first update of a head of zeros.
+    It is a nonlinearity, or the output of a module: of an Inception block the concatenation, of a
+    transformer's block the residual sum. Where only pooling, normalisation and the like lie
+    between two layers, a nonlinearity goes before what follows it, and more positions go before
+    fewer. It takes one forward and one backward pass, and the same again with a random top layer
+    where no gradient reaches any layer, as before the first update of a head of zeros.
 
     Args:
-        forward: Runs the inputs, recording gradients.
-        inputs: (samples, channels, *positions).
-        score: The model's scores to (samples,).
-        before: Up to and with this layer, whose units are what is explained.
+        forward: The forward pass that the score runs.
+        inputs: A few samples.
+        score: Of these inputs.
+        before: The layer whose unit is explained: no later one is taken.
 
     Raises:
-        MethodUnsuitedError: There is none.
+        MethodUnsuitedError: There is no such layer.
     """
 
     def look(random_call: int = 0) -> tuple[CamLayer, int]:
-        survey = _Survey(forward, inputs, stop_at=before, random_call=random_call)
-        root = survey.stopped if before else score(find_scores(survey.output, len(survey.leaf)))
-        places = [place for place in survey.places if place.is_usable]
-        if root is None or not root.requires_grad:
-            raise NoGradientError(_NO_PATH)
-        common = _on_all_paths(root, survey.leaf, places)
+        survey = _Survey(forward, inputs, score, stop_at=before, random_call=random_call)
+        if not survey.root.requires_grad:
+            raise NoGradientError
+        common = _on_all_paths(survey)
         if not common:
             raise MethodUnsuitedError(
                 "no layer with the positions of the input lies on all paths from there to what "
                 'is explained. Name the one that Grad-CAM is to look at: cam_layer="..."; '
                 "vis_callbacks.summary(model, inputs) lists them."
             )
-        return _best(common, _shares_with_gradient(root, common)), survey.num_weights
+        return _best(survey.root, common), survey.calls.count
 
     found, num_weights = despite_overwriting(look)
     if found.is_final or before is not None or not num_weights:
@@ -104,20 +90,18 @@ def choose_cam_layer(
 def named_cam_layer(forward: IsolatedForward, inputs: Tensor, name: str) -> CamLayer:
     """Returns the layer that the user has named, with the grid of its positions.
 
-    Raises:
-        MethodUnsuitedError: Its positions are none of the input.
+    A layer that is not there is returned as well: the pass that reads it says so. Raises
+    MethodUnsuitedError where the layer's positions are not those of the input.
     """
-    for place in _Survey(forward, inputs).places:
-        if place.name == name and place.grid is None:
-            raise MethodUnsuitedError(
-                f'cam_layer="{name}" has an activation {place.shape} for '
-                f"{min(len(inputs), _MAX_SAMPLES)} inputs {tuple(inputs.shape[1:])}, whose "
-                "positions are none of the input. Use a layer (samples, channels, *positions) or "
-                "(samples, tokens, channels)."
-            )
-        if place.name == name:
-            return CamLayer(name, place.grid)
-    return CamLayer(name)  # which is not there, or has no positions: it will be said when read
+    survey = _Survey(forward, inputs, forward.run)
+    place = next((place for place in survey.places if place.name == name), None)
+    if place is not None and place.grid is None:
+        raise MethodUnsuitedError(
+            f'cam_layer="{name}" has an activation {place.shape} for {len(inputs)} inputs '
+            f"{tuple(inputs.shape[1:])}, and its positions are not those of the input. Use a layer "
+            "(samples, channels, *positions) or (samples, tokens, channels)."
+        )
+    return CamLayer(name, None if place is None else place.grid)
 
 
 @dataclass(frozen=True)
@@ -125,7 +109,7 @@ class _Place:
     """An activation with positions.
 
     Attributes:
-        edge: Where in the graph it lies.
+        edge: Where in the graph it lies; None where there is no graph or no known axis of units.
         grid: How its positions lie in the input; None where that is not known.
         num_weights: How many weighted calls came before.
     """
@@ -137,65 +121,55 @@ class _Place:
     grid: tuple[int, ...] | None
     is_nonlinearity: bool
     num_weights: int
-    is_axis_known: bool
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether a map can be made of it."""
-        has_positions = self.grid is not None and math.prod(self.grid) > 1
-        return has_positions and self.edge is not None and self.is_axis_known
 
 
 class _Survey:
-    """One pass over the first samples, and all its activations with positions."""
+    """One pass over the inputs, and all its activations with positions.
+
+    Attributes:
+        root: What ``run`` returned, or the sum of the activation at ``stop_at``.
+    """
 
     def __init__(
         self,
         forward: IsolatedForward,
         inputs: Tensor,
+        run: Score,
         *,
         stop_at: str | None = None,
         random_call: int = 0,
     ) -> None:
-        self.leaf = inputs[:_MAX_SAMPLES].detach().clone().requires_grad_()
+        self.leaf = inputs.detach().clone().requires_grad_()
         self.places: list[_Place] = []
-        self.stopped: Tensor | None = None  # the sum of the activation at ``stop_at``
+        self.calls = WeightedCalls(random_call)
         self._stop_at = stop_at
-        self._calls = WeightedCalls(random_call)
-        watched: dict[Site, list[str]] = {"output": module_names(forward.module)}
-        with ExitStack() as stack:
-            stack.enter_context(self._calls)
-            stack.enter_context(Capture(forward.module, self._note, watched=watched))
-            self.output: Any = forward.run(self.leaf.clone())
-
-    @property
-    def num_weights(self) -> int:
-        """How many weighted calls were made so far."""
-        return self._calls.count
+        self._stopped: Tensor | None = None
+        names = module_names(forward.module)
+        with self.calls, Capture(forward.module, self._note, watched={"output": names}):
+            result = run(self.leaf.clone())
+        self.root = result if self._stopped is None else self._stopped
 
     def _note(self, seen: Seen) -> None:
-        if self.stopped is not None:
+        if self._stopped is not None:
             return
-        if seen.values.dim() > 2 and not seen.is_gate:
-            self.places.append(self._place(seen))
-        if seen.name == self._stop_at:
-            with torch.enable_grad():  # the sink runs without
-                self.stopped = seen.attached.sum()
+        with torch.enable_grad():  # the sink runs without
+            if seen.values.dim() > 2 and not seen.is_gate:
+                self.places.append(self._place(seen))
+            if seen.name == self._stop_at:
+                self._stopped = seen.attached.sum()
 
     def _place(self, seen: Seen) -> _Place:
         shape, values = tuple(seen.values.shape), seen.attached
         positions = [size for axis, size in enumerate(shape) if axis != seen.unit_axis % len(shape)]
-        with torch.enable_grad():
-            edge = get_gradient_edge(values) if values.requires_grad else None
+        is_readable = values.requires_grad and seen.is_axis_known
         return _Place(
             name=seen.name,
-            edge=edge,
+            edge=get_gradient_edge(values) if is_readable else None,
             shape=shape,
             unit_axis=seen.unit_axis,
             grid=self._grid(tuple(positions), seen.unit_axis),
             is_nonlinearity=seen.nonlinearity is not None,
-            num_weights=self.num_weights,
-            is_axis_known=seen.is_axis_known,
+            num_weights=self.calls.count,
         )
 
     def _grid(self, rows_and_positions: tuple[int, ...], axis: int) -> tuple[int, ...] | None:
@@ -214,75 +188,53 @@ class _Survey:
         return tuple(positions) if has_its_axes else None
 
 
-def _on_all_paths(root: Tensor, leaf: Tensor, places: Sequence[_Place]) -> list[_Place]:
-    """Returns the places that every path from the score to the input passes.
+def _on_all_paths(survey: _Survey) -> list[_Place]:
+    """Returns the places, with several positions, that every path from score to input passes.
 
     The paths are counted: those up to a place, times those from there on, are all of them.
-
-    Raises:
-        NoGradientError: There is no path.
     """
-    end, start = get_gradient_edge(leaf).node, get_gradient_edge(root.sum()).node
-    order = _from_the_score_on(start)
-    to_end: dict[Node, int] = {}
-    for node in reversed(order):
-        followers = (follower for follower, _ in node.next_functions if follower is not None)
-        to_end[node] = int(node is end) + sum(to_end[follower] for follower in followers)
-    from_start: dict[Node, int] = dict.fromkeys(order, 0) | {start: 1}
-    through: dict[tuple[Node, int], int] = {(start, 0): 1}
+    end, start = get_gradient_edge(survey.leaf).node, get_gradient_edge(survey.root.sum()).node
+    graph, unvisited = dict[Node, list[Node]](), [start]
+    while unvisited:
+        node = unvisited.pop()
+        if node not in graph:
+            graph[node] = [follower for follower, _ in node.next_functions if follower is not None]
+            unvisited += graph[node]
+    order = list(TopologicalSorter(graph).static_order())  # the input first, the score last
+    to_end = Counter[Node]()
     for node in order:
+        to_end[node] = int(node is end) + sum(to_end[follower] for follower in graph[node])
+    if not to_end[start]:
+        raise NoGradientError
+    from_start, through = Counter({start: 1}), Counter({(start, 0): 1})
+    for node in reversed(order):
         for follower, index in node.next_functions:
             if follower is not None:
                 from_start[follower] += from_start[node]
-                key = (follower, index)
-                through[key] = through.get(key, 0) + from_start[node]
-    if not (all_paths := to_end[start]):
-        raise NoGradientError(_NO_PATH)
+                through[follower, index] += from_start[node]
     return [
         place
-        for place in places
-        if place.edge is not None
-        and through.get((place.edge.node, place.edge.output_nr), 0) * to_end.get(place.edge.node, 0)
-        == all_paths
+        for place in survey.places
+        if place.grid is not None
+        and math.prod(place.grid) > 1
+        and place.edge is not None
+        and through[place.edge.node, place.edge.output_nr] * to_end[place.edge.node]
+        == to_end[start]
     ]
 
 
-def _from_the_score_on(start: Node) -> list[Node]:
-    """Returns all nodes that the score depends on, each before those that it was made of."""
-    found: list[Node] = []
-    is_known = {start}
-    stack = [(start, iter(start.next_functions))]
-    while stack:
-        node, followers = stack[-1]
-        follower = next((f for f, _ in followers if f is not None and f not in is_known), None)
-        if follower is None:
-            found.append(node)
-            stack.pop()
-        else:
-            is_known.add(follower)
-            stack.append((follower, iter(follower.next_functions)))
-    return found[::-1]
-
-
-def _shares_with_gradient(root: Tensor, places: Iterable[_Place]) -> Mapping[str, float]:
-    """Returns by name the share of the positions that the score depends on."""
-    edges = {place.name: (place.edge, place.unit_axis) for place in places}
-    gradients = torch.autograd.grad(
-        root.sum(), [edge for edge, _ in edges.values() if edge is not None], allow_unused=True
-    )
-    shares = {}
-    for (name, (_, axis)), gradient in zip(edges.items(), gradients, strict=True):
+def _best(root: Tensor, places: Sequence[_Place]) -> CamLayer:
+    """Returns the last of the layers where most positions have a say."""
+    edges = [place.edge for place in places if place.edge is not None]  # each has one
+    gradients = torch.autograd.grad(root.sum(), edges, allow_unused=True)
+    shares = [0.0] * len(places)  # of the positions that the score depends on
+    for index, (place, gradient) in enumerate(zip(places, gradients, strict=True)):
         if gradient is not None:
-            has_some = (gradient.movedim(axis, 1).flatten(2) != 0).any(1)
-            shares[name] = has_some.float().mean().item()
-    return shares
-
-
-def _best(places: Sequence[_Place], shares: Mapping[str, float]) -> CamLayer:
-    """Returns the last of the layers that most positions have a say at."""
-    largest = max(shares.values(), default=0.0)
+            has_some = (gradient.movedim(place.unit_axis, 1).flatten(2) != 0).any(1)
+            shares[index] = has_some.float().mean().item()
+    largest = max(shares)
     needed = min(0.5, largest)  # where no layer has half of them, the most that there is
-    seeing = [place for place in places if shares.get(place.name, 0.0) >= needed]
+    seeing = [p for p, share in zip(places, shares, strict=True) if share >= needed]
     stage = [place for place in seeing if place.num_weights == seeing[-1].num_weights]
     best = max(stage, key=lambda place: (place.is_nonlinearity, math.prod(place.grid or ())))
     return CamLayer(best.name, best.grid, is_chosen=True, is_final=largest > 0)

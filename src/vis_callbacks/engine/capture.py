@@ -27,15 +27,15 @@ from torch.overrides import (
     _pop_mode,
 )
 
-from vis_callbacks.analysis.nonlinearities import (
+from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR, TRANSPOSED
+from vis_callbacks.engine.layers import named_modules, nth_call, strip_compiled
+from vis_callbacks.engine.module_hooks import ModuleHooks
+from vis_callbacks.engine.nonlinearities import (
     FUNCTIONS,
     MODULE_TYPES,
     Nonlinearity,
     classify,
 )
-from vis_callbacks.analysis.weighted_calls import CONVOLUTIONS, LINEAR, TRANSPOSED
-from vis_callbacks.engine.layers import named_modules, nth_call, strip_compiled
-from vis_callbacks.engine.module_hooks import ModuleHooks
 from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.probe import WeightInfo
 from vis_callbacks.engine.unit_axis import unit_axis_of

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from vis_callbacks.analysis.nonlinearities import MODULE_TYPES, Nonlinearity
 from vis_callbacks.engine.capture import (
     OPEN_CAPTURES,
     Seen,
@@ -27,6 +26,7 @@ from vis_callbacks.engine.capture import (
     in_backward,
 )
 from vis_callbacks.engine.module_hooks import ModuleHooks
+from vis_callbacks.engine.nonlinearities import MODULE_TYPES, Nonlinearity
 from vis_callbacks.engine.plain_tensors import plain
 from vis_callbacks.guard import Fail
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from vis_callbacks.analysis.activations import magnitudes
+from vis_callbacks.engine.nonlinearities import magnitudes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vis_callbacks.analysis.nonlinearities import Nonlinearity
+    from vis_callbacks.engine.nonlinearities import Nonlinearity
     from vis_callbacks.engine.schedule import Schedule
 
 MergeName = Literal["sum", "max", "min", "concat"]

@@ -1,30 +1,41 @@
-"""Scores as functions of the input that can be differentiated: of a class, or of any unit.
+"""The score of a class or a unit as a function of the inputs that can be differentiated.
 
-What is differentiated is a plain function of the inputs, so that whoever differentiates knows
-neither the model nor how it is run.
+Who differentiates needs to know neither the model nor how it is run.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.capture import Capture, Seen
 from vis_callbacks.engine.engine import samples_units_positions
 from vis_callbacks.engine.isolation import IsolatedForward
 from vis_callbacks.engine.layers import module_names, no_such_layer
-from vis_callbacks.engine.scores import Unit, find_scores, select_scores, unit_scores
+from vis_callbacks.engine.scores import (
+    MethodUnsuitedError,
+    Positions,
+    Unit,
+    select_scores,
+    value_of_unit,
+)
+from vis_callbacks.engine.token_grid import on_grid
 
+# Inputs (samples, ...) -> scores (samples,). The inputs may be several whole copies of the
+# samples, one after the other.
 Score = Callable[[Tensor], Tensor]
-Positions = Literal["strongest", "sum"]
+# Inputs -> (a layer's activation, the score's gradient there), (samples, units, *positions).
+LayerGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,103 +53,23 @@ class AttachedLayer:
     edge: GradientEdge | None
     arrange: Callable[[Tensor], Tensor]
 
-    def gradient(self, scores: Tensor) -> Tensor:
-        """Returns the gradient of the sum of ``scores``, in the shape of ``values``.
-
-        Raises:
-            ValueError: The scores do not depend on the layer.
-        """
-        found = None
-        if self.edge is not None and scores.requires_grad:
-            (found,) = torch.autograd.grad(
-                scores.sum(), [self.edge], retain_graph=True, allow_unused=True
-            )
-        if found is None:
-            raise ValueError(
-                "what is explained does not depend on this layer. Use one that lies before it."
-            )
-        return self.arrange(found)
-
-
-def run_with_layers(
-    forward: IsolatedForward, inputs: Tensor, layers: Sequence[str]
-) -> tuple[object, dict[str, AttachedLayer]]:
-    """Returns the model's output and the named layers' activations, all in one graph.
-
-    Layers are named as in `vis_callbacks.summary`; a module that is no nonlinearity can be
-    named as well, and ``name-1`` is its second call.
-
-    Raises:
-        ValueError: A layer was not met; the message says what comes nearest.
-        MethodUnsuitedError: Of a layer's output nothing tells which axis holds the units, or
-            its rows belong to no sample.
-    """
-    met: list[str] = []
-    kept: dict[str, AttachedLayer] = {}
-
-    def keep(seen: Seen) -> None:
-        """Keeps the activation of a named layer's first call, and every name."""
-        met.append(seen.name)
-        if seen.name in layers and seen.name not in kept:
-            kept[seen.name] = _attached(seen, len(inputs))
-
-    watched = {name for layer in layers for name in (layer, _called(layer))}
-    with Capture(forward.module, keep, watched={"output": watched}):
-        output = forward.run(inputs)
-    for layer in layers:
-        if layer not in kept:
-            names = dict.fromkeys([*met, *module_names(forward.module)])
-            if layer in names:
-                raise ValueError(f'layer "{layer}" gives no activation in this forward pass.')
-            raise ValueError(no_such_layer(layer, names, option="layer"))
-    return output, kept
-
-
-def layers_with_maps(forward: IsolatedForward, inputs: Tensor) -> list[str]:
-    """Returns the nonlinearities whose units have a map of more than one position.
-
-    Args:
-        forward: Runs one of the inputs, without gradients.
-        inputs: (samples, ...).
-    """
-    names: list[str] = []
-
-    def note(seen: Seen) -> None:
-        """Keeps the name of a nonlinearity that has a map."""
-        per_position = len(seen.values) * seen.values.shape[seen.unit_axis]
-        has_map = seen.values.dim() > 2 and seen.values.numel() > per_position
-        if seen.nonlinearity is not None and not seen.is_gate and has_map:
-            names.append(seen.name)
-
-    with torch.no_grad(), Capture(forward.module, note):
-        forward.run(inputs[:1])
-    return names
-
-
-def as_they_are(scores: Tensor) -> Tensor:
-    """Returns the scores as the model gives them."""
-    return scores
-
 
 def class_score(
     forward: Callable[[Tensor], Tensor],
     targets: Tensor,
     *,
-    read: Callable[[Tensor], Tensor] = as_they_are,
+    read: Callable[[Tensor], Tensor] | None = None,
 ) -> Score:
-    """Returns the function that gives each sample's score of its class, (samples,).
+    """Returns the function that gives each sample's score of its target, (samples,).
 
-    The unnormalised score: the probability also rises when all other classes fall (Simonyan
-    et al. 2014).
-
-    Args:
-        forward: Inputs to scores (samples, classes, ...); several positions are averaged.
-        targets: (samples,) int64. Inputs may be several whole copies of the samples.
-        read: The model's scores to those of classes, such as `Outputs.class_scores`.
+    It is the unnormalised score: the probability also rises when all other classes fall
+    (Simonyan et al. 2014). ``read`` makes the model's scores those of classes, see
+    `Outputs.class_scores`.
     """
 
     def score(inputs: Tensor) -> Tensor:
-        return select_scores(read(forward(inputs)), targets.repeat(len(inputs) // len(targets)))
+        scores = forward(inputs) if read is None else read(forward(inputs))
+        return select_scores(scores, targets.repeat(len(inputs) // len(targets)))
 
     return score
 
@@ -148,16 +79,8 @@ def unit_score(
 ) -> Score:
     """Returns the function that gives how strongly a unit answers to each sample, (samples,).
 
-    Its gradient is what one gets by setting the layer's gradient to 0 but for a 1 at the unit.
-
-    Args:
-        forward: Alive for as long as the function is used.
-        unit: Where its ``position`` is given, that neuron alone.
-        positions: Otherwise, the unit's strongest position (what made it fire) or the sum
-            over all of them.
-
-    Raises:
-        ValueError: When it is called: no such layer, index or position.
+    The arguments are those of `value_of_unit`. The function raises ValueError where the model
+    has no such layer, unit or position.
     """
 
     def score(inputs: Tensor) -> Tensor:
@@ -167,56 +90,91 @@ def unit_score(
     return score
 
 
-def value_of_unit(activation: Tensor, unit: Unit, *, positions: Positions = "strongest") -> Tensor:
-    """Returns the unit's value for each sample, (samples,); see `unit_score`.
+def layer_gradient(
+    forward: IsolatedForward, score: Score, layer: str, grid: tuple[int, ...] | None = None
+) -> LayerGradient:
+    """Returns the function that gives a layer's activation and the score's gradient there.
+
+    Both are (samples, units, *positions), without graph: what Grad-CAM weighs. ``forward`` is
+    the forward pass that the score runs. With a ``grid``, the image's tokens lie in its rows and
+    columns, and tokens without a place are left out.
+    """
+
+    def activation_and_gradient(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with _attached_layers(forward, len(inputs), [layer]) as layers:
+            scores = score(inputs)
+        seen, gradient = layers[layer], None
+        if seen.edge is not None and scores.requires_grad:
+            (gradient,) = torch.autograd.grad(scores.sum(), [seen.edge], allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                "what is explained does not depend on this layer. Use one that lies before it."
+            )
+        both = seen.values.detach(), seen.arrange(gradient)
+        if grid is None or len(grid) < 2 or seen.values.dim() != 3:
+            return both
+        return on_grid(both[0], grid), on_grid(both[1], grid)
+
+    return activation_and_gradient
+
+
+def run_with_layers(
+    forward: IsolatedForward, inputs: Tensor, layers: Sequence[str]
+) -> tuple[object, dict[str, AttachedLayer]]:
+    """Returns the model's output and the named layers' activations, all in one graph.
+
+    Layers are named as in `vis_callbacks.summary`. A module that is no nonlinearity can be named
+    as well, and ``name-1`` is its second call.
 
     Raises:
-        ValueError: No such index or position.
+        ValueError: A layer was not met; the message says what comes nearest.
+        MethodUnsuitedError: It is unknown which axis of a layer's output holds the units, or
+            which sample its rows belong to.
     """
-    unit.check({unit.layer: activation.shape[1]})
-    if positions == "sum" and unit.position is None and activation.dim() > 2:
-        return activation.select(1, unit.index).flatten(1).sum(1)
-    return unit_scores(activation, unit)
+    with _attached_layers(forward, len(inputs), layers) as kept:
+        output = forward.run(inputs)
+    return output, kept
 
 
-def class_layer_gradient(
-    forward: IsolatedForward,
-    targets: Tensor,
-    layer: str,
-    *,
-    read: Callable[[Tensor], Tensor] = as_they_are,
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Returns the function that gives a layer's activation and the class score's gradient there.
+def despite_overwriting(run: Callable[[], T]) -> T:
+    """Returns what ``run`` returns, also where the network overwrites what a gradient needs.
 
-    Both are (samples, units, *positions), without graph: what Grad-CAM weighs. ``read`` is that
-    of `class_score`.
+    In evaluation mode, or where a part is frozen, an in-place call may overwrite what is another
+    tensor while training (dropout returns its input then). Networks that do so are run a second
+    time, with what is overwritten copied first; all others pay nothing.
     """
-
-    def activation_and_gradient(inputs: Tensor) -> tuple[Tensor, Tensor]:
-        output, layers = run_with_layers(forward, inputs, [layer])
-        scores = select_scores(read(find_scores(output, len(inputs))), targets)
-        return layers[layer].values.detach(), layers[layer].gradient(scores)
-
-    return activation_and_gradient
-
-
-def unit_layer_gradient(
-    forward: IsolatedForward, unit: Unit, layer: str, *, positions: Positions = "strongest"
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Returns the same as `class_layer_gradient` for a unit that lies behind the layer."""
-
-    def activation_and_gradient(inputs: Tensor) -> tuple[Tensor, Tensor]:
-        names = list(dict.fromkeys([layer, unit.layer]))
-        _, layers = run_with_layers(forward, inputs, names)
-        value = value_of_unit(layers[unit.layer].values, unit, positions=positions)
-        return layers[layer].values.detach(), layers[layer].gradient(value)
-
-    return activation_and_gradient
+    try:
+        return run()
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+    with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        return run()
 
 
-def _called(layer: str) -> str:
-    """Returns the name of the module of which ``layer`` may be a further call, ``name-1``."""
-    return re.sub(r"-\d+$", "", layer)
+@contextmanager
+def _attached_layers(
+    forward: IsolatedForward, num_samples: int, layers: Sequence[str]
+) -> Iterator[dict[str, AttachedLayer]]:
+    """Keeps the first call of each named layer in the pass that runs inside."""
+    met: list[str] = []
+    kept: dict[str, AttachedLayer] = {}
+
+    def keep(seen: Seen) -> None:
+        met.append(seen.name)
+        if seen.name in layers and seen.name not in kept:
+            kept[seen.name] = _attached(seen, num_samples)
+
+    # "relu-1" may be the second call of the module "relu".
+    watched = {name for layer in layers for name in (layer, re.sub(r"-\d+$", "", layer))}
+    with Capture(forward.module, keep, watched={"output": watched}):
+        yield kept
+    for layer in layers:
+        if layer not in kept:
+            names = dict.fromkeys([*met, *module_names(forward.module)])
+            if layer in names:
+                raise ValueError(f'layer "{layer}" gives no activation in this forward pass.')
+            raise ValueError(no_such_layer(layer, names, option="layer"))
 
 
 def _attached(seen: Seen, num_samples: int) -> AttachedLayer:
@@ -233,7 +191,7 @@ def _attached(seen: Seen, num_samples: int) -> AttachedLayer:
         if len(arranged) != num_samples:
             raise MethodUnsuitedError(
                 f'layer "{seen.name}" gives {len(arranged)} rows for {num_samples} samples, and '
-                "none of them can be told to be a sample's (an expert sees some tokens only)."
+                "it is unknown which sample a row belongs to (an expert sees some tokens only)."
             )
         edge = get_gradient_edge(values) if values.requires_grad else None
         return AttachedLayer(arranged, edge, arrange)

@@ -1,4 +1,4 @@
-"""What is explained: a class of the model's scores, or any unit of any layer."""
+"""What is explained, a class or a unit, and where the scores are in what a model returns."""
 
 from __future__ import annotations
 
@@ -11,12 +11,29 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from vis_callbacks.engine.layers import nearest
-
 Target = Literal["label", "predicted"] | int
+Positions = Literal["strongest", "sum"]
 
 _SCORE_KEYS = ("logits", "scores", "out", "output", "outputs", "pred", "preds", "predictions")
-_TARGET_WORDS = ("label", "predicted", "both")
+_TARGETS: Mapping[object, tuple[Target, ...]] = {
+    "label": ("label",),
+    "predicted": ("predicted",),
+    "both": ("label", "predicted"),
+}
+
+
+class MethodUnsuitedError(ValueError):
+    """A method has nothing to say about this network or these inputs; its message says why."""
+
+
+class NoGradientError(MethodUnsuitedError):
+    """The score does not depend on the inputs by anything that can be differentiated."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the score does not depend on the inputs by anything that can be differentiated: the "
+            "model's forward detaches them, or a part of it runs under torch.no_grad()."
+        )
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,7 @@ class Unit:
     Attributes:
         layer: Its name in ``vis_callbacks.summary(model, inputs)``.
         index: From 0.
-        position: One place of the unit (row and column, or a token): a neuron. None: all.
+        position: One place of the unit (row and column, or a token): a neuron. None: all places.
 
     Example:
         >>> Unit.parse("layer4.1.relu-1:17")
@@ -51,7 +68,7 @@ class Unit:
         """Returns the unit written as ``layer:index`` or ``layer:index@row,column``.
 
         Raises:
-            ValueError: It is written otherwise.
+            ValueError: The text is written otherwise.
         """
         layer, _, numbers = text.rpartition(":")
         index, at, position = numbers.partition("@")
@@ -67,23 +84,12 @@ class Unit:
             ) from error
 
     def check(self, num_units: Mapping[str, int]) -> None:
-        """Raises unless one of these layers has this unit.
-
-        Raises:
-            ValueError: No such layer (the message lists near names), or no such index.
-        """
-        if self.layer not in num_units:
-            near = nearest(self.layer, num_units)
-            listed = ", ".join(f'"{name}"' for name in near)
+        """Raises ValueError unless its layer has a unit of this index."""
+        count = num_units[self.layer]
+        if self.index >= count:
             raise ValueError(
-                f'unit "{self}": none of the model\'s {len(num_units)} layers is called '
-                f'"{self.layer}"'
-                + (f'; nearest: {listed}. Use "{near[0]}:{self.index}".' if near else ".")
-            )
-        if self.index >= num_units[self.layer]:
-            raise ValueError(
-                f'unit "{self}": layer "{self.layer}" has {num_units[self.layer]} units. '
-                f"Use an index from 0 to {num_units[self.layer] - 1}."
+                f'unit "{self}": layer "{self.layer}" has {count} units. '
+                f"Use an index from 0 to {count - 1}."
             )
 
 
@@ -99,65 +105,29 @@ def expand_target(option: object) -> tuple[Target, ...]:
     """Returns the targets that an option asks for: "both" is the label and the prediction.
 
     Raises:
-        ValueError: An unknown word, or a negative class.
-        TypeError: Neither a word nor a whole number.
+        ValueError: The option is an unknown word or a negative class.
+        TypeError: The option is neither a word nor a whole number.
     """
-    if option == "both":
-        return ("label", "predicted")
-    if option == "label":
-        return ("label",)
-    if option == "predicted":
-        return ("predicted",)
-    if isinstance(option, str):
-        near = difflib.get_close_matches(option, _TARGET_WORDS, n=1, cutoff=0.0)[0]
+    if isinstance(option, str) and option not in _TARGETS:
+        near = difflib.get_close_matches(option, [str(word) for word in _TARGETS], cutoff=0.0)[0]
         raise ValueError(
             f'target="{option}" is no target. Use "label", "predicted", "both" or the index of '
             f'a class; nearest: "{near}".'
         )
-    return (_check_index("target", option),)
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Returns the values in a type that numbers of half precision do not overflow."""
-    return values.float() if values.element_size() < 4 else values
-
-
-def find_scores(output: Any, num_samples: int) -> Tensor:
-    """Returns the scores (samples, classes, ...) in whatever a forward pass has returned.
-
-    A tensor is taken as it is; of a mapping, dataclass or named tuple the usual names; of a
-    tuple or list the first tensor that has a row for each sample. Scores (samples,) become
-    (samples, 1).
-
-    Raises:
-        TypeError: No such tensor; the message says what there was.
-    """
-    for candidate in _candidates(output):
-        if (
-            isinstance(candidate, Tensor)
-            and candidate.is_floating_point()
-            and candidate.dim() > 0
-            and len(candidate) == num_samples
-        ):
-            return candidate.unsqueeze(1) if candidate.dim() == 1 else candidate
-    raise TypeError(
-        f"the forward pass of {num_samples} samples returned {describe(output)}, where no "
-        "scores (samples, classes) were found. Write forward_fn=lambda model, inputs: ... that "
-        "returns them."
-    )
+    return _TARGETS[option] if isinstance(option, str) else (_check_index("target", option),)
 
 
 def resolve_targets(scores: Tensor, target: Target, labels: Tensor | None = None) -> Targets:
     """Returns the class to explain for each sample.
 
-    Where a label is missing or is no class of these scores, the predicted class stands in for
-    it, and ``note`` says for how many. Scores at several positions are compared by their mean.
+    Where a label is missing or is no class of these scores, the predicted class takes its place,
+    and ``note`` says for how many. Scores at several positions are compared by their mean.
 
     Raises:
         ValueError: ``target`` is a class that the scores do not have.
     """
     num_classes = scores.shape[1]
-    predicted = _per_class(scores.detach()).argmax(1)
+    predicted = per_output(scores.detach()).argmax(1)
     if target == "predicted":
         return Targets(predicted)
     if target == "label":
@@ -181,34 +151,70 @@ def resolve_targets(scores: Tensor, target: Target, labels: Tensor | None = None
 
 def select_scores(scores: Tensor, indices: Tensor) -> Tensor:
     """Returns each sample's score of its class, (samples,); of several positions the mean."""
-    return _per_class(scores).gather(1, indices.unsqueeze(1)).squeeze(1)
+    return per_output(scores).gather(1, indices.unsqueeze(1)).squeeze(1)
 
 
-def unit_scores(activation: Tensor, unit: Unit) -> Tensor:
+def per_output(scores: Tensor) -> Tensor:
+    """Returns scores (samples, outputs, ...) as (samples, outputs): of positions the mean."""
+    return scores.flatten(2).mean(2) if scores.dim() > 2 else scores
+
+
+def value_of_unit(activation: Tensor, unit: Unit, *, positions: Positions = "strongest") -> Tensor:
     """Returns how strongly the unit answers to each sample, (samples,).
-
-    Without a position it is the strongest one: what made the unit fire, not the mean of where
-    it did and where it did not.
 
     Args:
         activation: (samples, units, ...), its layer's.
-        unit: Its ``position`` has an index for each axis after the units.
+        unit: Where its ``position`` is given, that neuron alone.
+        positions: Otherwise the unit's strongest position, which is what made it fire, or the
+            sum over all of them.
 
     Raises:
-        ValueError: The position does not fit.
+        ValueError: The layer has no such unit or position.
     """
-    values = activation.select(1, unit.index)
+    unit.check({unit.layer: activation.shape[1]})
+    values = activation[:, unit.index]
     if unit.position is None:
-        return values.flatten(1).amax(1) if values.dim() > 1 else values
+        values = values.unsqueeze(1).flatten(1)
+        return values.sum(1) if positions == "sum" else values.amax(1)
     sizes = tuple(values.shape[1:])
-    fits = len(unit.position) == len(sizes) and all(
-        place < size for place, size in zip(unit.position, sizes, strict=True)
-    )
-    if not fits:
+    if len(unit.position) != len(sizes) or any(
+        place >= size for place, size in zip(unit.position, sizes, strict=True)
+    ):
         raise ValueError(
             f'unit "{unit}": its layer has positions of size {sizes}. Use one index below each.'
         )
-    return values.flatten(1)[:, _flat_index(unit.position, sizes)]
+    place: tuple[Any, ...] = (slice(None), *unit.position)
+    return values[place]
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Returns the values in a type that numbers of half precision do not overflow."""
+    return values.float() if values.element_size() < 4 else values
+
+
+def find_scores(output: Any, num_samples: int) -> Tensor:
+    """Returns the scores (samples, classes, ...) in what a forward pass has returned.
+
+    A tensor is taken as it is. Of a mapping, dataclass or named tuple the usual names are tried,
+    of a tuple or list the first tensor that has a row for each sample. Scores (samples,) become
+    (samples, 1).
+
+    Raises:
+        TypeError: There is no such tensor; the message says what there was.
+    """
+    for candidate in _candidates(output):
+        if (
+            isinstance(candidate, Tensor)
+            and candidate.is_floating_point()
+            and candidate.dim() > 0
+            and len(candidate) == num_samples
+        ):
+            return candidate.unsqueeze(1) if candidate.dim() == 1 else candidate
+    raise TypeError(
+        f"the forward pass of {num_samples} samples returned {describe(output)}, where no "
+        "scores (samples, classes) were found. Write forward_fn=lambda model, inputs: ... that "
+        "returns them."
+    )
 
 
 def describe(value: Any, depth: int = 2) -> str:
@@ -233,7 +239,7 @@ def refused_inputs(
     why: str,
     wanted: str = "images (samples, channels, height, width) in floating point",
 ) -> str:
-    """Returns what to say of inputs that a monitor has no use for, and what to write instead."""
+    """Returns what to say of inputs that a monitor cannot use, and what to write instead."""
     return (
         f"the inputs are {describe(inputs)}, {why}. Write input_fn=lambda batch: ... that returns "
         f"{wanted}, and forward_fn where the model wants another form."
@@ -241,10 +247,10 @@ def refused_inputs(
 
 
 def named_fields(value: Any) -> Mapping[str, Any] | None:
-    """Returns the parts of a value by name; None for what has none.
+    """Returns the parts of a value by name, or None if it has no named parts.
 
-    Understands mappings, dataclasses, named tuples, and objects that hold tensors as
-    attributes or give them with ``to_dict`` (graphs of torch_geometric).
+    Understands mappings, dataclasses, named tuples, and objects that hold tensors as attributes
+    or give them with ``to_dict`` (graphs of torch_geometric).
     """
     if isinstance(value, list | tuple):
         names = getattr(value, "_fields", None)
@@ -255,20 +261,15 @@ def named_fields(value: Any) -> Mapping[str, Any] | None:
         return None
     if dataclasses.is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    attributes = _attributes(value)
-    if any(isinstance(item, Tensor) for item in attributes.values()):
-        return attributes
-    as_dict = getattr(type(value), "to_dict", None)
-    return named_fields(as_dict(value)) if attributes and callable(as_dict) else None
-
-
-def _attributes(value: object) -> dict[str, Any]:
-    """Returns the public attributes that an object holds itself; none of its code is run."""
     try:
-        held = object.__getattribute__(value, "__dict__")
+        held = object.__getattribute__(value, "__dict__")  # runs none of the object's code
     except AttributeError:
-        return {}
-    return {name: item for name, item in held.items() if not name.startswith("_")}
+        return None
+    public = {name: item for name, item in held.items() if not name.startswith("_")}
+    if any(isinstance(item, Tensor) for item in public.values()):
+        return public
+    as_dict = getattr(type(value), "to_dict", None)
+    return named_fields(as_dict(value)) if public and callable(as_dict) else None
 
 
 def _candidates(output: Any) -> Iterator[Any]:
@@ -283,17 +284,6 @@ def _candidates(output: Any) -> Iterator[Any]:
         yield from output
     else:
         yield output
-
-
-def _flat_index(position: tuple[int, ...], sizes: tuple[int, ...]) -> int:
-    index = 0
-    for place, size in zip(position, sizes, strict=True):
-        index = index * size + place
-    return index
-
-
-def _per_class(scores: Tensor) -> Tensor:
-    return scores.flatten(2).mean(2) if scores.dim() > 2 else scores
 
 
 def _check_index(name: str, value: object) -> int:

@@ -1,1 +1,1 @@
-"""The monitors: a folder each."""
+"""The monitors, a folder each: what is read and said, the science, the pictures."""

@@ -36,11 +36,11 @@ class FilmStrip:
         """
         if self.steps and (step <= self.steps[-1] or _shapes(arrays) != _shapes(self._frames[-1])):
             self.clear()
-        self.steps.append(step)
-        self._frames.append(arrays)
-        kept = log_spaced(self.steps, self.max_frames)
-        self.steps = [self.steps[index] for index in kept]
-        self._frames = [self._frames[index] for index in kept]
+        # New lists: a picture that is drawn later may hold the old ones.
+        steps, frames = [*self.steps, step], [*self._frames, arrays]
+        kept = log_spaced(steps, self.max_frames)
+        self.steps = [steps[index] for index in kept]
+        self._frames = [frames[index] for index in kept]
 
     def stacked(self, device: torch.device | None = None) -> dict[str, Tensor]:
         """Returns name -> (frames, ...), on the device of the latest frame unless told."""

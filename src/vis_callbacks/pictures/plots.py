@@ -62,7 +62,7 @@ def line_plot(
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, (axes,) = _figure(width, height, 1)
+    figure, axes = _figure(width, height)
     inks = [class_colour(kind) for kind in range(len(curves))] if colours is None else colours
     num_missing = 0
     for kind, ((steps, values), ink) in enumerate(zip(curves.values(), inks, strict=True)):
@@ -132,12 +132,14 @@ def scatter_plot(
     """
     points = np.asarray(points, dtype=np.float64)
     is_shown = np.isfinite(points).all(axis=1)
-    shown = points[is_shown]
-    figure, (axes,) = _figure(width, width, 1)
+    square = _square_around(points[is_shown])
+    shown = _within(square, points[is_shown])
+    figure, axes = _figure(width, width)
     if trails is not None:
         from matplotlib.collections import LineCollection
 
-        ends = np.stack([np.asarray(trails, dtype=np.float64)[is_shown], shown], axis=1)
+        before = _within(square, np.asarray(trails, dtype=np.float64)[is_shown])
+        ends = np.stack([before, shown], axis=1)
         ends = ends[np.isfinite(ends).all(axis=(1, 2))]
         axes.add_collection(LineCollection(list(ends), colors="0.75", linewidths=0.7))
     radius = float(np.clip(4.5 - 0.5 * np.log2(max(len(shown), 1) / 125), 2.2, 4.5))
@@ -152,7 +154,7 @@ def scatter_plot(
             linewidths=0.8,
         )
     _scatter(axes, shown, marks.at(is_shown), radius)
-    _frame(axes, *_square_around(shown))
+    _frame(axes)
     notes = []
     if wrong is not None:
         notes.append(f"ringed: misclassified ({np.count_nonzero(wrong):,} of {len(points):,})")
@@ -180,10 +182,10 @@ def scatter_frames(
     square = _square_around(np.concatenate([*known, np.empty((0, 2))]).astype(np.float64))
     pictures = []
     for points, marks in frames:
-        figure, (axes,) = _figure(side, side, 1)
+        figure, axes = _figure(side, side)
         is_shown = np.isfinite(points).all(axis=1)
-        _scatter(axes, points[is_shown], marks.at(is_shown), 2.6, scale)
-        _frame(axes, *square)
+        _scatter(axes, _within(square, points[is_shown]), marks.at(is_shown), 2.6, scale)
+        _frame(axes)
         pictures.append(_drawn(figure))
     return pictures
 
@@ -218,27 +220,30 @@ def _square_around(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], fl
     return low / 2 + high / 2, float((high / 2 - low / 2).max()) or 1.0
 
 
-def _frame(axes: Axes, centre: NDArray[np.float64], half_side: float) -> None:
-    reach = 1.06 * half_side
-    axes.set(
-        xlim=(centre[0] - reach, centre[0] + reach),
-        ylim=(centre[1] - reach, centre[1] + reach),
-        xticks=[],
-        yticks=[],
-    )
+def _within(
+    square: tuple[NDArray[np.float64], float], points: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Returns points of the square as numbers from -1 to 1, which matplotlib can always plot."""
+    centre, half_side = square
+    return (points / 2 - centre / 2) / (half_side / 2)
+
+
+def _frame(axes: Axes) -> None:
+    axes.set(xlim=(-1.06, 1.06), ylim=(-1.06, 1.06), xticks=[], yticks=[])
     axes.set_position((0.003, 0.003, 0.994, 0.994))
     for spine in axes.spines.values():
-        spine.set_color(_share(FAINT_INK))
+        spine.set(color=_share(FAINT_INK), linewidth=0.8)
 
 
-def _figure(width: int, height: int, num_axes: int) -> tuple[Figure, list[Axes]]:
-    """Returns a figure that no window and no global state of matplotlib knows."""
+def _figure(width: int, height: int) -> tuple[Figure, Axes]:
+    """Returns a figure with one plot that no window and no global state of matplotlib knows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
+    size = (width / _DPI, height / _DPI)
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, num_axes, squeeze=False)[0])
+    return figure, figure.add_subplot(facecolor="white")
 
 
 def _drawn(figure: Figure) -> Rgb:

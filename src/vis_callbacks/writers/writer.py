@@ -8,18 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.report import Item, Readings, ReadingsTable, Report, Scalar, Text
+from vis_callbacks.report import Readings, ReadingsTable, Report, Scalar, Text
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
 from vis_callbacks.writers.alert_table import alert_table
 from vis_callbacks.writers.budget import ByteBudget, TimeBudget
 from vis_callbacks.writers.channel import Channel
-from vis_callbacks.writers.image_folder import ImageFolderOutlet
-from vis_callbacks.writers.log_image import LogImageOutlet
-from vis_callbacks.writers.media import Media, Outlet, num_bytes, prepare, within
-from vis_callbacks.writers.scalars import log_numbers, number_of
-from vis_callbacks.writers.shared_writer import package_of
-from vis_callbacks.writers.tensorboard import TensorBoardOutlet
+from vis_callbacks.writers.media_items import Media, num_bytes, prepare, within, word_for
+from vis_callbacks.writers.media_writers import (
+    ImageFolder,
+    MediaWriter,
+    TensorBoardMedia,
+    media_writer_of,
+)
 
 __all__ = ["Writer", "alert_folder"]
 
@@ -74,7 +77,9 @@ class Writer:
         self._log = AlertLog(alert_folder) if alert_folder is not None else None
         self._shown: list[Alert] = []
         self._channels: dict[str, Channel] = {}
-        self._outlets: dict[str, Outlet | None] = {}  # by the name of the logger or "PNG files"
+        self._media_writers: dict[
+            str, MediaWriter | None
+        ] = {}  # by the name of the logger or "PNG files"
         self._epoch = 0
 
     @property
@@ -144,19 +149,19 @@ class Writer:
         prefix = _as_folder(prefix)
         self._log_to_all({f"{prefix}alerts/active": float(active)}, log_step)
         text = Text(tag=f"{prefix}alerts/text", text=alert_table(self._shown))
-        for name, outlet in self._all_outlets():
-            if isinstance(outlet, TensorBoardOutlet):
-                self._write_alert_text(name, outlet, text, log_step)
+        for name, to in self._all_media_writers():
+            if isinstance(to, TensorBoardMedia):
+                self._try(f"{name}'s alerts", self._write_alert_text, to, text, log_step)
 
     def flush(self) -> None:
         """Writes what has waited, and flushes the event files. Harmless when done twice."""
         if not self._is_global_zero:
             return
         self._begin(self._epoch)
-        for name, outlet in self._outlets.items():
-            if isinstance(outlet, TensorBoardOutlet):
-                flush = partial(outlet.flush, patience=_PATIENCE_FOR_ALERTS)
-                self._channel(f"{name}'s flush").attempt(flush, epoch=self._epoch)
+        for name, to in self._media_writers.items():
+            if isinstance(to, TensorBoardMedia):
+                flush = partial(to.flush, patience=_PATIENCE_FOR_ALERTS)
+                self._try(f"{name}'s flush", flush)
 
     def _begin(self, epoch: int, alerts: Sequence[Alert] = ()) -> None:
         """Starts an epoch's budgets, and writes the alerts and those that wait."""
@@ -165,14 +170,19 @@ class Writer:
         if self._log is not None:
             self._log.add(alerts)
             if self._log.num_waiting:
-                self._channel("alerts.jsonl", max_failures=None).attempt(
-                    self._log.write, epoch=epoch
-                )
+                self._try("alerts.jsonl", self._log.write, max_failures=None)
 
     def _channel(self, name: str, max_failures: int | None = 3) -> Channel:
         if name not in self._channels:
             self._channels[name] = Channel(name, self._warn, max_failures)
         return self._channels[name]
+
+    def _try(
+        self, name: str, action: Callable[..., object], *args: Any, max_failures: int | None = 3
+    ) -> bool:
+        """Calls the action through the channel of this name; returns whether it succeeded."""
+        channel = self._channel(name, max_failures)
+        return channel.attempt(partial(action, *args), epoch=self._epoch)
 
     # -- numbers
 
@@ -181,57 +191,58 @@ class Writer:
     ) -> None:
         numbers = dict(also)
         for scalar in scalars:
-            self._channel(f'the number "{scalar.tag}"').attempt(
-                partial(_take_number, numbers, prefix, scalar), epoch=self._epoch
-            )
+            tag = prefix + scalar.tag
+            self._try(f'the number "{scalar.tag}"', _take_number, numbers, tag, scalar)
         if numbers:
             self._log_to_all(numbers, step)
 
     def _log_to_all(self, numbers: Mapping[str, float], step: int) -> None:
         for name, logger in zip(self._names, self._loggers, strict=True):
-            outlet = self._outlet_of(name, logger)
-            self._channel(f"{name}'s numbers").attempt(
-                partial(self._log_to, logger, outlet, numbers, step), epoch=self._epoch
-            )
+            to = self._media_writer_of(name, logger)
+            self._try(f"{name}'s numbers", self._log_to, logger, to, numbers, step)
 
     def _log_to(
-        self, logger: object, outlet: Outlet | None, numbers: Mapping[str, float], step: int
+        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, float], step: int
     ) -> None:
-        if not isinstance(outlet, TensorBoardOutlet):
-            log_numbers(logger, numbers, step)
+        if not isinstance(to, TensorBoardMedia):
+            logger.log_metrics(dict(numbers), step=step)
             return
         patience = min(_PATIENCE, max(self._time.remaining, _LEAST_PATIENCE))
         with self._time.spending():
-            outlet.require_ready(len(numbers), patience=patience)
-            log_numbers(logger, numbers, step)
+            to.require_ready(len(numbers), patience=patience)
+            logger.log_metrics(dict(numbers), step=step)
 
     # -- pictures, texts, histograms, embeddings
 
-    def _outlet_of(self, name: str, logger: Any) -> Outlet | None:
+    def _media_writer_of(self, name: str, logger: Any) -> MediaWriter | None:
         """What takes the logger's media, None if nothing does; asked until it has answered."""
-        if name not in self._outlets:
+        if name not in self._media_writers:
             self._channel(f"{name}'s experiment").attempt(
-                lambda: self._outlets.update({name: _outlet_for(logger)}), epoch=self._epoch
+                lambda: self._media_writers.update({name: media_writer_of(logger)}),
+                epoch=self._epoch,
             )
-        return self._outlets.get(name)
+        return self._media_writers.get(name)
 
-    def _all_outlets(self) -> list[tuple[str, Outlet]]:
+    def _ask_for_media_writer(self, name: str, logger: Any) -> None:
+        self._media_writers[name] = media_writer_of(logger)
+
+    def _all_media_writers(self) -> list[tuple[str, MediaWriter]]:
         pairs = [
-            (name, self._outlet_of(name, logger))
+            (name, self._media_writer_of(name, logger))
             for name, logger in zip(self._names, self._loggers, strict=True)
         ]
-        outlets = [(name, outlet) for name, outlet in pairs if outlet is not None]
-        if not outlets and self._save_images and self._folder is not None:
-            folder = self._outlets.setdefault("PNG files", ImageFolderOutlet(self._folder))
+        media_writers = [(name, to) for name, to in pairs if to is not None]
+        if not media_writers and self._save_images and self._folder is not None:
+            folder = self._media_writers.setdefault("PNG files", ImageFolder(self._folder))
             if folder is not None:
-                outlets = [("PNG files", folder)]
-        return outlets
+                media_writers = [("PNG files", folder)]
+        return media_writers
 
     def _can_take_media(self) -> bool:
         """Whether drawing is worth the time; says what to add where nothing takes pictures."""
-        if self._all_outlets():
-            return self._channel("pictures").attempt(self._time.require, epoch=self._epoch)
-        have_answered = all(name in self._outlets for name in self._names)
+        if self._all_media_writers():
+            return self._try("pictures", self._time.require)
+        have_answered = all(name in self._media_writers for name in self._names)
         if self._folder is not None and have_answered:
             loggers = ", ".join(self._names) or "no logger"
             self._channel("pictures").leave_out(
@@ -245,9 +256,7 @@ class Writer:
         """The items drawn and checked; those that fail are left out, each on its own."""
         prepared: list[Media] = []
         for item in items:
-            self._channel(f'"{item.tag}"').attempt(
-                partial(_take_media, prepared, prefix, item), epoch=self._epoch
-            )
+            self._try(f'"{item.tag}"', _take_media, prepared, item, prefix)
         return prepared
 
     def _write_media(self, media: Sequence[Media], step: int) -> None:
@@ -261,46 +270,43 @@ class Writer:
             )
         for item in kept:
             written = [
-                self._channel(f"{name}'s {type(item).__name__.lower()}s").attempt(
-                    partial(self._write_one, outlet, item, step), epoch=self._epoch
-                )
-                for name, outlet in self._all_outlets()
-                if isinstance(item, outlet.takes)
+                self._try(f"{name}'s {word_for(item)}", self._write_one, to, item, step)
+                for name, to in self._all_media_writers()
+                if isinstance(item, to.takes)
             ]
             if any(written):
                 self._bytes.spend(num_bytes(item))
 
-    def _write_one(self, outlet: Outlet, media: Media, step: int) -> None:
+    def _write_one(self, to: MediaWriter, media: Media, step: int) -> None:
         self._time.require()
         with self._time.spending():
-            outlet.write(media, step=step, patience=min(_PATIENCE, self._time.remaining))
+            to.write(media, step=step, patience=min(_PATIENCE, self._time.remaining))
 
-    def _write_alert_text(
-        self, name: str, outlet: TensorBoardOutlet, text: Text, step: int
-    ) -> None:
-        def write() -> None:
-            with self._time.spending():
-                outlet.write_alerts(text, step=step, patience=_PATIENCE_FOR_ALERTS)
-                outlet.flush(patience=_PATIENCE_FOR_ALERTS)
-
-        self._channel(f"{name}'s alerts").attempt(write, epoch=self._epoch)
+    def _write_alert_text(self, to: TensorBoardMedia, text: Text, step: int) -> None:
+        with self._time.spending():
+            to.write_alerts(text, step=step, patience=_PATIENCE_FOR_ALERTS)
+            to.flush(patience=_PATIENCE_FOR_ALERTS)
 
 
-def _outlet_for(logger: Any) -> Outlet | None:
-    """What takes the media of a logger."""
-    # Asked of the class: a DummyLogger answers every attribute with a function.
-    if callable(getattr(type(logger), "log_image", None)):
-        return LogImageOutlet(logger)
-    experiment = getattr(logger, "experiment", None)
-    return TensorBoardOutlet(logger) if package_of(experiment) else None
+def _take_number(numbers: dict[str, float], tag: str, scalar: Scalar) -> None:
+    numbers[tag] = number_of(scalar)
 
 
-def _take_number(numbers: dict[str, float], prefix: str, scalar: Scalar) -> None:
-    numbers[prefix + scalar.tag] = number_of(scalar)
-
-
-def _take_media(media: list[Media], prefix: str, item: Item) -> None:
+def _take_media(media: list[Media], item: Any, prefix: str) -> None:
     media.append(prepare(item, prefix))
+
+
+def number_of(scalar: Scalar) -> float:
+    """Returns the scalar's value as a float; NaN and the infinities pass.
+
+    Raises:
+        ValueError: It holds more than one value.
+        OverflowError: It is an integer beyond the floats.
+    """
+    value: Any = scalar.value
+    if np.size(value) != 1:
+        raise ValueError(f'scalar "{scalar.tag}" holds {np.size(value)} values; it must hold one')
+    return float(value.reshape(())) if isinstance(value, np.ndarray) else float(value)
 
 
 def _names_of(loggers: Sequence[object]) -> list[str]:

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
+from vis_callbacks.alerts.alert import Evidence, Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.readings import (
     FIRST_DEATH_STEP,
@@ -29,7 +29,8 @@ from vis_callbacks.alerts.readings import (
     REFERENCE_STEP,
     WINDOW_SAMPLES,
 )
-from vis_callbacks.alerts.rules.circumstances import (
+from vis_callbacks.alerts.rules.conditions import (
+    MAX_CONSTANT_SHARE,
     Rate,
     constant_share,
     counted,
@@ -43,7 +44,7 @@ from vis_callbacks.alerts.rules.circumstances import (
     whole,
 )
 
-_RAW_INPUT = 10.0  # normalised inputs have mean 0 and standard deviation 1; 0-255 has 90 and 80
+_MIN_UNITS = 8  # a layer with fewer is reported, never alerted on: not measured below
 _LATE_STEP = 100  # a first death after it has a cause of its own: something happened there
 
 
@@ -62,8 +63,6 @@ class DyingUnits:
         min_norm_seen: The same for these.
         critical_snapshots: Snapshots running that make it critical.
         critical_loss: Smoothed loss / first loss from which on it may be critical.
-        max_constant_inputs: With more constant inputs than this share, units are not judged.
-        min_units: A layer with fewer is reported, never alerted on: not measured below.
     """
 
     kind: ClassVar[str] = "dying_units"
@@ -75,12 +74,10 @@ class DyingUnits:
     min_norm_seen: float = 1.00
     critical_snapshots: int = 10
     critical_loss: float = 0.7
-    max_constant_inputs: float = 0.5
-    min_units: int = 8
 
     def check(self, history: History) -> Outcome:
         """Returns the dying layers of the latest snapshot."""
-        if has_broken_down(history) or constant_share(history) > self.max_constant_inputs:
+        if _cannot_judge(history):
             return Verdict.UNDECIDED
         layers = self.dying_layers(history)
         if not layers:
@@ -91,12 +88,30 @@ class DyingUnits:
         rate = learning_rate(history)
         worst = max(layers, key=lambda layer: history.latest(NEWLY_DEAD, layer))
         since = _since(history, layers)
+        words = f"Units are dying, the learning rate is too high: {_silent(history, worst)}"
+        if others := tuple(layer for layer in layers if layer != worst):
+            words += f" Also in {quoted(others)}."
+        if (reference := history.latest(REFERENCE_STEP, worst)) > 0:
+            words += f" With these units it was first read at step {reference:.0f}."
+        evidence: Evidence = {
+            "layer": worst,
+            NEWLY_DEAD: history.latest(NEWLY_DEAD, worst),
+            NEWLY_DEAD_LATE: history.latest(NEWLY_DEAD_LATE, worst),
+            NORM_AT_DEATH: history.latest(NORM_AT_DEATH, worst),
+            "weight_norm_of_first": weight_growth(history, worst),
+            # 0 of n: the rate is below 3/n, at 95 % confidence
+            "fires_on_less_than": 3 / history.latest(WINDOW_SAMPLES, worst),
+            "learning_rate": rate.latest,
+            REFERENCE_STEP: reference,
+            **_counted(history, worst),
+            "snapshots_running": num_running,
+            "loss_of_first": level,
+        }
         return Finding(
-            message=_message(history, layers, worst),
+            message=words,
             layers=layers,
             since_step=since,
-            evidence=_evidence(history, worst, rate)
-            | {"snapshots_running": num_running, "loss_of_first": level},
+            evidence=evidence,
             sample_size=whole(history.latest(WINDOW_SAMPLES, worst)),
             could_be=_could_be(history, rate, since),
             remedy=_remedy(rate, since),
@@ -105,11 +120,8 @@ class DyingUnits:
 
     def dying_layers(self, history: History, entry: int = -1) -> tuple[str, ...]:
         """Returns the layers that were dying at one entry of the history."""
-        return tuple(
-            layer
-            for layer in history.layers(NUM_UNITS, entry)
-            if self._is_dying(history, layer, entry)
-        )
+        layers = history.layers(NUM_UNITS, entry)
+        return tuple(layer for layer in layers if self._is_dying(history, layer, entry))
 
     def was_dying_before(self, history: History) -> bool:
         """Whether units were dying at the last snapshot before the first NaN or infinity."""
@@ -118,11 +130,11 @@ class DyingUnits:
         return bool(before) and bool(self.dying_layers(history, before[-1]))
 
     def _is_dying(self, history: History, layer: str, entry: int) -> bool:
-        if history.at(entry, NUM_UNITS, layer) < self.min_units:
+        if history.at(entry, NUM_UNITS, layer) < _MIN_UNITS:
             return False
         norm = history.at(entry, NORM_AT_DEATH, layer)
         if math.isnan(norm):  # no weights known for this layer: judged by the shares alone
-            norm = max(self.min_norm_late, self.min_norm_seen)
+            norm = math.inf
         late = history.at(entry, NEWLY_DEAD_LATE, layer)
         seen = history.at(entry, NEWLY_DEAD, layer)
         return (late >= self.min_late and norm >= self.min_norm_late) or (
@@ -131,12 +143,11 @@ class DyingUnits:
 
     def _num_running(self, history: History) -> int:
         """Returns at how many snapshots running, up to the latest, a layer was dying."""
-        for num_running in range(1, len(history)):
-            if num_running == self.critical_snapshots:
-                return num_running
+        most = min(len(history), self.critical_snapshots)
+        for num_running in range(1, most):
             if not self.dying_layers(history, -1 - num_running):
                 return num_running
-        return len(history)
+        return most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +159,6 @@ class DeadFromStart:
     Attributes:
         min_share: Worst layer of healthy runs: .34 in nine of ten, .62 in the worst.
         critical_share: A bias of -20 on a whole layer gives 1.00 and accuracy at chance.
-        max_constant_inputs: With more constant inputs than this share, units are not judged.
-        min_units: A layer with fewer is reported, never alerted on.
     """
 
     kind: ClassVar[str] = "dead_from_start"
@@ -157,35 +166,30 @@ class DeadFromStart:
 
     min_share: float = 0.65
     critical_share: float = 0.95
-    max_constant_inputs: float = 0.5
-    min_units: int = 8
 
     def check(self, history: History) -> Outcome:
         """Returns the layers of which most units have not fired since step 0."""
-        if has_broken_down(history) or constant_share(history) > self.max_constant_inputs:
+        if _cannot_judge(history):
             return Verdict.UNDECIDED
         layers = tuple(
             layer
-            for layer in history.layers(NEVER_FIRED)
-            if history.latest(NEVER_FIRED, layer) >= self.min_share
-            and history.latest(REFERENCE_STEP, layer) == 0
-            and history.latest(NUM_UNITS, layer) >= self.min_units
+            for layer in _layers_above(history, NEVER_FIRED, self.min_share)
+            if history.latest(REFERENCE_STEP, layer) == 0
         )
         if not layers:
             return None
         worst = max(layers, key=lambda layer: history.latest(NEVER_FIRED, layer))
-        value = history.latest(NEVER_FIRED, worst)
+        value, num_units = history.latest(NEVER_FIRED, worst), history.latest(NUM_UNITS, worst)
         num_samples = whole(history.latest(WINDOW_SAMPLES, worst))
         return Finding(
             message=(
                 f"Dead from initialisation: in {quoted((worst,))} {share(value)} of"
-                f" {history.latest(NUM_UNITS, worst):.0f} units have not fired once since step 0"
+                f" {num_units:.0f} units have not fired once since step 0"
                 f" ({num_samples} {counted(history, worst)} or more)."
             ),
             layers=layers,
             since_step=0,
-            evidence={NEVER_FIRED: value, NUM_UNITS: history.latest(NUM_UNITS, worst)}
-            | _counted(history, worst),
+            evidence={NEVER_FIRED: value, NUM_UNITS: num_units, **_counted(history, worst)},
             sample_size=num_samples,
             could_be=(
                 "weights that were loaded and not initialised",
@@ -206,27 +210,18 @@ class NewlyDeadUnits:
 
     Attributes:
         min_share: Healthy runs reach it in 4 of 100.
-        max_constant_inputs: With more constant inputs than this share, units are not judged.
-        min_units: A layer with fewer is only reported.
     """
 
     kind: ClassVar[str] = "newly_dead_units"
     severity: ClassVar[Severity] = "info"
 
     min_share: float = 0.30
-    max_constant_inputs: float = 0.5
-    min_units: int = 8
 
     def check(self, history: History) -> Outcome:
         """Returns the layers of which this share fired before and is silent now."""
-        if has_broken_down(history) or constant_share(history) > self.max_constant_inputs:
+        if _cannot_judge(history):
             return Verdict.UNDECIDED
-        layers = tuple(
-            layer
-            for layer in history.layers(NEWLY_DEAD)
-            if history.latest(NEWLY_DEAD, layer) >= self.min_share
-            and history.latest(NUM_UNITS, layer) >= self.min_units
-        )
+        layers = _layers_above(history, NEWLY_DEAD, self.min_share)
         if not layers:
             return None
         worst = max(layers, key=lambda layer: history.latest(NEWLY_DEAD, layer))
@@ -234,18 +229,23 @@ class NewlyDeadUnits:
             message=_silent(history, worst),
             layers=layers,
             since_step=_since(history, layers),
-            evidence={NEWLY_DEAD: history.latest(NEWLY_DEAD, worst)} | _counted(history, worst),
+            evidence={NEWLY_DEAD: history.latest(NEWLY_DEAD, worst), **_counted(history, worst)},
             sample_size=whole(history.latest(WINDOW_SAMPLES, worst)),
             could_be=("harmless sparsity of an easy task in a wide layer", "weight decay"),
         )
 
 
-def _message(history: History, layers: tuple[str, ...], worst: str) -> str:
-    others = tuple(layer for layer in layers if layer != worst)
-    also = f" Also in {quoted(others)}." if others else ""
-    reference = history.latest(REFERENCE_STEP, worst)
-    since = f" With these units it was first read at step {reference:.0f}." if reference > 0 else ""
-    return f"Units are dying, the learning rate is too high: {_silent(history, worst)}{also}{since}"
+def _cannot_judge(history: History) -> bool:
+    return has_broken_down(history) or constant_share(history) > MAX_CONSTANT_SHARE
+
+
+def _layers_above(history: History, metric: str, min_share: float) -> tuple[str, ...]:
+    return tuple(
+        layer
+        for layer in history.layers(metric)
+        if history.latest(metric, layer) >= min_share
+        and history.latest(NUM_UNITS, layer) >= _MIN_UNITS
+    )
 
 
 def _silent(history: History, layer: str) -> str:
@@ -259,26 +259,10 @@ def _silent(history: History, layer: str) -> str:
 
 def _since(history: History, layers: tuple[str, ...]) -> int | None:
     steps = [history.latest(FIRST_DEATH_STEP, layer) for layer in layers]
-    known = [int(step) for step in steps if not math.isnan(step)]
-    return min(known, default=None)
+    return min((int(step) for step in steps if not math.isnan(step)), default=None)
 
 
-def _evidence(history: History, worst: str, rate: Rate) -> dict[str, float | int | str]:
-    num_samples = history.latest(WINDOW_SAMPLES, worst)
-    return {
-        "layer": worst,
-        NEWLY_DEAD: history.latest(NEWLY_DEAD, worst),
-        NEWLY_DEAD_LATE: history.latest(NEWLY_DEAD_LATE, worst),
-        NORM_AT_DEATH: history.latest(NORM_AT_DEATH, worst),
-        "weight_norm_of_first": weight_growth(history, worst),
-        "fires_on_less_than": 3 / num_samples,  # 0 of n: the rate is below 3/n, 95 % confidence
-        "learning_rate": rate.latest,
-        REFERENCE_STEP: history.latest(REFERENCE_STEP, worst),
-        **_counted(history, worst),
-    }
-
-
-def _counted(history: History, layer: str) -> dict[str, float | int | str]:
+def _counted(history: History, layer: str) -> dict[str, str]:
     """Returns what the sample size counts, where that is no samples."""
     word = counted(history, layer)
     return {} if word == "samples" else {"counted": word}
@@ -286,12 +270,11 @@ def _counted(history: History, layer: str) -> dict[str, float | int | str]:
 
 def _could_be(history: History, rate: Rate, since: int | None) -> tuple[str, ...]:
     causes = []
-    if scale := input_scale(history, _RAW_INPUT):
+    if scale := input_scale(history):
         causes.append(f"inputs that are not normalised ({scale})")
     if since is not None and since >= _LATE_STEP and rate.jump is None:
         causes.append(f"a burst of large gradients at about step {since}")
-    causes.append("deaths without harm: an easy task in a wide network, the loss falls on")
-    return tuple(causes)
+    return (*causes, "deaths without harm: an easy task in a wide network, the loss falls on")
 
 
 def _remedy(rate: Rate, since: int | None) -> str:

@@ -12,14 +12,13 @@ do is stay where they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.rules.circumstances import quoted, share
+from vis_callbacks.alerts.rules.conditions import quoted, share
 
 FIRST_JUDGED_STEP = 150
 FIRST_JUDGED_SHARE = 0.15  # of the planned steps
@@ -100,12 +99,12 @@ class HardlyLearned:
             return None
         layers = tuple(found)
         worst = min(layers, key=lambda layer: history.latest(readings.FILTER_CHANGE, layer))
+        rough = history.latest(readings.FILTER_ROUGHNESS, worst)
+        moved = _percent(history.latest(readings.FILTER_CHANGE, worst))
         return Finding(
             message=f"The first layer has hardly learned: the filters of {quoted((worst,))} are as"
-            f" noisy as they were initialised (roughness"
-            f" {history.latest(readings.FILTER_ROUGHNESS, worst):.2f}, white noise has 1), and"
-            f" have moved by {_percent(history.latest(readings.FILTER_CHANGE, worst))} of their"
-            " norm.",
+            f" noisy as they were initialised (roughness {rough:.2f}, white noise has 1), and have"
+            f" moved by {moved} of their norm.",
             layers=layers,
             since_step=min(found.values()),
             evidence=_evidence(history, worst) | _trend(history),
@@ -157,13 +156,13 @@ class FiltersBlowUp:
         if not layers:
             return None
         worst = max(layers, key=lambda layer: history.at(entry, readings.FILTER_CHANGE, layer))
+        moved = _percent(history.at(entry, readings.FILTER_CHANGE, worst))
+        step = history.steps[entry]
         return Finding(
-            message=f"First-layer weights blow up: at step {history.steps[entry]} those of"
-            f" {quoted((worst,))} had moved by"
-            f" {_percent(history.at(entry, readings.FILTER_CHANGE, worst))} of their initial norm."
-            " The learning rate may be too high.",
+            message=f"First-layer weights blow up: at step {step} those of {quoted((worst,))} had"
+            f" moved by {moved} of their initial norm. The learning rate may be too high.",
             layers=layers,
-            since_step=history.steps[entry],
+            since_step=step,
             evidence=_evidence(history, worst),
             could_be=("a learning rate that is too high", "inputs that are not normalised"),
         )
@@ -369,18 +368,15 @@ def _first_judged(history: History, layer: str) -> int | None:
 
 
 def _validations(history: History) -> list[tuple[float, float, int]]:
-    """Yields (validation loss, training loss, step) of each validation: where the former is new."""
-    return list(_new_ones(history))
-
-
-def _new_ones(history: History) -> Iterator[tuple[float, float, int]]:
-    before = math.nan
+    """Returns (validation loss, training loss, step) wherever the validation loss is a new one."""
+    found, before = [], math.nan
     validation = history.series(readings.VALIDATION_LOSS)
     training = history.series(readings.TRAINING_LOSS)
     for step, loss, trained in zip(history.steps, validation, training, strict=True):
         if not math.isnan(loss) and loss != before:
             before = loss
-            yield loss, trained, step
+            found.append((loss, trained, step))
+    return found
 
 
 def _evidence(history: History, layer: str) -> dict[str, float | int | str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.readings import CONSTANT_INPUTS, INPUT_MEAN, INPUT_STD, NUM_SAMPLES
-from vis_callbacks.alerts.rules.circumstances import (
+from vis_callbacks.alerts.rules.conditions import (
+    MAX_CONSTANT_SHARE,
     constant_share,
     has_broken_down,
     input_scale,
@@ -17,31 +18,27 @@ from vis_callbacks.alerts.rules.circumstances import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ConstantInputs:
-    """Most samples have the same value everywhere: the loader hands out blanks.
+    """More than half of the samples have the same value everywhere: the loader hands out blanks.
 
     It looks like dying units (44-69 % of a layer newly dead in 12 of 12 measured runs), so no
-    rule judges units meanwhile.
-
-    Attributes:
-        max_share: Share of constant samples in a snapshot. 40 % black images did no harm.
+    rule judges units meanwhile. 40 % black images did no harm.
     """
 
     kind: ClassVar[str] = "constant_inputs"
     severity: ClassVar[Severity] = "warning"
 
-    max_share: float = 0.5
-
     def check(self, history: History) -> Outcome:
         """Returns whether most inputs of the latest snapshot are constant."""
         value = constant_share(history)
-        if value <= self.max_share:
+        if value <= MAX_CONSTANT_SHARE:
             return None
+        shares = [*zip(history.steps, history.series(CONSTANT_INPUTS), strict=True)]
+        running = [*takewhile(lambda pair: pair[1] > MAX_CONSTANT_SHARE, reversed(shares))]
         return Finding(
             message=f"The input is constant: {share(value)} of the samples have the same value"
             " everywhere. Units are not judged meanwhile.",
-            since_step=_since(history, self.max_share),
+            since_step=running[-1][0],
             evidence={CONSTANT_INPUTS: value},
             sample_size=whole(history.latest(NUM_SAMPLES)),
             could_be=("black or missing files", "a mask or a crop that leaves nothing"),
@@ -49,43 +46,23 @@ class ConstantInputs:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class RawInputs:
-    """A remark on inputs far from mean 0 and standard deviation 1, such as 0-255 images.
-
-    Attributes:
-        largest: Of mean and standard deviation; 0-255 photographs have about 90 and 80.
-    """
+    """A remark on inputs far from mean 0 and standard deviation 1, such as 0-255 images."""
 
     kind: ClassVar[str] = "raw_inputs"
     severity: ClassVar[Severity] = "info"
-
-    largest: float = 10.0
 
     def check(self, history: History) -> Outcome:
         """Returns whether the latest inputs look as if nobody had normalised them."""
         if has_broken_down(history):
             return Verdict.UNDECIDED
-        scale = input_scale(history, self.largest)
+        scale = input_scale(history)
         if not scale:
             return None
+        mean, std = history.latest(INPUT_MEAN), history.latest(INPUT_STD)
         return Finding(
             message=f"The inputs look raw ({scale}): a learning rate that is usual for normalised"
             " inputs is too high for them.",
-            evidence={
-                INPUT_MEAN: history.latest(INPUT_MEAN),
-                INPUT_STD: history.latest(INPUT_STD),
-            },
+            evidence={INPUT_MEAN: mean, INPUT_STD: std},
             remedy="Normalise them: subtract the mean and divide by the standard deviation.",
         )
-
-
-def _since(history: History, max_share: float) -> int:
-    """Returns the step at which the latest run of constant snapshots began."""
-    since = history.steps[-1]
-    shares = history.series(CONSTANT_INPUTS)
-    for step, value in zip(reversed(history.steps), reversed(shares), strict=True):
-        if not value > max_share:
-            break
-        since = step
-    return since

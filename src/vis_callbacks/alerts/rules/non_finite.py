@@ -3,68 +3,57 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
-from vis_callbacks.alerts.history import History, Landmark
+from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.readings import NON_FINITE, NON_FINITE_LOSS, WEIGHT_NORM
-from vis_callbacks.alerts.rules.circumstances import learning_rate
+from vis_callbacks.alerts.rules.conditions import learning_rate
 from vis_callbacks.alerts.rules.dead_units import DyingUnits
 
+_BLOWN_UP = 3.0  # growth of a layer's weights before it that points to the learning rate
 
-@dataclass(frozen=True, kw_only=True)
+
 class NonFinite:
     """A NaN or an infinity in an activation or in the loss: where and when first.
 
     It ends the other rules about units and weights for the run: no number after it means
     anything.
-
-    Attributes:
-        blown_up_norm: Growth of a layer's weights before it that points to the learning rate.
-        dying: The rule whose finding, just before, points to the learning rate as well.
     """
 
     kind: ClassVar[str] = "non_finite"
     severity: ClassVar[Severity] = "critical"
 
-    blown_up_norm: float = 3.0
-    dying: DyingUnits = field(default_factory=DyingUnits)
-
     def check(self, history: History) -> Outcome:
         """Returns the first layer, in forward order, and the first step."""
-        activation, loss = history.landmark(NON_FINITE), history.landmark(NON_FINITE_LOSS)
-        mark = min(
-            (mark for mark in (activation, loss) if mark is not None),
-            key=lambda mark: mark.step,
-            default=None,
-        )
-        if mark is None:
+        marks = [history.landmark(metric) for metric in (NON_FINITE, NON_FINITE_LOSS)]
+        first = min((mark for mark in marks if mark), key=lambda mark: mark.step, default=None)
+        if first is None:
             return None
-        is_activation = activation is not None and mark is activation
-        place = f"the activation of {mark.layers[0]!r}" if is_activation else "the loss"
-        growth = _largest_growth(history, mark)
-        was_dying = self.dying.was_dying_before(history)
+        layers = first.layers if first is marks[0] else ()
+        place = f"the activation of {layers[0]!r}" if layers else "the loss"
+        growth = _largest_growth(history, first.step)
+        was_dying = DyingUnits().was_dying_before(history)
         return Finding(
-            message=f"NaN or infinity in {place}, first seen at step {mark.step}.",
-            layers=mark.layers if is_activation else (),
-            since_step=mark.step,
+            message=f"NaN or infinity in {place}, first seen at step {first.step}.",
+            layers=layers,
+            since_step=first.step,
             evidence={"weight_norm_of_first": growth, "units_were_dying": int(was_dying)},
             could_be=(
                 "a sample that holds NaN",
                 "a division or a logarithm of 0",
                 "numbers beyond the range of half precision",
             ),
-            remedy=_remedy(history, growth > self.blown_up_norm or was_dying),
+            remedy=_remedy(history, growth > _BLOWN_UP or was_dying),
         )
 
 
-def _largest_growth(history: History, mark: Landmark) -> float:
-    """Returns the largest norm of a layer / at its first snapshot, before the first NaN."""
+def _largest_growth(history: History, before: int) -> float:
+    """Returns the largest norm of a layer / at its first snapshot, before a step."""
     growths = [
         value / first
         for entry, step in enumerate(history.steps)
-        if step < mark.step
+        if step < before
         for layer in history.layers(WEIGHT_NORM, entry)
         if (first := history.first(WEIGHT_NORM, layer)) > 0
         and math.isfinite(value := history.at(entry, WEIGHT_NORM, layer))
@@ -78,9 +67,8 @@ def _remedy(history: History, is_rate: bool) -> str:
             "Look at the batch of that step, at the precision and at the scale of inputs and"
             " targets; torch.autograd.set_detect_anomaly(True) names the operation."
         )
-    rate = learning_rate(history).highest
-    number = "" if math.isnan(rate) else f" ({rate / 10:.3g} instead of {rate:.3g})"
+    tenth = learning_rate(history).tenth
     return (
         "Weights had blown up or units were dying before it: restart with a tenth of the learning"
-        f" rate{number}."
+        f" rate{f' ({tenth})' if tenth else ''}."
     )

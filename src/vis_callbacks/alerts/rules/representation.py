@@ -15,7 +15,7 @@ from vis_callbacks.alerts.readings import (
     NUM_CLASSES,
     NUM_EMBEDDED,
 )
-from vis_callbacks.alerts.rules.circumstances import has_broken_down, quoted, share, whole
+from vis_callbacks.alerts.rules.conditions import has_broken_down, quoted, share, whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vis_callbacks.engine.score_functions import run_with_layers, value_of_unit
-from vis_callbacks.engine.scores import Unit, at_least_float32, find_scores, select_scores
+from vis_callbacks.engine.score_functions import run_with_layers
+from vis_callbacks.engine.scores import (
+    Unit,
+    at_least_float32,
+    find_scores,
+    select_scores,
+    value_of_unit,
+)
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import IsolatedForward

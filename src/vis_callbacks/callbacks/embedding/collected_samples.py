@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
 from vis_callbacks.callbacks.embedding.sample_collector import CHOSEN, FACTS, MET, evenly_spaced
 from vis_callbacks.engine.layers import matches
+from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.engine.ranks import merge_two
 from vis_callbacks.guard import NothingToShow

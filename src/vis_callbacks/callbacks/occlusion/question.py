@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.saliency import MethodUnsuitedError
 from vis_callbacks.engine.capture import Capture, Seen
 from vis_callbacks.engine.engine import samples_units_positions
 from vis_callbacks.engine.score_functions import run_with_layers
 from vis_callbacks.engine.scores import (
+    MethodUnsuitedError,
     Target,
     Targets,
     at_least_float32,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.nonlinearities import NONLINEARITIES
 from vis_callbacks.callbacks.monitor import Monitor
 from vis_callbacks.callbacks.options import check_count, check_flag, check_names
+from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.schedule import EveryNEpochs
 from vis_callbacks.guard import Attempt, NothingToShow
 from vis_callbacks.monitors.top_patches.marks import NotFollowedError

@@ -1,0 +1,130 @@
+"""What the rules ask about the whole run (loss, inputs, learning rate), and words for numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vis_callbacks.alerts.history import History
+from vis_callbacks.alerts.readings import (
+    CONSTANT_INPUTS,
+    COUNTS_ROWS,
+    INPUT_MEAN,
+    INPUT_STD,
+    LANDMARKS,
+    LEARNING_RATE,
+    LOSS,
+    NUM_WEIGHTS,
+    WEIGHT_NORM,
+)
+
+# A rate three times that of the snapshot before is a jump: a linear warm-up grows by less from
+# its third snapshot on, and no usual schedule does it later.
+_JUMP = 3.0
+_WARM_UP_SNAPSHOTS = 3
+
+MAX_CONSTANT_SHARE = 0.5  # of the inputs: above it they are blank, and units are not judged
+_RAW_INPUT = 10.0  # normalised inputs have mean 0 and standard deviation 1; 0-255 has 90 and 80
+
+
+def has_broken_down(history: History) -> bool:
+    """Whether there ever was a NaN or an infinity: no other verdict means anything after it."""
+    return any(history.landmark(metric) is not None for metric in LANDMARKS)
+
+
+def constant_share(history: History) -> float:
+    """Returns the share of constant inputs in the latest snapshot, 0 where it is not known."""
+    share = history.latest(CONSTANT_INPUTS)
+    return 0.0 if math.isnan(share) else share
+
+
+def loss_level(history: History) -> float:
+    """Returns the smoothed loss / the first loss; NaN where there is none or it is not positive."""
+    first = history.first(LOSS)
+    return history.smoothed(LOSS) / first if first > 0 else math.nan
+
+
+def weight_growth(history: History, layer: str) -> float:
+    """Returns the norm of a layer's weights / at the first snapshot; NaN where none are left.
+
+    Weights that were pruned, or have left with their units, count at neither time, as if any of
+    the first ones had been taken away.
+    """
+    first = history.first(WEIGHT_NORM, layer)
+    num_first, num_left = history.first(NUM_WEIGHTS, layer), history.latest(NUM_WEIGHTS, layer)
+    if not first > 0 or num_left == 0:
+        return math.nan
+    share_left = num_left / num_first if num_left < num_first else 1.0
+    return history.latest(WEIGHT_NORM, layer) / (first * math.sqrt(share_left))
+
+
+def counted(history: History, layer: str) -> str:
+    """Returns what the sample sizes of a layer count, in a word: "samples", or "rows"."""
+    return "rows" if history.latest(COUNTS_ROWS, layer) > 0 else "samples"
+
+
+def input_scale(history: History) -> str:
+    """Returns "mean 90, standard deviation 80" if the inputs look raw, else ""."""
+    mean, std = history.latest(INPUT_MEAN), history.latest(INPUT_STD)
+    if abs(mean) > _RAW_INPUT or std > _RAW_INPUT:
+        return f"mean {mean:.3g}, standard deviation {std:.3g}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate up to now; NaN where the history does not know it.
+
+    Attributes:
+        latest: At the latest snapshot.
+        highest: At any snapshot that the history still has.
+        jump: Step, rate before and rate after the steepest rise that no warm-up explains.
+    """
+
+    latest: float
+    highest: float
+    jump: tuple[int, float, float] | None = None
+
+    @property
+    def is_falling(self) -> bool:
+        """Whether a schedule has lowered it already."""
+        return self.latest < 0.999 * self.highest
+
+    @property
+    def tenth(self) -> str:
+        """A tenth of the highest rate in words: ``"0.01 instead of 0.1"``; "" if not known."""
+        if math.isnan(self.highest):
+            return ""
+        return f"{self.highest / 10:.3g} instead of {self.highest:.3g}"
+
+
+def learning_rate(history: History) -> Rate:
+    """Returns what the history tells of the learning rate."""
+    series = zip(history.steps, history.series(LEARNING_RATE), strict=True)
+    known = [(step, rate) for step, rate in series if not math.isnan(rate)]
+    if not known:
+        return Rate(math.nan, math.nan)
+    pairs = zip(known[_WARM_UP_SNAPSHOTS - 1 :], known[_WARM_UP_SNAPSHOTS:], strict=False)
+    jumps = [
+        (after / before, (step, before, after))
+        for (_, before), (step, after) in pairs
+        if before > 0 and after >= _JUMP * before
+    ]
+    highest = max(rate for _, rate in known)
+    return Rate(known[-1][1], highest, max(jumps)[1] if jumps else None)
+
+
+def whole(value: float) -> int | None:
+    """Returns a number that counts something, None where it is not known."""
+    return int(value) if math.isfinite(value) else None
+
+
+def share(value: float) -> str:
+    """Returns a share in words: ``"37 %"``."""
+    return f"{100 * value:.0f} %"
+
+
+def quoted(layers: tuple[str, ...]) -> str:
+    """Returns the names of some layers in words: ``"'a', 'b', 'c' and 2 more"``."""
+    names = ", ".join(map(repr, layers[:3]))
+    return f"{names} and {len(layers) - 3} more" if len(layers) > 3 else names

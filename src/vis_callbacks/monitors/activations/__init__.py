@@ -1,0 +1,5 @@
+"""`ActivationMonitor`, and what it is made of."""
+
+from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+
+__all__ = ["ActivationMonitor"]

@@ -1,0 +1,84 @@
+"""What goes to the loggers besides numbers, drawn and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vis_callbacks.report import Embedding, Histogram, Image, Item, Text
+from vis_callbacks.writers.png import encode_png
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnImage:
+    """An image that has been drawn."""
+
+    tag: str
+    pixels: np.ndarray  # (height, width, 3) uint8
+    png: bytes
+    caption: str = ""
+
+
+Media = DrawnImage | Text | Histogram | Embedding
+_WORDS = {DrawnImage: "pictures", Text: "texts", Histogram: "histograms", Embedding: "embeddings"}
+
+
+def word_for(media: Media) -> str:
+    """Returns what such media are called in messages."""
+    return _WORDS[type(media)]
+
+
+def prepare(item: Item, prefix: str) -> Media:
+    """Returns the item drawn and checked, its tag behind the stage's prefix.
+
+    Raises:
+        ValueError: The picture or the histogram is none.
+        TypeError: The item is none of the media.
+    """
+    if isinstance(item, Image):
+        pixels = item.draw(**item.arrays)
+        return DrawnImage(
+            tag=prefix + item.tag, pixels=pixels, png=encode_png(pixels), caption=item.caption
+        )
+    if isinstance(item, Histogram):
+        return replace(item, tag=prefix + item.tag, **_checked(item))
+    if isinstance(item, Text | Embedding):
+        return replace(item, tag=prefix + item.tag)
+    raise TypeError(f"{type(item).__name__} is no picture, text, histogram or embedding")
+
+
+def _checked(histogram: Histogram) -> dict[str, np.ndarray]:
+    """Counts and edges as float64; TensorBoard's reader must be able to draw them."""
+    counts = np.asarray(histogram.counts, dtype=np.float64)
+    edges = np.asarray(histogram.edges, dtype=np.float64)
+    if counts.ndim != 1 or edges.shape != (len(counts) + 1,) or not len(counts):
+        raise ValueError(
+            f'histogram "{histogram.tag}" has {counts.shape} counts and {edges.shape} edges; '
+            "it needs at least one count and one edge more than counts"
+        )
+    if not (np.isfinite(edges).all() and np.isfinite(counts).all() and (np.diff(edges) > 0).all()):
+        raise ValueError(f'histogram "{histogram.tag}": edges must rise and all be finite')
+    return {"counts": counts, "edges": edges}
+
+
+def num_bytes(media: Media) -> int:
+    """Returns about how many bytes the item adds to an event file."""
+    if isinstance(media, DrawnImage):
+        return len(media.png)
+    if isinstance(media, Text):
+        return len(media.text.encode("utf-8", "replace"))
+    if isinstance(media, Histogram):
+        return 16 * len(media.counts)
+    return 0  # an embedding lies in files of its own
+
+
+def within(media: Sequence[Media], num_bytes_left: int) -> tuple[list[Media], list[Media]]:
+    """Splits into what fits into the bytes, in order, and what is dropped, the largest first."""
+    kept, dropped = list(media), []
+    while kept and sum(map(num_bytes, kept)) > num_bytes_left:
+        largest = max(kept, key=num_bytes)
+        kept = [item for item in kept if item is not largest]
+        dropped.append(largest)
+    return kept, dropped

@@ -1,0 +1,177 @@
+"""The ways that media can take: a SummaryWriter, a logger's own ``log_image``, a folder.
+
+Each one says what it ``takes``, and has ``write(media, *, step, patience)``, which waits no
+longer than ``patience`` seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vis_callbacks.report import Embedding, Histogram, Text
+from vis_callbacks.writers.budget import RESERVE_FOR_MEDIA, RESERVE_FOR_NUMBERS, require_room
+from vis_callbacks.writers.media_items import DrawnImage, Media
+from vis_callbacks.writers.shared_writer import SharedWriter, package_of, summary_module
+
+_LINE_BREAKS = str.maketrans("\t\n\r", "   ")
+
+
+class TensorBoardMedia:
+    """Writes media through a logger whose ``experiment`` is a SummaryWriter."""
+
+    takes = (DrawnImage, Text, Histogram, Embedding)
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._shared: SharedWriter | None = None
+
+    def write(self, media: Media, *, step: int, patience: float) -> None:
+        """Writes one item; waits for it no longer than ``patience`` seconds."""
+        self._write(media, step, RESERVE_FOR_MEDIA, patience)
+
+    def write_alerts(self, text: Text, *, step: int, patience: float) -> None:
+        """Writes the text of the alerts, which may use the room that pictures may not."""
+        self._write(text, step, RESERVE_FOR_NUMBERS, patience)
+
+    def require_ready(self, num_numbers: int, *, patience: float) -> None:
+        """Checks that as many numbers can be logged without harm to the shared writer.
+
+        Raises:
+            LeftOutError: They cannot now.
+            RuntimeError: The writer has ended, and not through us.
+        """
+        self._current().require_ready(
+            size=300 * num_numbers, reserve=RESERVE_FOR_NUMBERS, patience=patience
+        )
+
+    def flush(self, *, patience: float) -> None:
+        """Puts what was written into the file, so that a kill does not lose it."""
+        self._current().flush(patience)
+
+    def _current(self) -> SharedWriter:
+        """The logger's writer; a logger may get another one, by a pickle for instance."""
+        writer = self._logger.experiment
+        if self._shared is None or self._shared.writer is not writer:
+            package = package_of(writer)
+            if package is None:
+                raise TypeError(f"{type(self._logger).__name__}.experiment is no SummaryWriter")
+            self._shared = SharedWriter(writer, package)
+        return self._shared
+
+    def _write(self, media: Media, step: int, reserve: int, patience: float) -> None:
+        shared = self._current()
+        tag = _prefix_of(self._logger) + media.tag
+        if isinstance(media, Embedding):
+            _write_embedding(shared, media, tag, step, reserve, patience)
+        else:
+            summary = _summary_of(media, tag, summary_module(shared.package))
+            shared.add(summary, step=step, reserve=reserve, patience=patience)
+
+
+def _prefix_of(logger: Any) -> str:
+    """TensorBoardLogger's ``prefix``, which it puts before numbers only."""
+    prefix = getattr(logger, "_prefix", "")
+    if not isinstance(prefix, str) or not prefix:
+        return ""
+    return f"{prefix}{getattr(type(logger), 'LOGGER_JOIN_CHAR', '-')}"
+
+
+def _summary_of(media: DrawnImage | Text | Histogram, tag: str, summaries: Any) -> Any:
+    if isinstance(media, Text):
+        return summaries.text(tag, media.text.encode("utf-8", "replace").decode())
+    if isinstance(media, DrawnImage):
+        height, width, num_channels = media.pixels.shape
+        summary = summaries.Summary
+        shape = {"height": height, "width": width, "colorspace": num_channels}
+        image = summary.Image(**shape, encoded_image_string=media.png)
+        return summary(value=[summary.Value(tag=tag, image=image)])
+    counts, edges = np.asarray(media.counts), np.asarray(media.edges)
+    return summaries.histogram_raw(
+        tag,
+        float(edges[0]),
+        float(edges[-1]),
+        float(counts.sum()),
+        _finite(media.total),
+        _finite(media.total_of_squares),
+        edges[1:].tolist(),
+        counts.tolist(),
+    )
+
+
+def _finite(value: Any) -> float:
+    """The number; 0 where it is none, which the sums of a histogram only mean "not known"."""
+    number = float(value)
+    return number if math.isfinite(number) else 0.0
+
+
+def _write_embedding(
+    shared: SharedWriter, media: Embedding, tag: str, step: int, reserve: int, patience: float
+) -> None:
+    """Writes the projector's files, beside the event file and not through its thread."""
+    features = np.asarray(media.features)
+    thumbnails = media.thumbnails
+    size = 24 * features.size + (0 if thumbnails is None else int(np.size(thumbnails)))
+    shared.require_ready(size=size, reserve=reserve, patience=patience)
+    shared.writer.add_embedding(
+        features,
+        metadata=[str(entry).translate(_LINE_BREAKS) for entry in media.metadata] or None,
+        label_img=None if thumbnails is None else torch.as_tensor(thumbnails),
+        global_step=step,
+        tag=tag,
+    )
+
+
+class LogImageMedia:
+    """A logger that has ``log_image``, such as WandbLogger."""
+
+    takes = (DrawnImage,)
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def write(self, media: Media, *, step: int, patience: float) -> None:
+        """Hands one picture over."""
+        if isinstance(media, DrawnImage):
+            captions = {"caption": [media.caption]} if media.caption else {}
+            self._logger.log_image(key=media.tag, images=[media.pixels], step=step, **captions)
+
+
+class ImageFolder:
+    """PNG files, ``<folder>/images/<tag>/step_<step>.png``."""
+
+    takes = (DrawnImage,)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "images"
+
+    def write(self, media: Media, *, step: int, patience: float) -> None:
+        """Writes one picture, whole or not at all."""
+        if not isinstance(media, DrawnImage):
+            return
+        folder = self._folder.joinpath(*media.tag.split("/"))
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step_{step:08d}.png"
+        require_room(path, len(media.png), RESERVE_FOR_MEDIA)
+        unfinished = path.with_suffix(".part")
+        try:
+            unfinished.write_bytes(media.png)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+MediaWriter = TensorBoardMedia | LogImageMedia | ImageFolder
+
+
+def media_writer_of(logger: Any) -> MediaWriter | None:
+    """Returns what takes the media of a logger, None if nothing does."""
+    # Asked of the class: a DummyLogger answers every attribute with a function.
+    if callable(getattr(type(logger), "log_image", None)):
+        return LogImageMedia(logger)
+    experiment = getattr(logger, "experiment", None)
+    return TensorBoardMedia(logger) if package_of(experiment) else None

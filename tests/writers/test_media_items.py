@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from tests.writers.stand_ins import noise, picture
+
+from vis_callbacks.report import Embedding, Histogram, Image, Scalar, Text
+from vis_callbacks.writers.media_items import num_bytes, prepare, within
+
+
+def test_a_picture_is_drawn_from_its_arrays_and_encoded():
+    image = Image(tag="a", draw=noise, arrays={"size": 8, "seed": 3}, caption="c")
+    prepared = prepare(image, "test/")
+    np.testing.assert_array_equal(prepared.pixels, noise(8, 3))
+    assert (prepared.tag, prepared.caption) == ("test/a", "c")
+    assert prepared.png.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Text(tag="a", text="x"),
+        Histogram(tag="a", counts=np.ones(1), edges=np.arange(2.0)),
+        Embedding(tag="a", features=np.ones((2, 2))),
+    ],
+)
+def test_the_prefix_stands_before_every_kind_of_tag(item):
+    assert prepare(item, "test/").tag == "test/a"
+    assert prepare(item, "").tag == "a"
+
+
+def test_a_number_is_no_medium():
+    with pytest.raises(TypeError, match="Scalar is no picture"):
+        prepare(Scalar(tag="a", value=1.0), "")
+
+
+def test_all_is_kept_where_the_bytes_suffice():
+    media = [prepare(picture(), ""), Text(tag="t", text="x")]
+    assert within(media, sum(map(num_bytes, media))) == (media, [])
+
+
+def test_the_largest_are_dropped_first_and_the_order_stays():
+    media = [Text(tag=str(size), text="x" * size) for size in (30, 90, 20, 60)]
+    kept, dropped = within(media, 60)
+    assert [item.tag for item in kept] == ["30", "20"]
+    assert [item.tag for item in dropped] == ["90", "60"]
+
+
+def test_equal_items_are_dropped_one_by_one():
+    text = Text(tag="a", text="x" * 10)
+    kept, dropped = within([text, Text(tag="a", text="x" * 10)], 10)
+    assert (len(kept), len(dropped)) == (1, 1)
+
+
+def test_an_embedding_takes_nothing_from_the_event_file():
+    assert num_bytes(Embedding(tag="a", features=np.ones((100, 100)))) == 0

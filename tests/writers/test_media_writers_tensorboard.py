@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.writers import reading
+from tests.writers.stand_ins import (
+    BrokenLogger,
+    Recorder,
+    TensorBoardLogger,
+    TensorboardXLogger,
+    picture,
+)
+
+from vis_callbacks.report import Embedding, Histogram, Text
+from vis_callbacks.writers.budget import RESERVE_FOR_NUMBERS
+from vis_callbacks.writers.channel import LeftOutError
+from vis_callbacks.writers.media_items import prepare
+from vis_callbacks.writers.media_writers import TensorBoardMedia
+
+PATIENCE = 5.0
+
+
+@pytest.fixture(params=["torch", "tensorboardX"])
+def logger(request, tmp_path):
+    if request.param == "torch":
+        logger = TensorBoardLogger(tmp_path, name="run", version="")
+    else:
+        logger = TensorboardXLogger(tmp_path / "run")
+    yield logger
+    logger.finalize("success")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+def write(outlet: TensorBoardMedia, item, step: int = 3) -> None:
+    outlet.write(prepare(item, ""), step=step, patience=PATIENCE)
+
+
+def test_a_picture_is_in_the_file_byte_by_byte(logger, run):
+    drawn = prepare(picture("filters/conv1", size=40), "")
+    TensorBoardMedia(logger).write(drawn, step=3, patience=PATIENCE)
+    (event,) = reading.read(run).Images("filters/conv1")
+    assert (event.step, event.height, event.width) == (3, 40, 40)
+    assert event.encoded_image_string == drawn.png
+
+
+def test_a_histogram_keeps_its_counts_edges_and_sums(logger, run):
+    edges = np.array([-1.0, 0.0, 0.5, 4.0])
+    counts = np.array([5.0, 0.0, 2.0])
+    item = Histogram(tag="h", counts=counts, edges=edges, total=1.5, total_of_squares=9.0)
+    write(TensorBoardMedia(logger), item)
+    (event,) = reading.read(run).Histograms("h")
+    value = event.histogram_value
+    assert (value.min, value.max, value.num) == (-1.0, 4.0, 7.0)
+    assert (value.sum, value.sum_squares) == (1.5, 9.0)
+    assert value.bucket_limit == [0.0, 0.5, 4.0]
+    assert value.bucket == [5.0, 0.0, 2.0]
+
+
+def test_sums_that_are_not_known_do_no_harm_to_a_histogram(logger, run):
+    nan = float("nan")
+    item = Histogram(
+        tag="h", counts=np.ones(2), edges=np.arange(3.0), total=nan, total_of_squares=float("inf")
+    )
+    write(TensorBoardMedia(logger), item)
+    (event,) = reading.read(run).Histograms("h")
+    assert (event.histogram_value.sum, event.histogram_value.sum_squares) == (0.0, 0.0)
+    assert event.histogram_value.num == 2
+
+
+def test_half_of_a_character_does_not_lose_the_text(logger, run):
+    write(TensorBoardMedia(logger), Text(tag="t", text="name \ud83d of a class"))
+    assert reading.texts(run, "t") == {3: "name ? of a class"}
+
+
+def test_an_embedding_needs_neither_names_nor_thumbnails(logger, run):
+    write(TensorBoardMedia(logger), Embedding(tag="e", features=np.arange(6.0).reshape(3, 2)))
+    (values,) = run.rglob("tensors.tsv")
+    rows = [[float(v) for v in line.split("\t")] for line in values.read_text().splitlines()]
+    assert rows == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+    assert not list(run.rglob("metadata.tsv"))
+    assert not list(run.rglob("sprite.png"))
+
+
+def test_a_prefix_of_the_loggers_own_is_joined_as_it_joins_it(tmp_path, run):
+    class Dotted(TensorBoardLogger):
+        LOGGER_JOIN_CHAR = "."
+
+    logger = Dotted(tmp_path, name="run", version="", prefix="mine")
+    write(TensorBoardMedia(logger), picture("a", size=8))
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.finalize("success")
+    tags = reading.read(run).Tags()
+    assert (tags["images"], tags["scalars"]) == (["mine.a"], ["mine.loss"])
+
+
+def test_a_writer_that_took_the_place_of_another_is_written_to(tmp_path):
+    first, second = (TensorboardXLogger(tmp_path / name) for name in ("first", "second"))
+    outlet = TensorBoardMedia(first)
+    write(outlet, picture("a", size=8))
+    before = first.experiment
+    first.experiment = second.experiment
+    write(outlet, picture("b", size=8))
+    before.close()
+    second.finalize("success")
+    assert reading.read(tmp_path / "first").Tags()["images"] == ["a"]
+    assert reading.read(tmp_path / "second").Tags()["images"] == ["b"]
+
+
+def test_alerts_may_use_the_room_that_pictures_may_not(logger, run, monkeypatch):
+    outlet, text = TensorBoardMedia(logger), Text(tag="t", text="x")
+    write(outlet, text)  # the file exists from here on
+    outlet.flush(patience=PATIENCE)
+    room = 2 * RESERVE_FOR_NUMBERS + sum(path.stat().st_size for path in run.glob("events*"))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (room, resource.RLIM_INFINITY))
+    with pytest.raises(LeftOutError, match="kept for the run's own logs"):
+        write(outlet, Text(tag="late", text="x"))
+    outlet.write_alerts(Text(tag="alerts", text="y"), step=4, patience=PATIENCE)
+    assert reading.texts(run, "late") == {}
+    assert reading.texts(run, "alerts") == {4: "y"}
+
+
+def test_numbers_are_refused_where_they_would_not_find_room(logger, monkeypatch):
+    outlet = TensorBoardMedia(logger)
+    outlet.require_ready(10, patience=PATIENCE)
+    room = RESERVE_FOR_NUMBERS + 10_000
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (room, resource.RLIM_INFINITY))
+    outlet.require_ready(10, patience=PATIENCE)
+    with pytest.raises(LeftOutError, match="kept for the run's own logs"):
+        outlet.require_ready(100, patience=PATIENCE)
+
+
+def test_a_logger_whose_experiment_is_something_else_is_named():
+    logger = Recorder()
+    logger.experiment = object()
+    with pytest.raises(TypeError, match=r"Recorder\.experiment is no SummaryWriter"):
+        write(TensorBoardMedia(logger), picture(size=8))
+
+
+def test_a_logger_that_cannot_give_its_experiment_raises_its_own_error():
+    with pytest.raises(ConnectionError, match="no service"):
+        TensorBoardMedia(BrokenLogger()).flush(patience=PATIENCE)
