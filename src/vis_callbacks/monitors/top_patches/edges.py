@@ -105,9 +105,11 @@ class Edge:
         first, run = int(high.argmin()), _run(low, high, self.length)
         targets = is_open
         if len(self.dims) == 1 and not is_open[first]:
-            if self._hint is not None and self._follow(low, high, self._hinted(len(low))):
-                return set()
-            self._hint = None
+            if self._hint is not None:
+                seen, self._hint = [self._hint.at(place) for place in range(len(low))], None
+                ends = [self.length - behind for _, behind in seen[::-1]]
+                if self._follow(low, high, ends if self._side else [start for start, _ in seen]):
+                    return set()
             if len(run) >= self._window:
                 # Of all layers near one place, so that they share marks.
                 start = run.start + int((low[run.start : run.stop] < self.length // 2).sum())
@@ -142,15 +144,6 @@ class Edge:
             return self.low.flatten()[:1], self.high.flatten()[:1]
         low, high = (along(x, dims[0]) for x in (self.low, self.high))
         return (low.flip(0), high.flip(0)) if self._side else (low, high)
-
-    def _hinted(self, count: int) -> list[int]:
-        assert self._hint is not None
-        seen = [self._hint.at(place) for place in range(count)]
-        return (
-            [self.length - behind for _, behind in seen[::-1]]
-            if self._side
-            else [first for first, _ in seen]
-        )
 
     def _follow(self, low: Tensor, high: Tensor, distances: list[int]) -> bool:
         """Takes these distances from a border further out, unless a mark contradicts them."""

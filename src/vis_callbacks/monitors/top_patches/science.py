@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vis_callbacks.monitors.top_patches.records import NO_SAMPLE, TopPatches, lots
+from vis_callbacks.pictures.inputs import as_image_planes
 
 # Two patches of one image show the same thing if they share more than this of their union;
 # the usual threshold of non-maximum suppression (Girshick et al. 2014).
@@ -42,20 +44,9 @@ class ByteImages:
 
 
 def as_pictures(inputs: Tensor) -> Tensor:
-    """Returns inputs as (samples, 1 or 3, height, width): what can be seen of them.
-
-    Features become a line, of volumes the middle slice is taken, of channels that are neither
-    one nor three the mean.
-    """
-    if inputs.dim() == 2:
-        return inputs[:, None, None, :]
-    if inputs.dim() == 3:
-        return inputs[:, None]
-    while inputs.dim() > 4:
-        inputs = inputs[:, :, inputs.shape[2] // 2]
-    if inputs.shape[1] in (1, 3):
-        return inputs
-    return inputs.float().mean(1, keepdim=True)
+    """Returns inputs as (samples, 1 or 3, height, width): what can be seen of them."""
+    planes: Any = as_image_planes(cast(Any, inputs))[0]  # which slices tensors like arrays
+    return planes if planes.shape[1] in (1, 3) else planes.float().mean(1, keepdim=True)
 
 
 def as_bytes(inputs: Tensor, factor: int = 1) -> ByteImages:
@@ -182,7 +173,8 @@ def top_patches(
     best, places = strongest_places(values, per_sample, boxes)
     best = best.masked_fill(~is_valid.view(-1, 1, 1), -math.inf)
     drawn, per_sample = lots(samples, seed).argsort(), best.shape[2]
-    by_unit = _padded(best[drawn].transpose(0, 1).flatten(1), top_k)  # sample by sample
+    by_unit = best[drawn].transpose(0, 1).flatten(1)  # sample by sample
+    by_unit = F.pad(by_unit, (0, max(0, top_k - by_unit.shape[1])), value=-math.inf)
     best, order = by_unit.sort(dim=1, descending=True, stable=True)
     ties = (best[:, None] == best[:, :top_k, None]).sum(2)
     best, order = best[:, :top_k], order[:, :top_k]
@@ -212,11 +204,6 @@ def top_patches(
             else _cut(images, which, regions, side)
         ),
     )
-
-
-def _padded(values: Tensor, least: int) -> Tensor:
-    """Returns values (units, n) with n at least so large."""
-    return F.pad(values, (0, max(0, least - values.shape[1])), value=-math.inf)
 
 
 def _whole(images: ByteImages, like: Tensor) -> Tensor:
