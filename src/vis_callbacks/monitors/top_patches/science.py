@@ -45,7 +45,7 @@ class ByteImages:
 
 def as_pictures(inputs: Tensor) -> Tensor:
     """Returns inputs as (samples, 1 or 3, height, width): what can be seen of them."""
-    planes: Any = as_image_planes(cast(Any, inputs))[0]  # which slices tensors like arrays
+    planes = cast(Tensor, as_image_planes(cast(Any, inputs))[0])  # it slices tensors like arrays
     return planes if planes.shape[1] in (1, 3) else planes.float().mean(1, keepdim=True)
 
 
