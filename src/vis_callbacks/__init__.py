@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from vis_callbacks.alerts.alert import Finding as Finding
     from vis_callbacks.alerts.alert import Rule as Rule
     from vis_callbacks.alerts.history import History as History
-    from vis_callbacks.callbacks.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.defaults import default_monitors as default_monitors
     from vis_callbacks.engine.probe import Activation as Activation
     from vis_callbacks.engine.probe import Batch as Batch
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
     from vis_callbacks.monitors.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.monitors.saliency import SaliencyMonitor as SaliencyMonitor
+    from vis_callbacks.monitors.top_patches import TopPatchesMonitor as TopPatchesMonitor
     from vis_callbacks.reactions import AlertRaisedError as AlertRaisedError
     from vis_callbacks.report import Markdown as Markdown
     from vis_callbacks.report import Picture as Picture
@@ -52,7 +52,7 @@ _NAMES = {
     "monitors.filters": ("FilterMonitor",),
     "monitors.occlusion": ("OcclusionMonitor",),
     "monitors.saliency": ("SaliencyMonitor",),
-    "callbacks.top_patches": ("TopPatchesMonitor",),
+    "monitors.top_patches": ("TopPatchesMonitor",),
     "reactions": ("AlertRaisedError",),
     "report": ("Markdown", "Picture", "Report", "RuleMetrics", "Scalar"),
 }

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from vis_callbacks import TopPatchesMonitor
-from vis_callbacks.analysis.top_patches import TopPatches, unpacked
+from vis_callbacks.monitors.top_patches.records import TopPatches, unpacked
 from vis_callbacks.report import Picture, Report, Scalar
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]

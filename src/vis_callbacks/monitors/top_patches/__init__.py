@@ -1,5 +1,5 @@
 """`TopPatchesMonitor`, and what it is made of."""
 
-from vis_callbacks.callbacks.top_patches.monitor import TopPatchesMonitor
+from vis_callbacks.monitors.top_patches.monitor import TopPatchesMonitor
 
 __all__ = ["TopPatchesMonitor"]

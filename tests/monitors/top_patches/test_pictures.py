@@ -6,16 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from vis_callbacks.analysis.axis_field import AxisField
-from vis_callbacks.analysis.byte_images import as_bytes
-from vis_callbacks.analysis.receptive_field import ReceptiveField
-from vis_callbacks.analysis.top_patches import finite_samples, packed, top_patches
-from vis_callbacks.callbacks.top_patches import pictures as patch_pictures
-from vis_callbacks.callbacks.top_patches.pictures import PatchPage, draw
-from vis_callbacks.callbacks.top_patches.reader import UnitChoice
+from vis_callbacks.monitors.top_patches import pictures as patch_pictures
+from vis_callbacks.monitors.top_patches.edges import Pattern
+from vis_callbacks.monitors.top_patches.pictures import PatchPage, draw
+from vis_callbacks.monitors.top_patches.reader import UnitChoice
+from vis_callbacks.monitors.top_patches.receptive_field import AxisField, ReceptiveField
+from vis_callbacks.monitors.top_patches.records import packed
+from vis_callbacks.monitors.top_patches.science import (
+    as_bytes,
+    finite_samples,
+    top_patches,
+)
 
 FIELD = ReceptiveField(
-    axes=(AxisField((-1,), (2,), 2), AxisField((-1,), (2,), 2)), positions=((3, 0), (3, 1))
+    axes=tuple(
+        AxisField(dim=d, seen=((0, 2), (1, 4), (3, 6)), pattern=Pattern(d, (-1,), (2,), 2))
+        for d in (0, 1)
+    ),
+    grid=(3, 3),
+    input_size=(6, 6),
 )
 PAGE = PatchPage(
     layer="net.relu", step=1500, num_samples=60, candidates=(3, 17), num_units=64,
@@ -45,11 +54,11 @@ def said(monkeypatch) -> list[object]:
     """Collects what would be drawn."""
     calls: list[object] = []
 
-    def record(rows, num_columns, caption):
-        calls.extend([rows, num_columns, caption])
+    def record(rows, caption, **options):
+        calls.extend([rows, caption])
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr(patch_pictures, "patch_rows", record)
+    monkeypatch.setattr(patch_pictures, "tile_table", record)
     return calls
 
 
@@ -62,7 +71,7 @@ def test_images_that_excite_a_unit_equally_are_said_to_be_drawn(said):
 
 def test_volumes_are_said_to_be_shown_by_their_middle_slice(said):
     draw(**arrays_of(VALUES), page=replace(PAGE, is_volume=True))
-    assert "of each volume the middle slice is shown" in said[2]
+    assert "of each volume the middle slice is shown" in said[1]
 
 
 VALUES = torch.tensor([[[3.0], [0.0]], [[2.0], [0.0]], [[0.0], [0.0]], [[1.0], [0.0]]])
@@ -70,28 +79,27 @@ VALUES = torch.tensor([[[3.0], [0.0]], [[2.0], [0.0]], [[0.0], [0.0]], [[1.0], [
 
 def test_a_row_says_which_class_it_is_for_and_how_often_it_fires(said):
     draw(**arrays_of(VALUES), page=PAGE)
-    rows, num_columns, _ = said
-    assert num_columns == 3
-    assert rows[0].title == "unit 3"
+    rows, _ = said
+    assert rows[0].name == "unit 3"
     # Samples 0, 1 and 3 are of the classes 0, 1 and 0; 3 of 60 are 5 %.
     assert rows[0].notes == ["2 of 3: cat", "fires for 5.0 % of images"]
-    assert [list(patch.labels) for patch in rows[0].patches] == [
+    assert [list(patch.lines) for patch in rows[0].tiles] == [
         ["3", "cat"], ["2", "dog"], ["1", "cat"],
     ]  # fmt: skip
 
 
 def test_a_dead_unit_is_said_to_be_dead(said):
     draw(**arrays_of(VALUES), page=PAGE)
-    rows, _, caption = said
-    assert (rows[1].title, rows[1].patches) == ("unit 17", [])
+    rows, caption = said
+    assert (rows[1].name, rows[1].tiles) == ("unit 17", [])
     assert rows[1].missing == "dead: 0 everywhere in all 60 images"
     assert "1 of 2 units are dead" in caption[2]
 
 
 def test_a_unit_that_is_never_exactly_zero_is_never_dead(said):
     draw(**arrays_of(VALUES - 5), page=replace(PAGE, has_flat_zero=False))
-    rows, _, caption = said
-    assert [len(row.patches) for row in rows] == [3, 3]
+    rows, caption = said
+    assert [len(row.tiles) for row in rows] == [3, 3]
     assert "dead" not in " ".join(caption)
     assert "fires" not in " ".join(rows[0].notes)
 
@@ -104,7 +112,7 @@ def test_what_was_shown_before_is_counted(said):
 
 def test_the_caption_says_what_a_patch_is_and_how_units_were_chosen(said):
     draw(**arrays_of(VALUES), page=PAGE)
-    caption = said[2]
+    caption = said[1]
     assert caption[0] == (
         "net.relu: the 3 patches that excite each unit most, among 60 images, step 1,500"
     )
@@ -115,7 +123,7 @@ def test_the_caption_says_what_a_patch_is_and_how_units_were_chosen(said):
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        (None, "could not be read"),
+        (None, "could not be measured"),
         (ReceptiveField(axes=(None, None), reason="attention"), "sees all of it (attention)"),
         (replace(FIELD, notes=("gates see more",)), "; gates see more"),
         (replace(FIELD, axes=(FIELD.axes[0], None)), "3 x all px, stride 2 x - px"),
@@ -123,7 +131,7 @@ def test_the_caption_says_what_a_patch_is_and_how_units_were_chosen(said):
 )
 def test_the_caption_says_what_is_seen_of_an_image(said, field, words):
     draw(**arrays_of(VALUES), page=replace(PAGE, field=field))
-    assert words in said[2][1]
+    assert words in said[1][1]
 
 
 @pytest.mark.parametrize(
@@ -139,12 +147,12 @@ def test_the_caption_says_what_is_seen_of_an_image(said, field, words):
 def test_the_caption_says_how_units_were_chosen(said, units, candidates, words):
     page = replace(PAGE, choice=UnitChoice(units, 2, 0), candidates=tuple(candidates))
     draw(**arrays_of(VALUES), page=page)
-    assert words in said[2][2]
+    assert words in said[1][2]
 
 
 def test_images_that_were_left_out_are_counted(said):
     draw(**arrays_of(VALUES) | {"ignored": np.array(7)}, page=PAGE)
-    assert said[2][3] == "7 images with values that are not finite are left out"
+    assert said[1][3] == "7 images with values that are not finite are left out"
     assert said[0][1].missing == "dead: 0 everywhere in all 53 images"
 
 
@@ -152,7 +160,7 @@ def test_without_any_finite_image_nothing_is_called_dead(said):
     values = torch.full((4, 2, 1), torch.nan)
     draw(**arrays_of(values) | {"ignored": np.array(60)}, page=PAGE)
     assert {row.missing for row in said[0]} == {"no image with finite values"}
-    assert "dead" not in said[2][2]
+    assert "dead" not in said[1][2]
 
 
 def test_a_normalisation_is_undone(said):
@@ -161,11 +169,11 @@ def test_a_normalisation_is_undone(said):
     mean, std = (0.5, 0.3, 0.2), (0.2, 0.3, 0.4)
     normal = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     draw(**arrays_of(VALUES, normal), page=replace(PAGE, mean=mean, std=std))
-    shown = said[0][0].patches[0].picture
+    shown = said[0][0].tiles[0].picture
     # Bytes of the normalised values: 7.5 units of 1/255 of the range, times 0.4.
     wanted = (255 * images[0]).permute(1, 2, 0).numpy()
     assert np.abs(shown - wanted).max() < 0.5 * 5 * 0.4 + 1
-    assert said[2][-1] == ""
+    assert said[1][-1] == ""
 
 
 def test_whole_images_show_the_box(said):
@@ -176,14 +184,35 @@ def test_whole_images_show_the_box(said):
     )  # fmt: skip
     given = arrays_of(torch.ones(1, 1, 1)) | {"records": packed(top).numpy()}
     draw(**given, page=replace(PAGE, is_whole=True))
-    (patch,) = said[0][0].patches
+    (patch,) = said[0][0].tiles
     assert patch.picture.shape == (6, 6, 3)
-    assert patch.box == (1, 2, 4, 6)
-    assert "(the box)" in said[2][1]
+    assert [box for box, _ in patch.boxes] == [(1, 2, 4, 6)]
+    assert "(the box)" in said[1][1]
 
 
-def test_a_class_without_a_name_has_its_number():
-    assert [PAGE.class_name(label) for label in (0, 1, 7, -1)] == ["cat", "dog", "class 7", ""]
+def test_patches_that_are_cut_off_keep_the_scale_of_the_others(said):
+    images = torch.rand(2, 3, 6, 6)
+    boxes = torch.tensor([[0, 0, 6, 6], [0, 0, 2, 4]])
+    top = top_patches(
+        torch.tensor([[[2.0, 0]], [[0, 1.0]]]), as_bytes(images), samples=torch.arange(2), top_k=3,
+        side=6, is_valid=torch.tensor([True, True]), boxes=boxes,
+    )  # fmt: skip
+    given = arrays_of(torch.ones(1, 1, 1)) | {"records": packed(top).numpy()}
+    draw(**given, page=PAGE)
+    whole, part = (patch.picture for patch in said[0][0].tiles)
+    assert whole.shape == part.shape == (6, 6, 3)
+    assert (part[2:4, 1:5] != 246).any(2).all()
+    assert (part[[0, 1, 4, 5]] == 246).all()
+
+
+def test_patches_that_do_not_fit_are_left_out_and_said(said):
+    values = torch.arange(60.0).view(60, 1, 1) + 1
+    images = as_bytes(torch.rand(60, 3, 6, 6))
+    top = top_patches(values, images, samples=torch.arange(60), top_k=40, side=6,
+                      is_valid=torch.ones(60, dtype=torch.bool))  # fmt: skip
+    draw(**arrays_of(values) | {"records": packed(top).numpy()}, page=PAGE)
+    assert len(said[0][0].tiles) == 20
+    assert said[1][-1] == "20 weaker patches of each unit do not fit"
 
 
 def test_the_picture_is_drawn():

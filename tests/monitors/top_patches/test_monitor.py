@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vis_callbacks import TopPatchesMonitor
-from vis_callbacks.analysis.top_patches import TopPatches, lots, unpacked
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitors.top_patches.records import TopPatches, lots, unpacked
 from vis_callbacks.report import Picture, Report, Scalar, transfer
 
 
@@ -404,7 +404,7 @@ def test_a_field_that_cannot_be_traced_is_reported_and_the_images_are_shown(cont
     [
         ({"layers": "relu"}, r'layers=\'relu\' is no list of names. Use \["relu"\]'),
         ({"layers": []}, "holds no name"),
-        ({"units": "best"}, 'units="best" is none of the choices. Use "random", "strongest"'),
+        ({"units": "best"}, 'units="best" is not one of the choices. Use "random", "strongest"'),
         ({"units": 3}, r"units=3 is no list of units. Use .* or \[3, 17\]"),
         ({"units": []}, "is no list of units"),
         ({"units": [-1]}, "index=-1 is negative"),

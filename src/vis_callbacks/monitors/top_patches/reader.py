@@ -12,19 +12,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vis_callbacks.analysis.byte_images import ByteImages, as_bytes, as_pictures, factor_and_side
-from vis_callbacks.analysis.receptive_field import ReceptiveField
-from vis_callbacks.analysis.top_patches import (
-    finite_samples,
-    merged,
-    packed,
-    top_patches,
-)
-from vis_callbacks.callbacks.top_patches.last_layers import LastLayers
 from vis_callbacks.engine.references import class_labels
 from vis_callbacks.engine.scores import Unit, describe
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.embedding.reductions import numeric
+from vis_callbacks.monitors.top_patches.receptive_field import ReceptiveField
+from vis_callbacks.monitors.top_patches.records import merged, packed
+from vis_callbacks.monitors.top_patches.science import (
+    ByteImages,
+    as_bytes,
+    as_pictures,
+    factor_and_side,
+    finite_samples,
+    top_patches,
+)
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Activation, Batch, Probe
@@ -37,6 +38,7 @@ MAX_PATCH_SIDE = 64  # larger ones are averaged: more would not be seen in a row
 MAX_IMAGE_SIDE = 256
 _FEW_UNITS = 16  # of more, whole images are kept no larger than patches
 _MAX_BYTES = 64 * 2**20  # of the units among which the strongest are looked for
+_NUM_LAYERS = 2  # shown where none are named
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,17 @@ class UnitChoice:
         """Returns the units to read, in increasing order; at most ``most`` that are not named.
 
         Raises:
-            ValueError: A named one is none of the layer's.
+            ValueError: The layer does not have a unit that is named.
         """
-        if not isinstance(self.units, str):
-            return self._named(layer, num_units)
-        count = min(num_units, most if self.is_measured else self.max_units)
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn: list[int] = torch.randperm(num_units, generator=generator)[:count].tolist()
-        return sorted(drawn)
+        if isinstance(self.units, str):
+            count = min(num_units, most if self.is_measured else self.max_units)
+            generator = torch.Generator().manual_seed(self.seed)
+            drawn: list[int] = torch.randperm(num_units, generator=generator)[:count].tolist()
+            return sorted(drawn)
+        wanted = self._of_layer(layer)
+        for unit in wanted:
+            unit.check({layer: num_units})
+        return list(dict.fromkeys(unit.index for unit in wanted))
 
     def fits(self, layer: str, num_units: int) -> bool:
         """Whether the layer has the units that are named, one at least."""
@@ -82,19 +87,66 @@ class UnitChoice:
         parsed = [Unit.parse(u) if isinstance(u, str) else Unit(layer, u) for u in self.units]
         return [unit for unit in parsed if unit.layer == layer]
 
-    def _named(self, layer: str, num_units: int) -> list[int]:
-        wanted = self._of_layer(layer)
-        for unit in wanted:
-            unit.check({layer: num_units})
-        return list(dict.fromkeys(unit.index for unit in wanted))
+
+def check_units(units: object) -> None:
+    """Raises unless it is one of the words, or whole numbers and names of units.
+
+    Raises:
+        TypeError, ValueError: The message says what to write.
+    """
+    words = get_args(Chosen)
+    listed = ", ".join(f'"{word}"' for word in words)
+    if isinstance(units, str):
+        if units not in words:
+            raise ValueError(
+                f'units="{units}" is not one of the choices. Use {listed}, or a list: '
+                '[3, 17] or ["layer4.1.relu-1:17"].'
+            )
+        return
+    if not isinstance(units, Sequence) or isinstance(units, bytes) or not units:
+        raise TypeError(f"units={units!r} is no list of units. Use {listed}, or [3, 17].")
+    for unit in units:
+        parsed = Unit.parse(unit) if isinstance(unit, str) else Unit("", unit)
+        if parsed.position is not None:
+            raise ValueError(
+                f'units holds "{unit}", one position of a unit. Patches are looked for at all '
+                f'positions: use "{parsed.layer}:{parsed.index}".'
+            )
 
 
-@dataclass(frozen=True)
-class _Boxes:
-    """What each position of a map sees of an image of one size, on the device."""
+class _LastLayers:
+    """The last two layers whose units have places, or else the last; found in a first batch.
 
-    table: Tensor  # (positions, 4)
-    extent: int  # of the largest box
+    Which these are is known when the batch is over. Until then each layer that comes takes the
+    place of an earlier one, whose patches are let go of.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._have_places = self._is_settled = False
+
+    @property
+    def chosen(self) -> list[str]:
+        return list(self._kept)
+
+    def settle(self) -> None:
+        """Keeps to what has been found, and lets go of the first batch's patches."""
+        self._kept, self._is_settled = {name: {} for name in self._kept}, True
+
+    def may_want(self, layer: str, *, has_places: bool) -> bool:
+        if self._is_settled:
+            return layer in self._kept
+        return has_places or not self._have_places
+
+    def keep(self, layer: str, found: dict[str, Tensor], *, has_places: bool) -> None:
+        """Takes what was found of a layer that is wanted."""
+        if self._is_settled:
+            return
+        count = _NUM_LAYERS - 1 if has_places and self._have_places else 0
+        for name in list(self._kept)[: max(0, len(self._kept) - count)]:
+            for value in self._kept.pop(name).values():
+                value.set_()  # type: ignore[call-overload]  # the engine holds it, too
+        self._kept[layer], self._have_places = found, has_places or self._have_places
 
 
 class PatchReader:
@@ -129,17 +181,17 @@ class PatchReader:
         self._keep_whole = keep_whole
         self._fields = fields
         self._meet = meet
-        self._layers = LastLayers() if chooses_layers else None
+        self._layers = _LastLayers() if chooses_layers else None
         self._in_batch: set[str] = set()
         self.misfits: set[str] = set()
         self._indices: dict[tuple[str, int, torch.device], Tensor] = {}
-        self._boxes: dict[tuple[object, ...], _Boxes | None] = {}
+        self._boxes: dict[tuple[object, ...], tuple[Tensor, int] | None] = {}
         # Several layers read the same batch; what is kept of it goes when it goes.
         self._batch: weakref.ref[Batch] | None = None
         self._images: dict[int, ByteImages] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return vars(self) | {"_batch": None, "_images": {}}  # a weak reference goes into no pickle
+        return vars(self) | {"_batch": None, "_images": {}}  # a weak reference cannot be pickled
 
     def probe(self, layers: Sequence[str] | None) -> Probe:
         """Returns what to read, of these layers."""
@@ -195,16 +247,22 @@ class PatchReader:
 
     def _patches(self, activation: Activation, values: Tensor, batch: Batch) -> dict[str, Tensor]:
         inputs = _visible(batch.inputs)
-        pictures = as_pictures(inputs[:0])
-        size = (pictures.shape[2], pictures.shape[3])
-        boxes = self._boxes_of(activation, size, inputs.dim())
-        whole = boxes is None or self._keep_whole
-        extent = max(size) if whole or boxes is None else boxes.extent
+        size = (*as_pictures(inputs[:0]).shape[2:],)
+        found = self._boxes_of(activation, size, inputs.dim())
+        boxes, extent = found or (None, max(size))
+        keeps_whole = boxes is None or self._keep_whole
         index = self._index_of(activation.layer, values, max(size))
         if not len(index):  # units of other layers are named
-            return _nothing(values.device)
-        factor, side = factor_and_side(extent, self._limit(len(index), whole=whole))
-        images, shown = self._bytes_of(inputs, factor), values[:, index].float()
+            none = torch.zeros(0, dtype=torch.int64, device=values.device)
+            records = torch.zeros(0, 0, 1, 0, dtype=torch.uint8, device=values.device)
+            return {"top": records, "fired": none, "ignored": none.sum()}
+        is_large = keeps_whole and len(index) <= _FEW_UNITS
+        factor, side = factor_and_side(
+            max(size) if keeps_whole else extent, MAX_IMAGE_SIDE if is_large else MAX_PATCH_SIDE
+        )
+        if factor not in self._images:
+            self._images[factor] = as_bytes(inputs, factor)
+        images, shown = self._images[factor], values[:, index].float()
         is_valid = finite_samples(shown, images)
         labels, _ = class_labels(numeric(batch.labels), len(inputs))
         self._meet(inputs, labels is not None)
@@ -214,8 +272,8 @@ class PatchReader:
             samples=_numbers(batch, values.device),
             is_valid=is_valid,
             labels=labels,
-            boxes=None if boxes is None else boxes.table,
-            keep_whole=whole,
+            boxes=boxes,
+            keep_whole=keeps_whole,
             top_k=self._top_k,
             per_sample=self._per_image if boxes is not None else 1,
             side=side,
@@ -226,9 +284,6 @@ class PatchReader:
             "fired": ((shown.amax(2) > 0) & is_valid.unsqueeze(1)).sum(0),
             "ignored": (~is_valid).sum(),
         }
-
-    def _limit(self, num_units: int, *, whole: bool) -> int:
-        return MAX_IMAGE_SIDE if whole and num_units <= _FEW_UNITS else MAX_PATCH_SIDE
 
     def _index_of(self, layer: str, values: Tensor, image_side: int) -> Tensor:
         """Returns the units that are read, on the device."""
@@ -241,27 +296,24 @@ class PatchReader:
             self._indices[key] = torch.tensor(chosen, dtype=torch.int64, device=values.device)
         return self._indices[key]
 
-    def _bytes_of(self, inputs: Tensor, factor: int) -> ByteImages:
-        if factor not in self._images:
-            self._images[factor] = as_bytes(inputs, factor)
-        return self._images[factor]
-
-    def _boxes_of(self, activation: Activation, size: tuple[int, int], rank: int) -> _Boxes | None:
-        """Returns what each position sees; None: all of the image."""
+    def _boxes_of(
+        self, activation: Activation, size: tuple[int, ...], rank: int
+    ) -> tuple[Tensor, int] | None:
+        """Returns what each position sees and the longest side of it; None: all of the image."""
         field = self._fields.get(activation.layer)
         if field is None or field.is_global:
             return None
-        num_positions = activation.values.shape[2]
-        grid = _grid_of(activation, field)
-        key = (activation.layer, grid, num_positions, size, activation.values.device)
+        (_, num_units, count), shape = activation.values.shape, activation.shape
+        grid = field.grid
+        if len(shape) == len(grid) + 2:  # images may differ in size
+            grid = shape[2:] if shape[1] == num_units else shape[1:-1]
+        key = (activation.layer, grid, count, size, activation.values.device)
         if key not in self._boxes:
             boxes = boxes_of(field, grid, size, rank)
-            fits = boxes is not None and len(boxes) == num_positions
-            self._boxes[key] = (
-                _Boxes(boxes.to(activation.values.device), _extent_of(boxes))
-                if fits and boxes is not None
-                else None
-            )
+            self._boxes[key] = None
+            if boxes is not None and len(boxes) == count:
+                extent = max(1, int((boxes[:, 2:] - boxes[:, :2]).max()))
+                self._boxes[key] = boxes.to(activation.values.device), extent
         return self._boxes[key]
 
 
@@ -284,12 +336,6 @@ def _visible(inputs: Tensor | None) -> Tensor:
     return shown
 
 
-def _nothing(device: torch.device) -> dict[str, Tensor]:
-    none = torch.zeros(0, dtype=torch.int64, device=device)
-    records = torch.zeros(0, 0, 1, 0, dtype=torch.uint8, device=device)
-    return {"top": records, "fired": none, "ignored": none.sum()}
-
-
 def boxes_of(
     field: ReceptiveField, grid: Sequence[int], size: Sequence[int], rank: int
 ) -> Tensor | None:
@@ -303,28 +349,16 @@ def boxes_of(
             width; one of volumes shows the last two.
     """
     num_axes = rank - 2
-    if field.is_global or len(field.axes) != num_axes or not field.fits(grid):
+    if field.is_global or len(field.axes) != num_axes:
         return None
-    lengths = [1] * max(0, num_axes - 2) + list(size)[-min(num_axes, 2) :]
+    lengths = [*field.input_size[: max(0, num_axes - 2)], *size[-min(num_axes, 2) :]]
     windows = field.windows(grid, lengths)
-    boxes = torch.zeros(len(windows), 4, dtype=torch.int32)
-    boxes[:, 2], boxes[:, 3] = size[0], size[1]
-    boxes[:, 1], boxes[:, 3] = windows[:, -1, 0], windows[:, -1, 1]
-    if num_axes > 1:
-        boxes[:, 0], boxes[:, 2] = windows[:, -2, 0], windows[:, -2, 1]
-    return boxes
-
-
-def _extent_of(boxes: Tensor) -> int:
-    return max(1, int((boxes[:, 2:] - boxes[:, :2]).max()))
-
-
-def _grid_of(activation: Activation, field: ReceptiveField) -> tuple[int, ...]:
-    """Returns the lengths that the positions of a map are made of; images may differ in size."""
-    shape, num_units = activation.shape, activation.values.shape[1]
-    if len(shape) == len(field.positions) + 2:
-        return shape[2:] if shape[1] == num_units else shape[1:-1]
-    return field.grid
+    if windows is None:
+        return None
+    height, width = windows[:, -2:].unbind(1) if num_axes > 1 else (None, windows[:, 0])
+    if height is None:
+        height = torch.tensor([0, size[0]]).expand_as(width)
+    return torch.stack([height[:, 0], width[:, 0], height[:, 1], width[:, 1]], 1).int()
 
 
 def _numbers(batch: Batch, device: torch.device) -> Tensor:
@@ -338,29 +372,3 @@ def _numbers(batch: Batch, device: torch.device) -> Tensor:
         ranks, rank = dist.get_world_size(), dist.get_rank()
     here = torch.arange(batch.num_samples, device=device) + batch.first_index
     return here * ranks + rank
-
-
-def check_units(units: object) -> None:
-    """Raises unless it is one of the words, or whole numbers and names of units.
-
-    Raises:
-        TypeError, ValueError: The message says what to write.
-    """
-    words = get_args(Chosen)
-    listed = ", ".join(f'"{word}"' for word in words)
-    if isinstance(units, str):
-        if units not in words:
-            raise ValueError(
-                f'units="{units}" is none of the choices. Use {listed}, or a list: '
-                '[3, 17] or ["layer4.1.relu-1:17"].'
-            )
-        return
-    if not isinstance(units, Sequence) or isinstance(units, bytes) or not units:
-        raise TypeError(f"units={units!r} is no list of units. Use {listed}, or [3, 17].")
-    for unit in units:
-        parsed = Unit.parse(unit) if isinstance(unit, str) else Unit("", unit)
-        if parsed.position is not None:
-            raise ValueError(
-                f'units holds "{unit}", one position of a unit. Patches are looked for at all '
-                f'positions: use "{parsed.layer}:{parsed.index}".'
-            )

@@ -7,23 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis.byte_images import as_bytes, factor_and_side
-from vis_callbacks.analysis.receptive_field import receptive_fields
-from vis_callbacks.analysis.top_patches import (
-    TopPatches,
+from vis_callbacks.monitors.top_patches.receptive_field import receptive_fields
+from vis_callbacks.monitors.top_patches.records import TopPatches, lots, merged, packed, unpacked
+from vis_callbacks.monitors.top_patches.science import (
+    as_bytes,
     class_purity,
     concentration,
     drawn_by_lot,
+    factor_and_side,
     finite_samples,
-    lots,
-    merged,
     num_kept,
     overlap_of_boxes,
-    packed,
     selective_order,
     strongest_places,
     top_patches,
-    unpacked,
 )
 
 NO_VALUE = -math.inf

@@ -8,15 +8,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.axis_field import AxisField
-from vis_callbacks.analysis.receptive_field import ReceptiveField
-from vis_callbacks.analysis.top_patches import unpacked
-from vis_callbacks.callbacks.top_patches import reader as patch_reader
-from vis_callbacks.callbacks.top_patches.reader import PatchReader, UnitChoice, boxes_of
 from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.guard import NothingToShow
+from vis_callbacks.monitors.top_patches import reader as patch_reader
+from vis_callbacks.monitors.top_patches.edges import Pattern
+from vis_callbacks.monitors.top_patches.reader import PatchReader, UnitChoice, boxes_of
+from vis_callbacks.monitors.top_patches.receptive_field import AxisField, ReceptiveField
+from vis_callbacks.monitors.top_patches.records import unpacked
 
-ROW = ReceptiveField(axes=(AxisField((0,), (4,), 2),), positions=((5, 0),))
+
+def field_of(*windows: tuple[int, int, int, int]) -> ReceptiveField:
+    """Returns a field whose axes have so many positions, a size and a stride, on so many pixels."""
+    axes = []
+    for dim, (count, size, stride, _) in enumerate(windows):
+        seen = tuple((i * stride, i * stride + size) for i in range(count))
+        axes.append(AxisField(dim=dim, seen=seen, pattern=Pattern(dim, (0,), (size,), stride)))
+    grid, lengths = (tuple(window[i] for window in windows) for i in (0, 3))
+    return ReceptiveField(axes=tuple(axes), grid=grid, input_size=lengths)
+
+
+ROW = field_of((5, 4, 2, 10))
 
 
 def reader(units: object = "random", **options: object) -> PatchReader:
@@ -154,8 +165,7 @@ def test_a_row_of_a_signal_is_cut_at_its_places():
 
 
 def test_a_volume_is_cut_in_its_plane():
-    axes = tuple(AxisField((0,), (size,), 1) for size in (5, 2, 3))
-    field = ReceptiveField(axes=axes, positions=((1, 0), (2, 1), (2, 2)))
+    field = field_of((1, 5, 1, 5), (2, 2, 1, 3), (2, 3, 1, 4))
     assert boxes_of(field, (1, 2, 2), (3, 4), rank=5).tolist()[3] == [1, 1, 3, 4]
 
 
@@ -181,8 +191,7 @@ def test_no_value_is_brought_to_the_host_once_the_maps_are_known():
     shared._indices[key] = torch.empty(3, dtype=torch.int64, device="meta")
     (boxes,) = shared._boxes.values()
     name, grid, count, size, _ = next(iter(shared._boxes))
-    shared._boxes[name, grid, count, size, torch.device("meta")] = patch_reader._Boxes(
-        boxes.table.to("meta"), boxes.extent
-    )
+    key = (name, grid, count, size, torch.device("meta"))
+    shared._boxes[key] = boxes[0].to("meta"), boxes[1]
     found = read(shared, torch.rand(2, 4, 5, device="meta"), inputs.to("meta"))
     assert found["top"].device.type == "meta"

@@ -7,68 +7,80 @@ units and of patches and not on that of the samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.analysis.byte_images import ByteImages
-from vis_callbacks.monitors.embedding.reductions import mixed
-
-_HEADER_WORDS = 18  # an even number: records are moved eight bytes at a time
-_HEADER_BYTES = 4 * _HEADER_WORDS
-_NO_SAMPLE = 2**31 - 1  # behind all others where values are equal
+from vis_callbacks.monitors.top_patches.records import NO_SAMPLE, TopPatches, lots
+from vis_callbacks.pictures.inputs import as_image_planes
 
 # Two patches of one image show the same thing if they share more than this of their union;
 # the usual threshold of non-maximum suppression (Girshick et al. 2014).
 MAX_OVERLAP = 0.3
+_MIN_STEP = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopPatches:
-    """The strongest activations of some units, best first, and what lies under them.
-
-    All are (units, k), and (units, k, 4) what is a box: top, left, bottom and right in pixels
-    of the input, the last two behind the end.
+class ByteImages:
+    """A batch of inputs as pictures of one byte a value, each with a scale of its own.
 
     Attributes:
-        values: float32; minus infinity where there are fewer than k.
-        concentrations: float32, see `concentration`.
-        samples: int32, the sample's number.
-        labels: int32; -1 where none is known.
-        positions: int32, among the layer's positions.
-        boxes: int32, what the position sees.
-        regions: int32, what the kept pixels show.
-        factors: int32, each kept pixel is the mean of so many in height and width.
-        ties: int32, how many of all patches that were read have exactly this value.
-        low, steps: float32, ``low + steps * pixels`` are the input's values.
-        pixels: (units, k, 1 or 3, side, side) uint8; the region lies in the upper left.
+        pixels: (samples, 1 or 3, height, width) uint8; ``low + step * pixels`` are the values.
+        low, step: (samples,).
+        is_finite: (samples,) False where a value of the input is NaN or infinite.
+        factor: Each pixel is the mean of so many pixels of the input in height and width.
+        size: Height and width of the input.
     """
 
-    values: Tensor
-    concentrations: Tensor
-    low: Tensor
-    steps: Tensor
-    samples: Tensor
-    labels: Tensor
-    positions: Tensor
-    factors: Tensor
-    ties: Tensor
-    boxes: Tensor
-    regions: Tensor
     pixels: Tensor
+    low: Tensor
+    step: Tensor
+    is_finite: Tensor
+    factor: int
+    size: tuple[int, int]
 
-    def rows(self, index: Tensor) -> TopPatches:
-        """Returns the patches of these rows."""
-        return TopPatches(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+def as_pictures(inputs: Tensor) -> Tensor:
+    """Returns inputs as (samples, 1 or 3, height, width): what can be seen of them."""
+    planes = cast(Tensor, as_image_planes(cast(Any, inputs))[0])  # it slices tensors like arrays
+    return planes if planes.shape[1] in (1, 3) else planes.float().mean(1, keepdim=True)
 
 
-_FLOATS = ("values", "concentrations", "low", "steps")
-_INTEGERS = ("samples", "labels", "positions", "factors", "ties")
-_VALUE, _SAMPLE, _POSITION, _TIES = 0, 4, 6, 8  # their words
-_BOXES = len(_FLOATS) + len(_INTEGERS)
+def as_bytes(inputs: Tensor, factor: int = 1) -> ByteImages:
+    """Returns inputs as bytes, averaged over ``factor`` x ``factor`` pixels."""
+    pictures = as_pictures(inputs).float()
+    size = (pictures.shape[2], pictures.shape[3])
+    is_finite = inputs.isfinite().flatten(1).all(1)
+    if factor > 1:
+        pictures = F.avg_pool2d(pictures, factor, ceil_mode=True, count_include_pad=False)
+    pictures = pictures.nan_to_num(0, 0, 0)
+    low, high = torch.aminmax(pictures.flatten(1), dim=1)
+    step = (high - low) / 255
+    scaled = (pictures - low.view(-1, 1, 1, 1)) / step.clamp_min(_MIN_STEP).view(-1, 1, 1, 1)
+    return ByteImages(
+        pixels=scaled.round_().to(torch.uint8),
+        low=low,
+        step=step,
+        is_finite=is_finite,
+        factor=factor,
+        size=size,
+    )
+
+
+def factor_and_side(extent: int, limit: int) -> tuple[int, int]:
+    """Returns by what to average, and the side of the square that then holds the extent.
+
+    Args:
+        extent: Pixels of the longest side.
+        limit: The largest side wanted.
+    """
+    if extent <= limit:
+        return 1, extent
+    factor = math.ceil(extent / (limit - 1))
+    return factor, math.ceil(extent / factor) + 1  # a region begins within an averaged pixel
 
 
 def concentration(values: Tensor) -> Tensor:
@@ -161,7 +173,8 @@ def top_patches(
     best, places = strongest_places(values, per_sample, boxes)
     best = best.masked_fill(~is_valid.view(-1, 1, 1), -math.inf)
     drawn, per_sample = lots(samples, seed).argsort(), best.shape[2]
-    by_unit = _padded(best[drawn].transpose(0, 1).flatten(1), top_k)  # sample by sample
+    by_unit = best[drawn].transpose(0, 1).flatten(1)  # sample by sample
+    by_unit = F.pad(by_unit, (0, max(0, top_k - by_unit.shape[1])), value=-math.inf)
     best, order = by_unit.sort(dim=1, descending=True, stable=True)
     ties = (best[:, None] == best[:, :top_k, None]).sum(2)
     best, order = best[:, :top_k], order[:, :top_k]
@@ -178,7 +191,7 @@ def top_patches(
         concentrations=spread,
         low=images.low[which],
         steps=images.step[which],
-        samples=torch.where(is_there, numbers, _NO_SAMPLE),
+        samples=torch.where(is_there, numbers, NO_SAMPLE),
         labels=torch.full_like(numbers, -1) if labels is None else labels.int()[which],
         positions=positions.int(),
         factors=torch.full_like(numbers, images.factor),
@@ -191,20 +204,6 @@ def top_patches(
             else _cut(images, which, regions, side)
         ),
     )
-
-
-def lots(samples: Tensor, seed: int = 0) -> Tensor:
-    """Returns (...) int64 lots of samples, by their numbers: the lower is drawn first.
-
-    A lot depends on nothing but the number and the seed, so the same samples are drawn from
-    batches of any size, in any order and on any ranks; and no random stream is moved.
-    """
-    return mixed(mixed(samples.long()) + seed)
-
-
-def _padded(values: Tensor, least: int) -> Tensor:
-    """Returns values (units, n) with n at least so large."""
-    return F.pad(values, (0, max(0, least - values.shape[1])), value=-math.inf)
 
 
 def _whole(images: ByteImages, like: Tensor) -> Tensor:
@@ -243,104 +242,6 @@ def _cut(images: ByteImages, which: Tensor, regions: Tensor, side: int) -> Tenso
     places = (planes * height + rows[:, :, None, :, None]) * width + columns[:, :, None, None]
     # Three times as fast as indexing by five tensors.
     return images.pixels.flatten().index_select(0, places.flatten()).view(places.shape)
-
-
-def merged(old: Tensor, new: Tensor, *, top_k: int, seed: int = 0) -> Tensor:
-    """Returns the best of two sets of packed patches of the same units, packed again."""
-    if not len(old):
-        return old
-    if old.shape[3] != new.shape[3]:  # images of several sizes
-        side = max(_side_of(old), _side_of(new))
-        old, new = (packed(_with_side(unpacked(records), side)) for records in (old, new))
-    joined, num_old = torch.cat([_header_of(old), _header_of(new)], 1), old.shape[1]
-    order = _best_first(joined, seed)[:, :top_k]
-    # Never both sets in one tensor: they may be megabytes, and this is done for each batch.
-    of_old = _taken(old, order.clamp_max(num_old - 1)).view(torch.int64)
-    of_new = _taken(new, (order - num_old).clamp_min(0)).view(torch.int64)
-    is_new = (order >= num_old)[..., None, None]
-    best = torch.where(is_new, of_new, of_old).view(torch.uint8)
-    ties = _ties(joined, order, num_old).unsqueeze(2).contiguous().view(torch.uint8)
-    best[:, :, 0, 4 * _TIES : 4 * _TIES + 4] = ties
-    return best
-
-
-def _values_of(header: Tensor) -> Tensor:
-    return header[..., _VALUE].contiguous().view(torch.float32)
-
-
-def _best_first(header: Tensor, seed: int) -> Tensor:
-    """Returns the order of each unit's patches: large values, samples by lot, low positions."""
-    order = header[..., _POSITION].argsort(dim=1, stable=True)
-    for key, is_falling in ((lots(header[..., _SAMPLE], seed), False), (_values_of(header), True)):
-        sorted_so_far = key.gather(1, order)
-        order = order.gather(1, sorted_so_far.argsort(dim=1, descending=is_falling, stable=True))
-    return order
-
-
-def _ties(header: Tensor, order: Tensor, num_old: int) -> Tensor:
-    """Returns how many patches of both sets together have the value of those chosen.
-
-    A set that has a patch of the value tells how many it has; one that has none of it among
-    its best had none that could be chosen, for all that it left out is smaller.
-    """
-    values = _values_of(header)
-    is_same = values.gather(1, order).unsqueeze(2) == values.unsqueeze(1)  # (units, k, patches)
-    counts = torch.where(is_same, header[..., _TIES].unsqueeze(1), 0)
-    return counts[:, :, :num_old].amax(2) + counts[:, :, num_old:].amax(2)
-
-
-def _taken(values: Tensor, order: Tensor) -> Tensor:
-    """Returns values (units, n, ...) in an order (units, k): whole rows, which copy fast."""
-    first = torch.arange(len(values), device=values.device).unsqueeze(1) * values.shape[1]
-    rows = values.flatten(0, 1).index_select(0, (first + order).flatten())
-    return rows.view(*order.shape, *values.shape[2:])
-
-
-def _header_of(records: Tensor) -> Tensor:
-    return records[:, :, 0, :_HEADER_BYTES].contiguous().view(torch.int32)
-
-
-def _side_of(records: Tensor) -> int:
-    return math.isqrt(records.shape[3] - _HEADER_BYTES)
-
-
-def _with_side(top: TopPatches, side: int) -> TopPatches:
-    missing = side - top.pixels.shape[-1]
-    return replace(top, pixels=F.pad(top.pixels, (0, missing, 0, missing))) if missing else top
-
-
-def packed(top: TopPatches) -> Tensor:
-    """Returns the patches as one tensor of bytes, (units, k, channels, 72 + side * side).
-
-    A merge over batches and ranks is given one tensor, and what belongs together must not be
-    torn apart. The first 72 bytes of the first channel hold all but the pixels. The side is
-    rounded up to a multiple of 4, so that a record can be moved eight bytes at a time.
-    """
-    side = top.pixels.shape[-1]
-    top = _with_side(top, side + -side % 4)
-    words = [getattr(top, name).float().view(torch.int32) for name in _FLOATS]
-    words += [getattr(top, name).int() for name in _INTEGERS]
-    header = torch.cat([torch.stack(words, -1), top.boxes.int(), top.regions.int()], -1)
-    header = F.pad(header, (0, _HEADER_WORDS - header.shape[-1]))
-    as_header = header.contiguous().view(torch.uint8).unsqueeze(2)  # (units, k, 1, 72)
-    num_channels = top.pixels.shape[2]
-    padding = as_header.new_zeros(*as_header.shape[:2], num_channels - 1, _HEADER_BYTES)
-    return torch.cat([torch.cat([as_header, padding], 2), top.pixels.flatten(3)], 3)
-
-
-def unpacked(records: Tensor) -> TopPatches:
-    """Returns what was `packed`."""
-    header = _header_of(records)
-    words: Sequence[Tensor] = header.unbind(-1)
-    side = _side_of(records)
-    numbers = len(_FLOATS)
-    return TopPatches(
-        **{n: words[i].contiguous().view(torch.float32) for i, n in enumerate(_FLOATS)},
-        **{n: words[numbers + i] for i, n in enumerate(_INTEGERS)},
-        boxes=header[..., _BOXES : _BOXES + 4],
-        regions=header[..., _BOXES + 4 : _BOXES + 8],
-        pixels=records[..., _HEADER_BYTES:].reshape(*records.shape[:3], side, side),
-    )
 
 
 def drawn_by_lot(top: TopPatches, is_shown: Tensor) -> Tensor:

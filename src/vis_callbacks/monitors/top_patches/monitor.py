@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
-from vis_callbacks.analysis.byte_images import as_pictures
-from vis_callbacks.analysis.receptive_field import ReceptiveField, receptive_fields
-from vis_callbacks.analysis.top_patches import (
-    TopPatches,
-    class_purity,
-    drawn_by_lot,
-    packed,
-    selective_order,
-    unpacked,
-)
-from vis_callbacks.callbacks.top_patches.pictures import PatchPage, draw
-from vis_callbacks.callbacks.top_patches.reader import (
+from vis_callbacks.engine.nonlinearities import NONLINEARITIES
+from vis_callbacks.engine.schedule import EveryNEpochs
+from vis_callbacks.guard import Catch, NothingToShow
+from vis_callbacks.monitor import Monitor
+from vis_callbacks.monitors.top_patches.marks import NotFollowedError
+from vis_callbacks.monitors.top_patches.pictures import PatchPage, draw
+from vis_callbacks.monitors.top_patches.reader import (
     PROBE,
     Chosen,
     PatchReader,
@@ -30,10 +25,14 @@ from vis_callbacks.callbacks.top_patches.reader import (
     boxes_of,
     check_units,
 )
-from vis_callbacks.engine.nonlinearities import NONLINEARITIES
-from vis_callbacks.engine.schedule import EveryNEpochs
-from vis_callbacks.guard import Catch, NothingToShow
-from vis_callbacks.monitor import Monitor
+from vis_callbacks.monitors.top_patches.receptive_field import ReceptiveField, receptive_fields
+from vis_callbacks.monitors.top_patches.records import TopPatches, packed, unpacked
+from vis_callbacks.monitors.top_patches.science import (
+    as_pictures,
+    class_purity,
+    drawn_by_lot,
+    selective_order,
+)
 from vis_callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.report import Item, Picture, Report, Scalar, tag
 
@@ -48,14 +47,6 @@ _WITH_FLAT_ZERO = frozenset(n.kind for n in NONLINEARITIES if n.has_flat_zero)
 _MAX_LAYERS = 20
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What the last snapshot showed of a layer: the samples, to tell what has changed since."""
-
-    step: int
-    samples: Tensor  # (units, k)
-
-
 class TopPatchesMonitor(Monitor):
     """Shows the parts of validation images that excite each unit most.
 
@@ -67,10 +58,10 @@ class TopPatchesMonitor(Monitor):
     It tells what the strongest answers have in common. It does not tell what else excites a
     unit, nor whether the network uses it.
 
-    The receptive field is read from the operations of one forward pass of one sample at the
-    first snapshot; so at that one patches larger than 256 pixels are cut from images
-    averaged to that size. Units behind attention, a global pooling or a fully connected layer
-    see the whole image: it is shown, and the caption says why.
+    The receptive field is measured at the first snapshot, by some tens of forward passes of one
+    sample in which rows or columns are marked; so at that snapshot patches larger than 256
+    pixels are cut from images averaged to that size. Units behind attention, a global pooling
+    or a fully connected layer see the whole image: it is shown, and the caption says why.
 
     Args:
         layers: Globs over the names of layers (`vis_callbacks.summary` lists them), 20 layers
@@ -138,7 +129,7 @@ class TopPatchesMonitor(Monitor):
         self._choice = UnitChoice(units, max_units, seed)
         self._reader: PatchReader | None = None
         self._fields: dict[str, ReceptiveField] = {}
-        self._last: dict[str, _Seen] = {}
+        self._last: dict[str, tuple[int, Tensor]] = {}  # step and samples, (units, k), shown last
         self._sample: Tensor | None = None
         self._has_labels = self._is_volume = False
 
@@ -159,35 +150,34 @@ class TopPatchesMonitor(Monitor):
         """Says what the patches have in common, and shows them."""
         read = snapshot.values.get(PROBE, {})
         names = self._names(snapshot, read)
-        just_traced = self._trace_fields(snapshot, names)
+        just_measured = self._measure_fields(snapshot, names)
         items: list[Item] = []
         for name in names:
             if read[name]["top"].shape[0]:  # else no unit of this layer was asked for
                 top = unpacked(read[name]["top"])
-                if name in just_traced and self._sample is not None:
+                if name in just_measured and self._sample is not None:
                     top = _located(top, self._fields[name], self._sample)
                 items += self._items(name, top, read[name], snapshot)
         self._sample = None
         return Report(step=snapshot.step, items=tuple(items))
 
-    def state(self) -> Mapping[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the receptive fields, and which samples were shown last."""
         return {
-            "fields": {name: field.state() for name, field in self._fields.items()},
-            "last": {name: [seen.step, seen.samples.cpu()] for name, seen in self._last.items()},
+            "fields": {name: field.state_dict() for name, field in self._fields.items()},
+            "last": {name: [step, shown.cpu()] for name, (step, shown) in self._last.items()},
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with what was known; an empty state begins anew."""
         self._sample = None
         # In place: the probe of this run looks at the same dictionary.
         self._fields.clear()
         for name, of_field in state.get("fields", {}).items():
-            self._fields[str(name)] = ReceptiveField.from_state(of_field)
-        self._last = {
-            str(name): _Seen(int(step), samples)
-            for name, (step, samples) in state.get("last", {}).items()
-        }
+            if "grid" in of_field:  # else an older version wrote it; the field is measured anew
+                self._fields[str(name)] = ReceptiveField.from_state_dict(of_field)
+        last = state.get("last", {})
+        self._last = {str(name): (int(step), shown) for name, (step, shown) in last.items()}
 
     def _names(self, snapshot: Snapshot, read: Values) -> list[str]:
         """Returns the layers that are shown, in the order of the forward pass.
@@ -220,14 +210,14 @@ class TopPatchesMonitor(Monitor):
         return names
 
     def _meet(self, inputs: Tensor, has_labels: bool) -> None:
-        """Keeps one sample until the end of the evaluation: receptive fields are traced by it."""
+        """Keeps one sample until the end of the evaluation: receptive fields are measured by it."""
         self._has_labels, self._is_volume = has_labels, inputs.dim() > 4
         if self._sample is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._sample = inputs[:1].detach().clone()
 
-    def _trace_fields(self, snapshot: Snapshot, names: Sequence[str]) -> set[str]:
-        """Reads the receptive fields that are not known yet; returns whose they are."""
+    def _measure_fields(self, snapshot: Snapshot, names: Sequence[str]) -> set[str]:
+        """Measures the receptive fields that are not known yet; returns whose they are."""
         missing = [name for name in names if name not in self._fields]
         sample, read = self._sample, snapshot.read_layers
         if not missing or sample is None or read is None:
@@ -235,8 +225,10 @@ class TopPatchesMonitor(Monitor):
         unknown = ReceptiveField(axes=(None,), reason="its computation could not be followed")
         with Catch() as caught:
             found = receptive_fields(partial(read, missing), sample)
-        if caught.error is not None:
-            self.guard.record("tracing receptive fields", caught.error)
+        if (error := caught.error) is not None:
+            if isinstance(error, NotFollowedError):
+                error = NothingToShow(f"whole images are shown: {error}")
+            self.guard.record("measuring receptive fields", error)
             found = {}
         self._fields.update({name: found.get(name, unknown) for name in missing})
         return set(missing)
@@ -245,7 +237,7 @@ class TopPatchesMonitor(Monitor):
         self, name: str, top: TopPatches, read: Mapping[str, Tensor], snapshot: Snapshot
     ) -> Iterator[Item]:
         info, before = snapshot.layer(name), self._last.get(name)
-        self._last[name] = _Seen(snapshot.step, top.samples.clone())
+        self._last[name] = snapshot.step, top.samples.clone()
         is_shown = top.values > (0 if info.kind in _WITH_FLAT_ZERO else -torch.inf)
         is_counted = is_shown & ~drawn_by_lot(top, is_shown)
         classes, count, share = class_purity(top.labels, is_counted)
@@ -264,15 +256,15 @@ class TopPatchesMonitor(Monitor):
                 "fired": read["fired"][rows],
                 "ignored": read["ignored"],
             }
-            if before is not None and before.samples.shape == top.samples.shape:
-                arrays["before"] = before.samples.to(rows.device)[rows]
-            page = self._page(info, len(count), before, snapshot)
+            if before is not None and before[1].shape == top.samples.shape:
+                arrays["before"] = before[1].to(rows.device)[rows]
+            page = self._page(info, len(count), before and before[0], snapshot)
             yield Picture(
                 tag=f"top_patches/{tag(name)}", draw=partial(draw, page=page), arrays=arrays
             )
 
     def _page(
-        self, info: LayerInfo, num_read: int, before: _Seen | None, snapshot: Snapshot
+        self, info: LayerInfo, num_read: int, step_before: int | None, snapshot: Snapshot
     ) -> PatchPage:
         return PatchPage(
             layer=info.name,
@@ -286,7 +278,7 @@ class TopPatchesMonitor(Monitor):
             is_whole=self.show_images,
             has_labels=self._has_labels,
             is_volume=self._is_volume,
-            step_before=None if before is None else before.step,
+            step_before=step_before,
             class_names=tuple(self.options.class_names or ()),
             mean=self.options.mean,
             std=self.options.std,
@@ -306,7 +298,7 @@ class TopPatchesMonitor(Monitor):
 def _located(top: TopPatches, field: ReceptiveField, sample: Tensor) -> TopPatches:
     """Returns patches that were kept as whole images with the boxes that they have in them.
 
-    Only for images of the size that the field was traced at: in others the position stands
+    Only for images of the size that the field was measured at: in others the position stands
     for another place.
     """
     size = torch.tensor(as_pictures(sample).shape[2:], dtype=torch.int32)
