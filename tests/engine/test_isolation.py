@@ -22,9 +22,8 @@ from vis_callbacks.engine.isolation import (
     eager_stance,
     forked_rng,
     isolated,
-    kept_grads,
+    kept_gradients,
     kept_modes,
-    kept_requires_grad,
     muted_logging,
     resolve_forward,
     silenced_hooks,
@@ -129,8 +128,8 @@ MANAGERS = {
     "modes": (kept_modes, disturb_modes),
     "rng": (lambda net: forked_rng(), disturb_rng),
     "buffers": (swapped_buffers, disturb_buffers),
-    "requires_grad": (kept_requires_grad, disturb_requires_grad),
-    "grads": (kept_grads, disturb_grads),
+    "requires_grad": (kept_gradients, disturb_requires_grad),
+    "grads": (kept_gradients, disturb_grads),
     "attributes": (kept_state, disturb_attributes),
     "hooks": (silenced_hooks, disturb_hooks),
     "autocast cache": (lambda net: uncached_autocast(), disturb_autocast),
@@ -253,8 +252,7 @@ def test_hooks_that_cannot_be_sorted_stay_where_they_are(net, monkeypatch):
         "forked_rng",
         "kept_modes",
         "swapped_buffers",
-        "kept_requires_grad",
-        "kept_grads",
+        "kept_gradients",
         "silenced_hooks",
         "muted_logging",
     ],
@@ -313,7 +311,7 @@ def test_a_buffer_of_a_lazy_module_is_left_alone():
 def test_a_backward_inside_cannot_add_to_the_gradients(net):
     grad = net.fc.weight.grad
     before = grad.clone()
-    with kept_grads(net):
+    with kept_gradients(net):
         net.fc.weight.sum().backward()
     assert net.fc.weight.grad is grad
     assert torch.equal(grad, before)
@@ -321,7 +319,7 @@ def test_a_backward_inside_cannot_add_to_the_gradients(net):
 
 def test_a_missing_gradient_stays_missing():
     layer = nn.Linear(2, 2)
-    with kept_grads(layer):
+    with kept_gradients(layer):
         layer(torch.ones(1, 2)).sum().backward()
     assert layer.weight.grad is None
 

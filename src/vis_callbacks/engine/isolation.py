@@ -11,9 +11,9 @@ import functools
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Protocol, cast, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -22,20 +22,13 @@ from torch.nn.modules import module as torch_module  # where the hooks on all mo
 from torch.nn.utils.prune import BasePruningMethod
 
 from vis_callbacks.engine.advice import advice_for
-from vis_callbacks.engine.kept_state import put_back_mapping
 from vis_callbacks.engine.scores import at_least_float32, find_scores
+from vis_callbacks.engine.state_kinds import put_back_mapping
 from vis_callbacks.engine.state_watch import KeptState, StateWatch
 from vis_callbacks.guard import Attempt
 
 Forward = Callable[[nn.Module, Any], Any]
-
-
-class ForwardFn(Protocol):
-    """Inputs (samples, ...) to scores (samples, classes, ...)."""
-
-    def __call__(self, inputs: Tensor, *, chunk: int | None = None) -> Tensor:
-        """Returns the scores; of at most ``chunk`` samples at a time where it is given."""
-        ...
+ForwardFn = Callable[..., Tensor]  # (inputs, *, chunk=None) -> scores (samples, classes, ...)
 
 
 class ExtraPassError(RuntimeError):
@@ -59,7 +52,11 @@ class IsolatedForward:
         self._forward_context = forward_context
 
     def __call__(self, inputs: Tensor, *, chunk: int | None = None) -> Tensor:
-        """Returns the scores, in float32 where the model computes in less.
+        """Returns the scores (samples, classes, ...), in float32 where the model computes in less.
+
+        Args:
+            inputs: (samples, ...).
+            chunk: The most samples that are run at a time.
 
         Raises:
             TypeError: The forward pass returned something without scores.
@@ -83,10 +80,10 @@ class IsolatedForward:
         return self._module
 
     def run(self, inputs: Any) -> Any:
-        """Returns whatever the forward pass returns: for reading activations.
+        """Returns what the forward pass returns: for reading activations.
 
         Raises:
-            ExtraPassError: It failed, and there is something to write that mends it.
+            ExtraPassError: The pass failed, and there is something to write that mends it.
         """
         module, inputs = self.module, _without_inference(inputs)
         with Attempt() as attempt, self._kept.given(inputs), self._forward_context():
@@ -119,7 +116,7 @@ def isolated(
 ) -> Iterator[IsolatedForward]:
     """Yields a forward pass of the model that leaves no trace in the run.
 
-    Use ``torch.autograd.grad`` inside. Whatever state the model's forward changes is put back:
+    Use ``torch.autograd.grad`` inside. All state that the model's forward changes is put back:
     parameters and other tensors, attributes, containers, objects and closures that hang on the
     model, and random generators. What cannot be put back but is seen (an iterator that has moved
     on, memory that something other than PyTorch has written to) ends the extra passes of a run;
@@ -142,7 +139,6 @@ def isolated(
     watch = watch or StateWatch()
     watch.require_harmless()
     module = unwrapped(model)
-    modes = nullcontext() if training else kept_modes(module)
     with ExitStack() as stack:
         # Out of inference mode first: tensors cloned inside it could not be differentiated.
         stack.enter_context(torch.inference_mode(False))
@@ -151,15 +147,14 @@ def isolated(
             stack.enter_context(context)
         kept = stack.enter_context(watch.keeping(module, (training, grad, id(forward))))
         for restored in (
-            modes,
+            nullcontext() if training else kept_modes(module),
             swapped_buffers(module),
-            kept_requires_grad(module),
-            kept_grads(module),
+            kept_gradients(module),
             silenced_hooks(module),
             muted_logging(module),
+            kept.writes,
         ):
             stack.enter_context(restored)
-        stack.enter_context(kept.writes)
         live = IsolatedForward(module, forward or call_resolved, forward_context, kept)
         stack.callback(live.close)
         yield live
@@ -190,7 +185,10 @@ def resolve_forward(module: nn.Module) -> nn.Module:
     Raises:
         TypeError: It has no ``forward`` of its own and not exactly one child with parameters.
     """
-    if _has_forward(module):
+    owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    # LightningModule defines a forward that only raises.
+    is_bare = owner.__name__ == "LightningModule" and "lightning" in owner.__module__
+    if "forward" in vars(module) or (owner is not nn.Module and not is_bare):
         return module
     children = {n: c for n, c in module.named_children() if any(True for _ in c.parameters())}
     if len(children) == 1:
@@ -205,15 +203,6 @@ def resolve_forward(module: nn.Module) -> nn.Module:
 def call_resolved(module: nn.Module, inputs: Any) -> Any:
     """Returns the output of what `resolve_forward` finds."""
     return resolve_forward(module)(inputs)
-
-
-def _has_forward(module: nn.Module) -> bool:
-    if "forward" in vars(module):
-        return True
-    owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
-    # LightningModule defines a forward that only raises.
-    is_bare = owner.__name__ == "LightningModule" and "lightning" in owner.__module__
-    return owner is not nn.Module and not is_bare
 
 
 # -- each restores one thing
@@ -240,35 +229,33 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def forked_rng() -> Iterator[None]:
     """Keeps the global random streams: of Python, NumPy, torch and all accelerators in use."""
-    devices = _devices_in_use()
-    of_python, of_numpy, of_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    of_devices = [_rng_of(device).get_rng_state(*_index(device)) for device in devices]
+    streams: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+        (random.getstate, random.setstate),
+        (np.random.get_state, np.random.set_state),
+        (torch.get_rng_state, torch.set_rng_state),
+        *_streams_of_devices(),
+    ]
+    saved = [(put_back, take()) for take, put_back in streams]
     try:
         yield
     finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        torch.set_rng_state(of_cpu)
-        for device, state in zip(devices, of_devices, strict=True):
-            _rng_of(device).set_rng_state(state, *_index(device))
+        for put_back, state in saved:
+            put_back(state)
 
 
-def _devices_in_use() -> list[torch.device]:
-    """Returns the accelerators that may have been drawn from; it begins to use none."""
+def _streams_of_devices() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """Yields what gets and sets the stream of each accelerator that may have been drawn from."""
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is None:
-        return []
+        return
     module = torch.get_device_module(accelerator)
-    is_in_use = getattr(module, "is_initialized", module.is_available)()
-    return [torch.device(accelerator.type, i) for i in range(module.device_count() * is_in_use)]
-
-
-def _rng_of(device: torch.device) -> Any:
-    return torch.get_device_module(device)
-
-
-def _index(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)
+    if not getattr(module, "is_initialized", module.is_available)():
+        return  # else this would begin its use
+    for index in range(module.device_count()):
+        device = torch.device(accelerator.type, index)
+        where = {} if device.type == "mps" else {"device": device}
+        get, put = module.get_rng_state, module.set_rng_state
+        yield functools.partial(get, **where), functools.partial(put, **where)
 
 
 @contextmanager
@@ -298,41 +285,34 @@ def _clone(buffer: Tensor) -> Tensor:
 
 
 @contextmanager
-def kept_requires_grad(model: nn.Module) -> Iterator[None]:
-    """Keeps which parameters are frozen."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            if parameter.requires_grad is not flag:
-                parameter.requires_grad_(flag)
+def kept_gradients(model: nn.Module) -> Iterator[None]:
+    """Keeps which parameters are frozen, and takes each ``.grad`` out of reach.
 
-
-@contextmanager
-def kept_grads(model: nn.Module) -> Iterator[None]:
-    """Takes the parameters' ``.grad`` out of reach, and puts the same objects back.
-
-    Out of reach, since a ``backward()`` inside would add to them in place.
+    Out of reach, since a ``backward()`` inside would add to them in place. The same objects
+    come back.
     """
-    grads = [(parameter, parameter.grad) for parameter in model.parameters()]
+    saved = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
-        for parameter, _ in grads:
-            parameter.grad = None
+        for parameter, _, grad in saved:
+            if grad is not None:
+                parameter.grad = None
         yield
     finally:
-        for parameter, grad in grads:
+        for parameter, needs_grad, grad in saved:
+            if parameter.requires_grad is not needs_grad:
+                parameter.requires_grad_(needs_grad)
             if parameter.grad is not grad:
                 parameter.grad = grad
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_HOOK_COMPANIONS = (
+_HOOK_STATE = (
+    *_HOOKS,
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
+    "_is_full_backward_hook",
 )
-_HOOK_STATE = (*_HOOKS, *_HOOK_COMPANIONS, "_is_full_backward_hook")
 _MODEL_PACKAGES = ("torch.nn.", "torch.ao.", "torch.distributed.fsdp", "torch.distributed.tensor")
 
 
@@ -344,13 +324,8 @@ def silenced_hooks(model: nn.Module) -> Iterator[None]:
     quantisation, sharding) go on. The original dictionaries come back, so that what is
     attached inside is gone outside.
     """
-    owners = [vars(module) for module in model.modules()]
-    saved = [
-        (owner, {name: owner[name] for name in _HOOK_STATE if name in owner}) for owner in owners
-    ]
-    everywhere = vars(torch_module)
-    names = [f"_global{name}" for name in _HOOK_STATE]
-    saved.append((everywhere, {name: everywhere[name] for name in names if name in everywhere}))
+    saved = [_picked(vars(module), _HOOK_STATE) for module in model.modules()]
+    saved.append(_picked(vars(torch_module), [f"_global{name}" for name in _HOOK_STATE]))
     try:
         for owner, originals in saved:
             owner.update(_model_hooks(originals))
@@ -360,17 +335,23 @@ def silenced_hooks(model: nn.Module) -> Iterator[None]:
             owner.update(originals)
 
 
+def _picked(owner: dict[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return owner, {name: owner[name] for name in names if name in owner}
+
+
 def _model_hooks(originals: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
     """Returns copies of hook dictionaries with the hooks that are part of the model."""
     own = {
         key
         for name, hooks in originals.items()
-        if name.endswith(_HOOKS)
+        if hooks and name.endswith(_HOOKS)
         for key, hook in hooks.items()
         if _is_of_model(hook)
     }
     return {
         name: OrderedDict((key, hook) for key, hook in hooks.items() if key in own)
+        if hooks
+        else OrderedDict()
         for name, hooks in originals.items()
         if isinstance(hooks, Mapping)
     }
@@ -386,31 +367,26 @@ def _is_of_model(hook: Any) -> bool:
     return home.startswith(_MODEL_PACKAGES)
 
 
-_LOG_METHODS: tuple[str, ...] = ("log", "log_dict")  # a module with both is a LightningModule
+_LOG_METHODS = ("log", "log_dict")  # a module with both is a LightningModule
 
 
 @contextmanager
 def muted_logging(model: nn.Module) -> Iterator[None]:
     """Makes ``self.log`` in a forward do nothing: the user's own pass has logged already."""
-    owners = [
-        vars(module)
+    saved = [
+        _picked(vars(module), _LOG_METHODS)
         for module in model.modules()
         if all(callable(getattr(type(module), name, None)) for name in _LOG_METHODS)
     ]
-    saved = [(owner, {n: owner[n] for n in _LOG_METHODS if n in owner}) for owner in owners]
     try:
-        for owner in owners:
-            owner.update(dict.fromkeys(_LOG_METHODS, _log_nothing))
+        for owner, _ in saved:
+            owner.update(dict.fromkeys(_LOG_METHODS, lambda *args, **kwargs: None))
         yield
     finally:
         for owner, originals in saved:
             for name in _LOG_METHODS:
                 owner.pop(name, None)
             owner.update(originals)
-
-
-def _log_nothing(*args: Any, **kwargs: Any) -> None:
-    """Stands in for ``self.log``."""
 
 
 @contextmanager

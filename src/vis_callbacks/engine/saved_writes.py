@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vis_callbacks.engine.kept_state import KeptStream
-
 
 @final
 class SavedWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -31,17 +29,17 @@ class SavedWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
         self._saved: dict[int, tuple[Any, Any]] = {}
-        self._streams: dict[int, KeptStream] = {}
+        self._streams: dict[int, tuple[torch.Generator, Any]] = {}
 
     def know(self, tensors: Iterable[Tensor]) -> set[int]:
-        """Watches over these tensors' storages too; returns those that are new."""
+        """Watches these tensors' storages too; returns those that are new."""
         found = {storage._cdata for tensor in tensors for storage in storages_of(tensor)}
         new = found - self._known
         self._known |= new
         return new
 
     def forget(self, storages: set[int]) -> None:
-        """Watches over these no more; what was saved of them stays saved."""
+        """Watches these no more; what was saved of them stays saved."""
         self._known -= storages
 
     def was_written(self, tensor: Tensor) -> bool:
@@ -54,8 +52,8 @@ class SavedWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if storage.nbytes() != copy.nbytes():
                 storage.resize_(copy.nbytes())
             storage.copy_(copy)
-        for stream in self._streams.values():
-            stream.put_back()
+        for stream, state in self._streams.values():
+            stream.set_state(state)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -70,7 +68,7 @@ class SavedWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _save(self, value: Any) -> None:
         if isinstance(value, torch.Generator):
             if id(value) not in self._streams:
-                self._streams[id(value)] = KeptStream(value)
+                self._streams[id(value)] = value, value.get_state()
             return
         for tensor in value if isinstance(value, list | tuple) else (value,):
             if isinstance(tensor, Tensor):
