@@ -11,11 +11,7 @@ import torch
 from tests.identity import digest
 
 from vis_callbacks.engine.batch_reader import BatchReader
-from vis_callbacks.engine.references import (
-    default_input_fn,
-    default_label_fn,
-    take_references,
-)
+from vis_callbacks.engine.references import take_references
 
 X = torch.arange(24.0).reshape(6, 4)
 Y = torch.tensor([2, 2, 0, 2, 1, 0])
@@ -59,8 +55,8 @@ BATCHES: dict[str, Any] = {
 
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
 def test_inputs_and_labels_are_found(batch):
-    assert default_input_fn(batch) is X
-    assert torch.equal(default_label_fn(batch), Y)
+    assert BatchReader().inputs(batch) is X
+    assert torch.equal(BatchReader().labels(batch), Y)
 
 
 NO_LABELS: dict[str, Any] = {
@@ -76,8 +72,8 @@ NO_LABELS: dict[str, Any] = {
 
 @pytest.mark.parametrize("batch", NO_LABELS.values(), ids=NO_LABELS.keys())
 def test_a_batch_without_labels_has_none(batch):
-    assert default_input_fn(batch) is X
-    assert default_label_fn(batch) is None
+    assert BatchReader().inputs(batch) is X
+    assert BatchReader().labels(batch) is None
 
 
 ODD: dict[str, tuple[Any, str]] = {
@@ -96,7 +92,7 @@ ODD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("batch", "words"), ODD.values(), ids=ODD.keys())
 def test_a_batch_that_is_not_understood_is_described(batch, words):
     with pytest.raises(TypeError, match=rf"looks like .*{words}.*Write input_fn="):
-        default_input_fn(batch)
+        BatchReader().inputs(batch)
 
 
 # -- which samples

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.engine.batch_reader import BatchReader
-from vis_callbacks.engine.batch_reader import require_tensor as require_tensor
-from vis_callbacks.engine.labels import class_labels as class_labels
+from vis_callbacks.engine.labels import class_labels
 from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.scores import describe
 
@@ -41,21 +40,13 @@ class References:
 
     def to(self, device: torch.device) -> References:
         """Returns the same samples on a device."""
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor) and value.device != device
-        }
-        return replace(self, **moved) if moved else self
+        return self._with(lambda tensor: tensor.to(device))
 
     def first(self, num_samples: int) -> References:
         """Returns the first of these samples, as views."""
         if num_samples >= len(self.inputs):
             return self
-        tensors: dict[str, Any] = {
-            n: v[:num_samples] for n, v in vars(self).items() if isinstance(v, Tensor)
-        }
-        return replace(self, **tensors)
+        return self._with(lambda tensor: tensor[:num_samples])
 
     def shared_with(self, others: Iterable[References]) -> References:
         """Returns views of others that begin with the same samples, where there are some.
@@ -69,6 +60,12 @@ class References:
                 if all(_is_same(value, vars(first)[name]) for name, value in vars(self).items()):
                     return first
         return self
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> References:
+        tensors: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def _is_same(one: object, other: object) -> bool:
@@ -115,53 +112,33 @@ def take_references(
             f"the inputs are {describe(inputs)}: no samples. "
             "Write input_fn=lambda batch: ... that returns a tensor (samples, ...)."
         )
+    most = min(num_samples, len(inputs))
     labels, note = class_labels(reader.labels(batch), len(inputs))
-    chosen = list(range(min(num_samples, len(inputs))))
+    chosen: Sequence[int] = range(most)
     if labels is not None:
-        values = labels.tolist()
-        chosen = _evenly_over_classes(values, num_samples)
-        if len(chosen) < min(num_samples, len(values)):
+        chosen = _evenly_over_classes(labels.tolist(), most)
+        if len(chosen) < most:
             labels, note = None, "too few samples have a label of 0 or above"
-            chosen = list(range(min(num_samples, len(values))))
-    index = torch.tensor(chosen, device=inputs.device)
+            chosen = range(most)
     masks = None if mask_fn is None else _checked_masks(mask_fn(batch), len(inputs))
     layout = reader.layout(batch)
     return References(
-        inputs=_copied(inputs, index),
-        labels=None if labels is None else _copied(labels, index.to(labels.device)),
+        inputs=_copied(inputs, chosen),
+        labels=None if labels is None else _copied(labels, chosen),
         source=source,
         note="; ".join(filter(None, (layout.note, note))),
-        masks=None if masks is None else _copied(masks, index.to(masks.device)),
+        masks=None if masks is None else _copied(masks, chosen),
         choice=layout.choice,
     )
 
 
-def default_input_fn(batch: Any) -> Tensor:
-    """Returns the input tensor of a batch.
-
-    Understands a tensor, a tuple or list, and a mapping, dataclass, named tuple or object with
-    attributes. Names decide where there are any; of parts without names it is the first with
-    floating numbers, more than one a sample.
-
-    Raises:
-        TypeError: None is found; the message says what the batch looks like.
-    """
-    return BatchReader().inputs(batch)
-
-
-def default_label_fn(batch: Any) -> Tensor | None:
-    """Returns the labels of a batch, found like its inputs, or None."""
-    return BatchReader().labels(batch)
-
-
 def _checked_masks(masks: object, num_samples: int) -> Tensor:
-    is_tensor = isinstance(masks, Tensor) and is_plain(masks)
-    if not isinstance(masks, Tensor) or not is_tensor or masks.shape[:1] != (num_samples,):
-        raise TypeError(
-            f"mask_fn returned {describe(masks)} for a batch of {num_samples} samples. Return a "
-            "tensor (samples, height, width)."
-        )
-    return plain(masks)
+    if isinstance(masks, Tensor) and is_plain(masks) and masks.shape[:1] == (num_samples,):
+        return plain(masks)
+    raise TypeError(
+        f"mask_fn returned {describe(masks)} for a batch of {num_samples} samples. Return a "
+        "tensor (samples, height, width)."
+    )
 
 
 def _evenly_over_classes(labels: Sequence[int], num_samples: int) -> list[int]:
@@ -178,7 +155,7 @@ def _evenly_over_classes(labels: Sequence[int], num_samples: int) -> list[int]:
     return [index for _, _, index in turns[:num_samples]]
 
 
-def _copied(tensor: Tensor, index: Tensor) -> Tensor:
+def _copied(tensor: Tensor, chosen: Sequence[int]) -> Tensor:
     """Returns the chosen rows as a tensor of their own, not one of inference mode."""
     with torch.inference_mode(False), torch.no_grad():
-        return tensor.index_select(0, index)
+        return tensor.index_select(0, torch.tensor(chosen, device=tensor.device))

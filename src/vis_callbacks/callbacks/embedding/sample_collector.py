@@ -23,7 +23,7 @@ from vis_callbacks.analysis.samples import (
     target_values,
     to_bytes,
 )
-from vis_callbacks.engine.references import class_labels
+from vis_callbacks.engine.labels import class_labels
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.probe import Activation, Batch

@@ -22,7 +22,7 @@ from vis_callbacks.analysis.top_patches import (
     top_patches,
 )
 from vis_callbacks.callbacks.top_patches.last_layers import LastLayers
-from vis_callbacks.engine.references import class_labels
+from vis_callbacks.engine.labels import class_labels
 from vis_callbacks.engine.scores import Unit, describe
 from vis_callbacks.guard import NothingToShow
 
