@@ -140,7 +140,7 @@ def _of_whole_batches(words: str, model: nn.Module) -> str:
 
 def _of_graphs(model: nn.Module) -> str:
     """Advises where no gradient reaches the input."""
-    children = _children(model)
+    children = list(networks_in(model))
     chain = "inputs"
     for name in children if 1 < len(children) <= 3 else ("backbone", "head"):
         chain = f"module.{name}({chain})"
@@ -154,7 +154,7 @@ def _of_graphs(model: nn.Module) -> str:
 
 def _of_shapes(model: nn.Module, inputs: object) -> str:
     """Advises where ``forward`` takes something else than what was found in the batch."""
-    children = _children(model)
+    children = list(networks_in(model))
     by_lower = {name.lower(): name for name in children}
     last = (children or ["discriminator"])[-1]
     name = next((by_lower[word] for word in _LOOKING if word in by_lower), last)
@@ -174,9 +174,11 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
         return []
 
 
-def _children(model: nn.Module) -> list[str]:
-    """Returns the names of the networks that a module consists of."""
-    return [n for n, child in model.named_children() if any(True for _ in child.parameters())]
+def networks_in(module: nn.Module) -> dict[str, nn.Module]:
+    """Returns the children that have parameters, by name."""
+    return {
+        n: child for n, child in module.named_children() if any(True for _ in child.parameters())
+    }
 
 
 def _matches(words: str, patterns: Sequence[str]) -> bool:

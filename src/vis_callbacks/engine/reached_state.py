@@ -76,7 +76,7 @@ class Kept(NamedTuple):
     saved: Any
 
     def is_as_before(self) -> bool:
-        """Whether it holds the same objects; of values only what is cheap to compare."""
+        """Whether the owner holds the same objects."""
         return self.kind.is_same(self.owner, self.saved)  # type: ignore[misc]
 
     def put_back(self) -> None:
@@ -159,10 +159,11 @@ class ReachedState:
                     continue
                 if kind.put_back is not None:
                     self.kept.append(Kept(path, kind, value, taken))
-                is_named = kind.is_named
-                for name, part in kind.parts(taken):
-                    if type(part) not in _ATOMS:
-                        queue.append(((path, name, is_named), part))
+                queue += [
+                    ((path, name, kind.is_named), part)
+                    for name, part in kind.parts(taken)
+                    if type(part) not in _ATOMS
+                ]
 
     def _is_too_large(self, values: np.ndarray) -> bool:
         self._array_bytes += values.nbytes

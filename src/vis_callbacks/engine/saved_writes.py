@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from typing import Any, final
@@ -94,12 +94,13 @@ def _written_by(func: Any) -> tuple[tuple[int, str], ...]:
     )
 
 
-def storages_of(tensor: Tensor) -> Iterator[Any]:
-    """Yields the storages that hold a tensor's values: of a sharded one those of its parts."""
+def storages_of(tensor: Tensor) -> list[Any]:
+    """Returns the storages that hold a tensor's values: of a sharded one those of its parts."""
     flatten = getattr(type(tensor), "__tensor_flatten__", None)  # of tensors around tensors
     if flatten is not None:
-        for name in flatten(tensor)[0]:
-            yield from storages_of(getattr(tensor, name))
-    elif tensor.layout == torch.strided and tensor.device.type != "meta":
+        parts = (getattr(tensor, name) for name in flatten(tensor)[0])
+        return [storage for part in parts for storage in storages_of(part)]
+    if tensor.layout == torch.strided and tensor.device.type != "meta":
         with suppress(NotImplementedError, RuntimeError):  # there are tensors without one
-            yield tensor.untyped_storage()
+            return [tensor.untyped_storage()]
+    return []

@@ -171,8 +171,7 @@ def _sequence(base: Any, take: Callable[[Any], Any]) -> Kind:
 
 
 def _numbers(base: Any, take: Callable[[Any], Any]) -> Kind:
-    kind = _sequence(base, take)
-    return Kind(take, lambda live, saved: bool(take(live) == saved), kind.put_back)
+    return Kind(take, lambda live, saved: bool(take(live) == saved), _sequence(base, take).put_back)
 
 
 # An OrderedDict is a dict whose order counts, so it comes first.
@@ -217,13 +216,13 @@ class TensorState(NamedTuple):
 def _take_tensor(tensor: Tensor) -> TensorState | None:
     if nn.parameter.is_lazy(tensor):
         return None
-    storage, version = _storage_of(tensor), version_of(tensor)
+    storage, version = _storage_of(tensor), _version_of(tensor)
     return TensorState(tensor.data, storage, version, tensor.grad_fn, tensor.requires_grad)
 
 
 def _is_same_tensor(tensor: Tensor, saved: TensorState) -> bool:
     return (
-        version_of(tensor) == saved.version
+        _version_of(tensor) == saved.version
         and _has_form(tensor, saved)
         and tensor.grad_fn is saved.node
         and tensor.requires_grad is saved.needs_grad
@@ -238,7 +237,7 @@ def _put_back_tensor(tensor: Tensor, saved: TensorState) -> None:
         tensor.requires_grad_(saved.needs_grad)
     if not _has_form(tensor, saved):
         tensor.data = saved.alias  # exchanges the storage, and is no write for autograd
-    if version_of(tensor) != saved.version:
+    if _version_of(tensor) != saved.version:
         set_versions = torch._C._autograd._unsafe_set_version_counter
         try:
             set_versions((tensor,), (saved.version,))
@@ -250,10 +249,10 @@ def _put_back_tensor(tensor: Tensor, saved: TensorState) -> None:
 
 def has_new_version(tensor: Tensor, saved: TensorState) -> bool:
     """Whether autograd has counted a write to the same memory."""
-    return version_of(tensor) != saved.version and _storage_of(tensor) == saved.storage
+    return _version_of(tensor) != saved.version and _storage_of(tensor) == saved.storage
 
 
-def version_of(tensor: Tensor) -> int:
+def _version_of(tensor: Tensor) -> int:
     """Returns how often it was written to in place, for autograd; -1 where that is not counted."""
     return -1 if tensor.is_inference() else tensor._version
 
@@ -304,17 +303,20 @@ def _stream(take: Callable[[Any], Any], put_back: Callable[[Any, Any], object]) 
     return Kind(take, lambda stream, saved: False, put_back)
 
 
+def _bits_of(stream: Any) -> Any:
+    return getattr(stream, "bit_generator", stream)
+
+
+_NEW_NUMPY = _stream(
+    lambda stream: _bits_of(stream).state,
+    lambda stream, saved: setattr(_bits_of(stream), "state", saved),
+)
 STREAMS: Mapping[type, Kind] = {
     torch.Generator: _stream(torch.Generator.get_state, torch.Generator.set_state),
     random.Random: _stream(random.Random.getstate, random.Random.setstate),
     np.random.RandomState: _stream(
         partial(np.random.RandomState.get_state, legacy=False), np.random.RandomState.set_state
     ),
-    np.random.Generator: _stream(
-        lambda stream: stream.bit_generator.state,
-        lambda stream, saved: setattr(stream.bit_generator, "state", saved),
-    ),
-    np.random.BitGenerator: _stream(
-        lambda stream: stream.state, lambda stream, saved: setattr(stream, "state", saved)
-    ),
+    np.random.Generator: _NEW_NUMPY,
+    np.random.BitGenerator: _NEW_NUMPY,
 }
