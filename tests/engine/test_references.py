@@ -137,8 +137,7 @@ def test_own_functions_are_used():
         {"a": X, "b": Y},
         2,
         source="",
-        input_fn=lambda batch: batch["a"] * 2,
-        label_fn=lambda batch: batch["b"],
+        reader=BatchReader(lambda batch: batch["a"] * 2, lambda batch: batch["b"]),
     )
     assert taken.inputs[:, 0].tolist() == [0.0, 16.0]
     assert taken.labels.tolist() == [2, 0]
@@ -146,7 +145,7 @@ def test_own_functions_are_used():
 
 def test_a_function_that_returns_no_tensor_is_named():
     with pytest.raises(TypeError, match=r"input_fn returned list\(int\) for a batch"):
-        take_references((X, Y), 2, source="", input_fn=lambda batch: [1])
+        take_references((X, Y), 2, source="", reader=BatchReader(lambda batch: [1]))
 
 
 def test_a_batch_without_samples_is_refused():
@@ -206,9 +205,8 @@ def test_a_choice_among_parts_that_fit_is_told_with_the_option_that_changes_it()
 
 
 def test_what_the_user_chose_is_no_choice_of_ours():
-    taken = take_references(
-        (X, X, X), 2, source="", input_fn=lambda batch: batch[1], label_fn=lambda batch: Y
-    )
+    reader = BatchReader(lambda batch: batch[1], lambda batch: Y)
+    taken = take_references((X, X, X), 2, source="", reader=reader)
     assert (taken.choice, taken.note) == ("", "")
 
 
@@ -232,7 +230,7 @@ def test_a_mask_that_is_no_plain_tensor_is_refused():
 
 def test_labels_of_another_kind_are_told():
     with pytest.raises(TypeError, match=r"label_fn returned list\(str, str\).*Return a tensor"):
-        take_references(X, 2, source="", label_fn=lambda batch: ["cat", "dog"])
+        take_references(X, 2, source="", reader=BatchReader(None, lambda batch: ["cat", "dog"]))
 
 
 def test_samples_are_found_where_a_reader_has_found_them_before():

@@ -33,16 +33,8 @@ from vis_callbacks.guard import Attempt
 MAX_OBJECTS = 50_000
 _MAX_ARRAY_BYTES = 64 << 20  # of all arrays together, copied at each pass
 
-_ATOMS = frozenset(
-    {
-        *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice),
-        *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size),
-        *(types.ModuleType, types.WrapperDescriptorType, types.MethodDescriptorType),
-        *(types.GetSetDescriptorType, types.MemberDescriptorType, property, object),
-    }
-)
 # They lead out of the model, into the program around it: its Trainer, its data, its files.
-_PROGRAM = (Dataset, DataLoader, logging.Logger)
+_PROGRAM = (types.ModuleType, Dataset, DataLoader, logging.Logger)
 _PROGRAM_PACKAGES = (
     *("lightning.", "pytorch_lightning.", "lightning_fabric.", "vis_callbacks."),
     *("torch.utils.data.", "torch.distributed.", "torch._", "torch.jit."),
@@ -108,7 +100,7 @@ class ReachedState:
         self.beyond = ""
         self._seen: dict[int, Any] = {}  # holds them, so that no id is given twice
         self._array_bytes = 0
-        self._kinds: dict[type, tuple[Kind, ...]] = {}
+        self._kinds = _KindsOf()
         queue = deque(((None, name, True), value) for name, value in roots)
         while queue and not self.beyond:
             with Attempt():  # what cannot be looked at is left alone
@@ -146,11 +138,7 @@ class ReachedState:
                 self.beyond = name_of(path)
                 return
             seen[id(value)] = value
-            cls = type(value)
-            kinds = kinds_of.get(cls)
-            if kinds is None:
-                kinds = kinds_of[cls] = _kinds_of(cls)
-            for kind in kinds:
+            for kind in kinds_of[type(value)]:
                 if kind is _ITERATOR or (kind is ARRAY and self._is_too_large(value)):
                     self.others.append((path, value))
                     continue
@@ -162,7 +150,7 @@ class ReachedState:
                 queue += [
                     ((path, name, kind.is_named), part)
                     for name, part in kind.parts(taken)
-                    if type(part) not in _ATOMS
+                    if kinds_of[type(part)]
                 ]
 
     def _is_too_large(self, values: np.ndarray) -> bool:
@@ -236,24 +224,32 @@ _OF_MODULE = ATTRIBUTES._replace(
 )
 
 
+class _KindsOf(dict[type, tuple[Kind, ...]]):
+    """The kinds of state of each class's instances; none for numbers and what is left alone."""
+
+    def __missing__(self, cls: type) -> tuple[Kind, ...]:
+        self[cls] = kinds = _kinds_of(cls)
+        return kinds
+
+
 def _kinds_of(cls: type) -> tuple[Kind, ...]:
-    """Returns the kinds of state of a class's instances; none where they are left alone."""
     for base, kinds in _TABLE:
         if issubclass(cls, base):
             return kinds
     container = next((kind for base, kind in CONTAINERS.items() if issubclass(cls, base)), None)
     if container is not None:
-        return (container,) if cls in CONTAINERS else (container, *_of_objects(cls))
+        return (container, *_of_objects(cls))
     if not issubclass(cls, nn.Module) and any(map(_is_of_program, cls.__mro__)):
         return ()
     if hasattr(cls, "__next__") and cls.__module__ in ("builtins", "itertools"):
         return (_ITERATOR,)
-    return _of_objects(cls)
+    return tuple(_of_objects(cls))
 
 
-def _of_objects(cls: type) -> tuple[Kind, ...]:
-    """Returns the kinds of state of objects: attributes, slots and the classes above."""
-    kinds = [_OF_MODULE if issubclass(cls, nn.Module) else ATTRIBUTES]
+def _of_objects(cls: type) -> Iterator[Kind]:
+    """Yields the kinds of state of objects: attributes, slots and the classes above."""
+    if cls.__dictoffset__:
+        yield _OF_MODULE if issubclass(cls, nn.Module) else ATTRIBUTES
     slots = {
         name: slot
         for base in reversed(cls.__mro__)
@@ -262,11 +258,10 @@ def _of_objects(cls: type) -> tuple[Kind, ...]:
         if isinstance(slot, types.MemberDescriptorType)
     }
     if slots:
-        kinds.append(in_slots(slots))
+        yield in_slots(slots)
     classes = [("__class__", base) for base in cls.__mro__ if _may_hold_state(base)]
     if classes:
-        kinds.append(_way(lambda value: classes, is_named=True))
-    return tuple(kinds)
+        yield _way(lambda value: classes, is_named=True)
 
 
 def _home_of(cls: type) -> str:

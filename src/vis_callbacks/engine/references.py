@@ -79,8 +79,6 @@ def take_references(
     num_samples: int,
     *,
     source: str,
-    input_fn: Callable[[Any], Tensor] | None = None,
-    label_fn: Callable[[Any], Tensor | None] | None = None,
     mask_fn: Callable[[Any], Tensor] | None = None,
     reader: BatchReader | None = None,
 ) -> References:
@@ -95,17 +93,14 @@ def take_references(
         batch: Of any form.
         num_samples: The most that are taken.
         source: Where they come from, in the words of a caption.
-        input_fn: The user's, or None.
-        label_fn: The user's, or None.
         mask_fn: The user's, or None.
-        reader: Reads the other batches of the run with these functions: it then finds inputs
-            and labels in the same places. None: a new one.
+        reader: Of the run: it finds inputs and labels in the same places of each batch.
 
     Raises:
         TypeError: The batch is not understood, or a function returned no tensor.
         ValueError: The batch has no samples.
     """
-    reader = reader or BatchReader(input_fn, label_fn)
+    reader = reader or BatchReader()
     inputs = reader.inputs(batch)
     if inputs.dim() == 0 or len(inputs) == 0:
         raise ValueError(
