@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections import UserDict
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,84 +12,6 @@ from vis_callbacks.engine.references import take_references
 
 X = torch.arange(24.0).reshape(6, 4)
 Y = torch.tensor([2, 2, 0, 2, 1, 0])
-
-
-@dataclass
-class DataBatch:
-    image: torch.Tensor
-    label: torch.Tensor
-
-
-class NamedBatch(NamedTuple):
-    idx: torch.Tensor
-    x: torch.Tensor
-    y: torch.Tensor
-
-
-class OddNamedBatch(NamedTuple):
-    first: torch.Tensor
-    second: torch.Tensor
-
-
-BATCHES: dict[str, Any] = {
-    "tuple": (X, Y),
-    "list": [X, Y],
-    "triple": (X, Y, torch.arange(6)),
-    "image and label": {"image": X, "label": Y},
-    "other order": {"target": Y, "pixel_values": X},
-    "capitals": {"Images": X, "Labels": Y},
-    "its only wide tensor": {"cells": X, "y": Y},
-    "no dict but a mapping": UserDict(inputs=X, targets=Y),
-    "dataclass": DataBatch(X, Y),
-    "named tuple": NamedBatch(torch.arange(6), X, Y),
-    "named tuple of odd names": OddNamedBatch(X, Y),
-    "two views": ((X, X + 1), Y),
-    "nested": {"inputs": {"image": X}, "label": Y},
-    "nested in a tuple": ({"x": X}, {"y": Y}),
-    "labels as a list": (X, Y.tolist()),
-}
-
-
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
-def test_inputs_and_labels_are_found(batch):
-    assert BatchReader().inputs(batch) is X
-    assert torch.equal(BatchReader().labels(batch), Y)
-
-
-NO_LABELS: dict[str, Any] = {
-    "tensor": X,
-    "one part": (X,),
-    "no such key": {"image": X},
-    "strings": (X, ["a"] * 6),
-    "bools": (X, [True] * 6),
-    "boxes": (X, {"boxes": X}),
-    "string labels": {"image": X, "label": ["cat"] * 6},
-}
-
-
-@pytest.mark.parametrize("batch", NO_LABELS.values(), ids=NO_LABELS.keys())
-def test_a_batch_without_labels_has_none(batch):
-    assert BatchReader().inputs(batch) is X
-    assert BatchReader().labels(batch) is None
-
-
-ODD: dict[str, tuple[Any, str]] = {
-    "none": (None, "NoneType"),
-    "empty": ((), r"tuple\(\)"),
-    "a number": (torch.tensor(1.0), r"Tensor\(\) float32"),
-    "strings": (["a", "b"], r"list\(str, str\)"),
-    "deep": (
-        {"a": {"b": {"c": {"d": X}}}},
-        r"dict\(a: dict\(b: dict\(\.\.\.\)\)\)",
-    ),
-    "many": (dict.fromkeys("abcdefghij", 1), r"h: int, \.\.\.\)"),
-}
-
-
-@pytest.mark.parametrize(("batch", "words"), ODD.values(), ids=ODD.keys())
-def test_a_batch_that_is_not_understood_is_described(batch, words):
-    with pytest.raises(TypeError, match=rf"looks like .*{words}.*Write input_fn="):
-        BatchReader().inputs(batch)
 
 
 # -- which samples

@@ -169,7 +169,8 @@ def name_of(path: Path) -> str:
             part = f".{part}"
         name = part + name
     name = re.sub(r"\._(?:parameters|buffers|modules)\['([^']*)'\]", r".\1", name)
-    return name.replace(".cell_contents", "").lstrip(".") or "the model"
+    name = name.replace(".cell_contents", "").replace(".()", "()")
+    return name.lstrip(".") or "the model"
 
 
 def modules_by_name(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -228,7 +229,10 @@ class _KindsOf(dict[type, tuple[Kind, ...]]):
     """The kinds of state of each class's instances; none for numbers and what is left alone."""
 
     def __missing__(self, cls: type) -> tuple[Kind, ...]:
-        self[cls] = kinds = _kinds_of(cls)
+        kinds: tuple[Kind, ...] = ()
+        with Attempt():  # the user's metaclass may fail
+            kinds = _kinds_of(cls)
+        self[cls] = kinds
         return kinds
 
 

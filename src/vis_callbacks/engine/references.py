@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -138,16 +139,14 @@ def _checked_masks(masks: object, num_samples: int) -> Tensor:
 
 def _evenly_over_classes(labels: Sequence[int], num_samples: int) -> list[int]:
     """Returns indices of samples, one of each class in turn."""
-    of_class: dict[int, list[int]] = {}
+    orders: dict[int, int] = {}  # of the classes, as they appear
+    turns: Counter[int] = Counter()
+    places = []
     for index, label in enumerate(labels):
         if label >= 0:
-            of_class.setdefault(label, []).append(index)
-    turns = sorted(
-        (turn, order, index)
-        for order, indices in enumerate(of_class.values())
-        for turn, index in enumerate(indices)
-    )
-    return [index for _, _, index in turns[:num_samples]]
+            places.append((turns[label], orders.setdefault(label, len(orders)), index))
+            turns[label] += 1
+    return [index for _, _, index in sorted(places)[:num_samples]]
 
 
 def _copied(tensor: Tensor, chosen: Sequence[int]) -> Tensor:
