@@ -45,11 +45,13 @@ class Several(nn.Module):
         return torch.stack([network(x) for network in self.networks]).sum(0)
 
 
-# Each kind alone is run in tests/engine/test_state_watch.py. MoCo has other scores.
-OF_CLASSES = [name for name in PUT_BACK if name != "MoCo"]
+# Each kind alone is run in tests/engine/test_state_watch.py.
+ALONE = ["MoCo", "WritesToItsInput"]  # other scores; the backward of another one needs the input
+TOGETHER = [name for name in PUT_BACK if name not in ALONE]
+GROUPS = [*(TOGETHER[i::3] for i in range(3)), *([name] for name in ALONE)]
 
 
-@pytest.mark.parametrize("names", [*(OF_CLASSES[i::3] for i in range(3)), ["MoCo"]], ids=" ".join)
+@pytest.mark.parametrize("names", GROUPS, ids=" ".join)
 def test_a_forward_that_changes_state_leaves_the_run_as_it_is_without_monitors(
     names: Sequence[str], tmp_path: Any, caplog: Any
 ) -> None:

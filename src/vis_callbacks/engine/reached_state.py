@@ -46,15 +46,8 @@ _STATELESS_PACKAGES = (
     *("builtins.", "collections.", "typing.", "abc.", "enum.", "types.", "functools."),
     *("torch.", "torchvision.", "torchmetrics.", "numpy.", "timm."),
 )
-_SKIPPED = frozenset(  # of modules: hooks rest anyway, see `isolation.silenced_hooks`
-    f"_{kind}"
-    for kind in (
-        *("forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks"),
-        *("forward_pre_hooks_with_kwargs", "forward_hooks_with_kwargs"),
-        *("forward_hooks_always_called", "state_dict_hooks", "state_dict_pre_hooks"),
-        *("load_state_dict_pre_hooks", "load_state_dict_post_hooks", "trainer", "fabric"),
-    )
-)
+# Of modules. Hooks rest anyway, see `isolation.silenced_hooks`.
+_SKIPPED = {"_trainer", "_fabric", *(name for name in vars(nn.Module()) if "_hooks" in name)}
 
 Path = tuple[Any, Any, bool] | None  # the one before; a name or a key; whether it is a name
 
