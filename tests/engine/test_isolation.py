@@ -205,7 +205,7 @@ def test_a_mode_that_cannot_be_set_leaves_the_others_as_they_were(net):
 
 
 def test_a_buffer_that_cannot_be_cloned_leaves_the_others_in_place(net, monkeypatch):
-    clone, clones = isolation._clone, []
+    clone, clones = isolation.detached_clone, []
 
     def failing(buffer):
         if len(clones) == 3:
@@ -213,7 +213,7 @@ def test_a_buffer_that_cannot_be_cloned_leaves_the_others_in_place(net, monkeypa
         clones.append(clone(buffer))
         return clones[-1]
 
-    monkeypatch.setattr(isolation, "_clone", failing)
+    monkeypatch.setattr(isolation, "detached_clone", failing)
     before = everything(net)
     with pytest.raises(torch.OutOfMemoryError, match="no room"), swapped_buffers(net):
         pass

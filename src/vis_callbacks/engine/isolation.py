@@ -24,7 +24,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from vis_callbacks.engine.advice import advice_for, networks_in
 from vis_callbacks.engine.scores import at_least_float32, find_scores
-from vis_callbacks.engine.state_kinds import put_back_mapping
+from vis_callbacks.engine.state_kinds import detached_clone, put_back_mapping
 from vis_callbacks.engine.state_watch import KeptState, StateWatch
 from vis_callbacks.guard import Attempt
 
@@ -259,16 +259,12 @@ def swapped_buffers(model: nn.Module) -> Iterator[None]:
                 if buffer is None or nn.parameter.is_lazy(buffer):
                     continue
                 if id(buffer) not in clones:
-                    clones[id(buffer)] = _clone(buffer)
+                    clones[id(buffer)] = detached_clone(buffer)
                 live[name] = clones[id(buffer)]
         yield
     finally:
         for live, originals in saved:
             put_back_mapping(live, originals)
-
-
-def _clone(buffer: Tensor) -> Tensor:
-    return buffer.detach().clone().requires_grad_(buffer.requires_grad)
 
 
 @contextmanager

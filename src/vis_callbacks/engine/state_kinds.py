@@ -270,6 +270,12 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.storage_offset(), tensor.stride()
 
 
+def detached_clone(tensor: Tensor) -> Any:
+    """Returns a copy of its values that is in no graph, and is trained where the tensor is."""
+    with torch.no_grad():
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
 def _storage_of(tensor: Tensor) -> int | None:
     """Returns what tells its storage from others; None for a tensor without one (sparse)."""
     try:
