@@ -210,19 +210,16 @@ def choose_labels(parts: Sequence[Part], inputs: Part | None) -> tuple[Part | No
     if not others:
         return None, []
     first = -1 if inputs is None else parts.index(inputs)
-    is_before = [parts.index(part) < first for part in others]
-    if len(others) == 1 and not is_before[0]:
+    if len(others) == 1 and parts.index(others[0]) > first:
         return others[0], []
     sizes = {size for part in parts if part.tensor is not None for size in part.tensor.shape[1:]}
-    scores = [
-        _score(part, sizes) - before / 2 for part, before in zip(others, is_before, strict=True)
-    ]
-    best = max(scores)
-    alike = [part for part, score in zip(others, scores, strict=True) if score == best]
+    scored = [(part, _score(part, sizes) - (parts.index(part) < first) / 2) for part in others]
+    best = max(score for _, score in scored)
+    alike = [part for part, score in scored if score == best]
     if best <= _VALUES:
         return (alike[0] if len(others) > 1 else None), []
-    near = [part for part, score in zip(others, scores, strict=True) if score >= best - _HINT]
-    return alike[-1], [part for part in near if part is not alike[-1]]
+    chosen = alike[-1]
+    return chosen, [p for p, score in scored if p is not chosen and score >= best - _HINT]
 
 
 def _nearest(parts: Sequence[Part], place: Place) -> list[Part]:
