@@ -120,7 +120,7 @@ def test_each_kind_of_pass_is_compared_once(monkeypatch):
 
 def test_more_objects_than_are_looked_at_are_said_once(monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(reached_state.ReachedState.__init__, "__defaults__", (100,))
+    monkeypatch.setattr(reached_state.ReachedState.__init__, "__defaults__", (100, None))
     model, watch = nn.Linear(2, 2), StateWatch()
     model.samples = [[i] for i in range(1000)]
     for _ in range(2):

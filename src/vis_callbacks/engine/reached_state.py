@@ -80,6 +80,7 @@ class ReachedState:
     Args:
         roots: Objects by name; modules among them without their children.
         limit: Of the objects that are looked at, nearest to the roots first.
+        kinds: What earlier walks have found out of classes.
 
     Attributes:
         kept: What can be put back.
@@ -87,13 +88,18 @@ class ReachedState:
         beyond: The name of the first object that was not looked at; empty where all were.
     """
 
-    def __init__(self, roots: Iterable[tuple[str, Any]], limit: int = MAX_OBJECTS) -> None:
+    def __init__(
+        self,
+        roots: Iterable[tuple[str, Any]],
+        limit: int = MAX_OBJECTS,
+        kinds: KindsOf | None = None,
+    ) -> None:
         self.kept: list[Kept] = []
         self.others: list[tuple[Path, Any]] = []
         self.beyond = ""
         self._seen: dict[int, Any] = {}  # holds them, so that no id is given twice
         self._array_bytes = 0
-        self._kinds = _KindsOf()
+        self._kinds = KindsOf() if kinds is None else kinds
         queue = deque(((None, name, True), value) for name, value in roots)
         while queue and not self.beyond:
             with Attempt():  # what cannot be looked at is left alone
@@ -218,7 +224,7 @@ _OF_MODULE = ATTRIBUTES._replace(
 )
 
 
-class _KindsOf(dict[type, tuple[Kind, ...]]):
+class KindsOf(dict[type, tuple[Kind, ...]]):
     """The kinds of state of each class's instances; none for numbers and what is left alone."""
 
     def __missing__(self, cls: type) -> tuple[Kind, ...]:

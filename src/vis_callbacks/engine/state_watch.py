@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.utils.data.dataloader import _BaseDataLoaderIter as DataLoaderIterator
 
-from vis_callbacks.engine.reached_state import Path, ReachedState, modules_by_name, name_of
+from vis_callbacks.engine.reached_state import KindsOf, Path, ReachedState, modules_by_name, name_of
 from vis_callbacks.engine.saved_writes import SavedWrites, storages_of
 from vis_callbacks.engine.state_kinds import TENSOR, has_new_version
 from vis_callbacks.guard import Attempt, NothingToShow, say
@@ -44,6 +44,7 @@ class StateWatch:
         self._refusal = ""
         self._compared: set[Hashable] = set()
         self._has_said_limit = False
+        self._kinds = KindsOf()
 
     def require_harmless(self) -> None:
         """Raises ExtraPassRefused where an extra pass has changed the run before."""
@@ -53,7 +54,7 @@ class StateWatch:
     @contextmanager
     def keeping(self, model: nn.Module, kind: Hashable) -> Iterator[KeptState]:
         """Puts back what the passes inside move. ``kind`` tells passes that do the same."""
-        kept = KeptState(modules_by_name(model))
+        kept = KeptState(modules_by_name(model), self._kinds)
         compared = [] if kind in self._compared else _comparable(kept.state)
         self._compared.add(kind)
         before = _marks(compared)
@@ -87,8 +88,8 @@ class StateWatch:
 class KeptState:
     """The state of some objects as it was, and of what passes over a model are given."""
 
-    def __init__(self, roots: Iterable[tuple[str, Any]]) -> None:
-        self.state = ReachedState(roots)
+    def __init__(self, roots: Iterable[tuple[str, Any]], kinds: KindsOf | None = None) -> None:
+        self.state = ReachedState(roots, kinds=kinds)
         self.writes = SavedWrites()
         self.writes.know(self.state.tensors)
         self._given: list[ReachedState] = []
