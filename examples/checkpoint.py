@@ -34,8 +34,8 @@ from vis_callbacks.monitors.occlusion.plan import plan_occlusion
 from vis_callbacks.monitors.occlusion.science import occlude
 from vis_callbacks.monitors.saliency.pictures import map_table, map_tile
 from vis_callbacks.monitors.saliency.science import attribute, saliency_maps
+from vis_callbacks.pictures.inputs import input_pictures
 from vis_callbacks.pictures.tiles import Tile, TileRow, tile_grid
-from vis_callbacks.render.images import to_uint8
 
 UNIT = Unit.parse("features.7:5")  # channel 5 of the last ReLU; `summary` lists the layers
 
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
         train(path, data, options.steps)
     model = load(path)
     images, labels = one_of_each(data, classes=(0, 1, 3, 4, 7, 11))
-    shown = to_uint8(images.numpy(), data.mean, data.std).images
+    shown = input_pictures(images.numpy(), data.mean, data.std).images
     options.output.mkdir(parents=True, exist_ok=True)
     for name, picture in {
         "saliency": saliency(model, images, labels, shown),

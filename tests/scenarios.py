@@ -1,7 +1,7 @@
 """Trainings that are healthy, or sick in a known way, with the alerts they must raise.
 
 Each takes a second or two on one core. `run_offline` trains one in a plain loop with nothing
-but the statistics, the rules and the ledger; a system test trains the same with a Trainer.
+but the statistics, the rules and the tracker; a system test trains the same with a Trainer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.ledger import Ledger, judge
+from vis_callbacks.alerts.tracker import AlertTracker
 from vis_callbacks.engine.nonlinearities import MODULE_TYPES, NONLINEARITIES, Nonlinearity
 from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.engine.schedule import RunFacts, Schedule
@@ -321,10 +321,10 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 
 class OfflineMonitor:
-    """Statistics, rules and ledger of one training, without Lightning.
+    """Statistics, rules and tracker of one training, without Lightning.
 
     Attributes:
-        changes: All that the ledger has returned.
+        changes: All that the tracker has returned.
         history: As a monitor would have it.
     """
 
@@ -332,7 +332,7 @@ class OfflineMonitor:
         self.network = network
         self.changes: list[Alert] = []
         self.history = History()
-        self._ledger = Ledger("Offline")
+        self._tracker = AlertTracker("Offline")
         self._schedule = schedule
         self._facts = RunFacts(planned_steps=planned_steps, batch_size=BATCH_SIZE)
         self._kinds = {
@@ -383,8 +383,10 @@ class OfflineMonitor:
             table.setdefault(metric, {})[layer] = share
         table |= {name: {"": number} for name, number in _of_run(inputs, loss, optimizer).items()}
         self.history.append(step, table)
-        self.changes += self._ledger.update(
-            judge(ActivationMonitor.rules, self.history), step=step, stage="fit"
+        self.changes += self._tracker.update(
+            [(rule, rule.check(self.history)) for rule in ActivationMonitor.rules],
+            step=step,
+            stage="fit",
         )
 
     def _norms(self) -> dict[str, Tensor]:

@@ -60,12 +60,8 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_HOME)
 
-_OLD = ("Image", "Readings", "Text")  # until every part uses the new names
-
 
 def __getattr__(name: str) -> Any:
-    if name in _OLD:
-        return getattr(importlib.import_module(f"{__name__}.report"), name)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -238,11 +238,6 @@ class Guard:
         other._causes |= self._causes
         self._causes = other._causes
 
-    # The names of before, until every part uses the new ones.
-    note = record
-    contain = catch
-    remark = log_once
-
 
 def log_summary(guards: Sequence[Guard]) -> None:
     """Logs once, at the end of a run, how often what failed, in one line for all guards."""
@@ -285,9 +280,3 @@ def _place_of(error: Exception) -> str:
     if not frames:
         return ""
     return f" ({frames[0].filename.rsplit('/', 1)[-1]}:{frames[0].lineno})"
-
-
-# The names of before, until every part uses the new ones.
-Attempt = Catch
-say = log
-summarise = log_summary

@@ -25,7 +25,7 @@ from vis_callbacks.guard import Catch, Guard, IntendedError
 from vis_callbacks.options import MonitorOptions, Options
 from vis_callbacks.report import Report
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 def _with_base_state(
@@ -118,19 +118,11 @@ class Observer(ABC):
         A subclass returns its own part alone; history, alerts and reference samples are added.
         What goes on in a checkpoint loads with ``weights_only=True``.
         """
-        return self.state()
+        return {}
 
     @_after_base_state
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` returned: a subclass its own part, {} to begin anew."""
-        self.restore(state_dict)
-
-    def state(self) -> Mapping[str, Any]:
-        """Returns the own part, as it was named before."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Takes the own part back, as it was named before."""
 
     # -- what the session uses
 

@@ -110,8 +110,6 @@ class Report:
                 found[metric] = dict(zip(item.layers, map(float, values), strict=True))
         return found
 
-    readings = rule_metrics  # the name of before, until every part uses the new one
-
 
 MAX_TAG_LENGTH = 200
 
@@ -242,17 +240,3 @@ def _as_numpy_has_it(tensor: Tensor) -> Tensor:
     elif tensor.is_floating_point() and tensor.dtype not in _FLOATS_OF_NUMPY:
         tensor = tensor.float()
     return tensor.resolve_conj().resolve_neg().contiguous()
-
-
-# The names of before, until every part uses the new ones.
-Image = Picture
-Text = Markdown
-ReadingsTable = RuleMetrics
-
-
-class Readings(RuleMetrics):
-    """One metric of several layers, as it was written before."""
-
-    def __new__(cls, *, metric: str, layers: tuple[str, ...], values: Any) -> Any:
-        """Returns the metrics as they are written now."""
-        return RuleMetrics(metrics=(metric,), layers=layers, values=values)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+from collections import UserDict
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -30,6 +32,17 @@ MASK = torch.ones(N, 8, 8, dtype=torch.int64)
 class Sample(NamedTuple):
     target: torch.Tensor
     pixels: torch.Tensor
+
+
+class OddSample(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+@dataclass
+class DataBatch:
+    image: torch.Tensor
+    label: torch.Tensor
 
 
 # What a batch holds, its inputs, its labels.
@@ -103,6 +116,19 @@ FOUND: dict[str, tuple[Any, Any, Any]] = {
     ),
     "named: one-hot": ({"pixel_values": IMAGE, "labels": torch.eye(2)[LABEL]}, IMAGE, LABEL),
     "named tuple": (Sample(target=LABEL, pixels=IMAGE), IMAGE, LABEL),
+    "named tuple of odd names": (OddSample(IMAGE, LABEL), IMAGE, LABEL),
+    "capitals": ({"Images": IMAGE, "Labels": LABEL}, IMAGE, LABEL),
+    "its only wide tensor": ({"cells": IMAGE, "y": LABEL}, IMAGE, LABEL),
+    "no dict but a mapping": (UserDict(inputs=IMAGE, targets=LABEL), IMAGE, LABEL),
+    "dataclass": (DataBatch(IMAGE, LABEL), IMAGE, LABEL),
+    "nested": ({"inputs": {"image": IMAGE}, "label": LABEL}, IMAGE, LABEL),
+    "nested in a tuple": (({"x": IMAGE}, {"y": LABEL}), IMAGE, LABEL),
+    "a tensor": (IMAGE, IMAGE, None),
+    "one part": ((IMAGE,), IMAGE, None),
+    "strings": ((IMAGE, ["a"] * N), IMAGE, None),
+    "bools": ((IMAGE, [True] * N), IMAGE, None),
+    "boxes": ((IMAGE, {"boxes": IMAGE}), IMAGE, None),
+    "string labels": ({"image": IMAGE, "label": ["cat"] * N}, IMAGE, None),
     "attributes": (SimpleNamespace(image=IMAGE, label=LABEL), IMAGE, LABEL),
     "attributes in a tuple": ((SimpleNamespace(x=IMAGE), LABEL), IMAGE, LABEL),
     "floating bits": ((FEATURES, LABEL.float()), FEATURES, LABEL),
@@ -194,6 +220,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "nothing": (object(), "no input tensor was found in the batch, which looks like object"),
     "names alone": (["a"] * N, "no input tensor was found"),
     "labels alone": ({"label": LABEL}, "no input tensor was found"),
+    "none": (None, "looks like NoneType"),
+    "empty": ((), r"looks like tuple\(\)"),
+    "a number": (torch.tensor(1.0), r"looks like Tensor\(\) float32"),
+    "deep": ({"a": {"b": {"c": {"d": IMAGE}}}}, r"dict\(a: dict\(b: dict\(\.\.\.\)\)\)"),
+    "many": (dict.fromkeys("abcdefghij", 1), r"h: int, \.\.\.\)"),
 }
 
 

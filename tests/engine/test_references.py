@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections import UserDict
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,92 +8,10 @@ import torch
 from tests.identity import digest
 
 from vis_callbacks.engine.batch_reader import BatchReader
-from vis_callbacks.engine.references import (
-    default_input_fn,
-    default_label_fn,
-    take_references,
-)
+from vis_callbacks.engine.references import take_references
 
 X = torch.arange(24.0).reshape(6, 4)
 Y = torch.tensor([2, 2, 0, 2, 1, 0])
-
-
-@dataclass
-class DataBatch:
-    image: torch.Tensor
-    label: torch.Tensor
-
-
-class NamedBatch(NamedTuple):
-    idx: torch.Tensor
-    x: torch.Tensor
-    y: torch.Tensor
-
-
-class OddNamedBatch(NamedTuple):
-    first: torch.Tensor
-    second: torch.Tensor
-
-
-BATCHES: dict[str, Any] = {
-    "tuple": (X, Y),
-    "list": [X, Y],
-    "triple": (X, Y, torch.arange(6)),
-    "image and label": {"image": X, "label": Y},
-    "other order": {"target": Y, "pixel_values": X},
-    "capitals": {"Images": X, "Labels": Y},
-    "its only wide tensor": {"cells": X, "y": Y},
-    "no dict but a mapping": UserDict(inputs=X, targets=Y),
-    "dataclass": DataBatch(X, Y),
-    "named tuple": NamedBatch(torch.arange(6), X, Y),
-    "named tuple of odd names": OddNamedBatch(X, Y),
-    "two views": ((X, X + 1), Y),
-    "nested": {"inputs": {"image": X}, "label": Y},
-    "nested in a tuple": ({"x": X}, {"y": Y}),
-    "labels as a list": (X, Y.tolist()),
-}
-
-
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
-def test_inputs_and_labels_are_found(batch):
-    assert default_input_fn(batch) is X
-    assert torch.equal(default_label_fn(batch), Y)
-
-
-NO_LABELS: dict[str, Any] = {
-    "tensor": X,
-    "one part": (X,),
-    "no such key": {"image": X},
-    "strings": (X, ["a"] * 6),
-    "bools": (X, [True] * 6),
-    "boxes": (X, {"boxes": X}),
-    "string labels": {"image": X, "label": ["cat"] * 6},
-}
-
-
-@pytest.mark.parametrize("batch", NO_LABELS.values(), ids=NO_LABELS.keys())
-def test_a_batch_without_labels_has_none(batch):
-    assert default_input_fn(batch) is X
-    assert default_label_fn(batch) is None
-
-
-ODD: dict[str, tuple[Any, str]] = {
-    "none": (None, "NoneType"),
-    "empty": ((), r"tuple\(\)"),
-    "a number": (torch.tensor(1.0), r"Tensor\(\) float32"),
-    "strings": (["a", "b"], r"list\(str, str\)"),
-    "deep": (
-        {"a": {"b": {"c": {"d": X}}}},
-        r"dict\(a: dict\(b: dict\(\.\.\.\)\)\)",
-    ),
-    "many": (dict.fromkeys("abcdefghij", 1), r"h: int, \.\.\.\)"),
-}
-
-
-@pytest.mark.parametrize(("batch", "words"), ODD.values(), ids=ODD.keys())
-def test_a_batch_that_is_not_understood_is_described(batch, words):
-    with pytest.raises(TypeError, match=rf"looks like .*{words}.*Write input_fn="):
-        default_input_fn(batch)
 
 
 # -- which samples
@@ -141,8 +56,7 @@ def test_own_functions_are_used():
         {"a": X, "b": Y},
         2,
         source="",
-        input_fn=lambda batch: batch["a"] * 2,
-        label_fn=lambda batch: batch["b"],
+        reader=BatchReader(lambda batch: batch["a"] * 2, lambda batch: batch["b"]),
     )
     assert taken.inputs[:, 0].tolist() == [0.0, 16.0]
     assert taken.labels.tolist() == [2, 0]
@@ -150,7 +64,7 @@ def test_own_functions_are_used():
 
 def test_a_function_that_returns_no_tensor_is_named():
     with pytest.raises(TypeError, match=r"input_fn returned list\(int\) for a batch"):
-        take_references((X, Y), 2, source="", input_fn=lambda batch: [1])
+        take_references((X, Y), 2, source="", reader=BatchReader(lambda batch: [1]))
 
 
 def test_a_batch_without_samples_is_refused():
@@ -210,9 +124,8 @@ def test_a_choice_among_parts_that_fit_is_told_with_the_option_that_changes_it()
 
 
 def test_what_the_user_chose_is_no_choice_of_ours():
-    taken = take_references(
-        (X, X, X), 2, source="", input_fn=lambda batch: batch[1], label_fn=lambda batch: Y
-    )
+    reader = BatchReader(lambda batch: batch[1], lambda batch: Y)
+    taken = take_references((X, X, X), 2, source="", reader=reader)
     assert (taken.choice, taken.note) == ("", "")
 
 
@@ -236,7 +149,7 @@ def test_a_mask_that_is_no_plain_tensor_is_refused():
 
 def test_labels_of_another_kind_are_told():
     with pytest.raises(TypeError, match=r"label_fn returned list\(str, str\).*Return a tensor"):
-        take_references(X, 2, source="", label_fn=lambda batch: ["cat", "dog"])
+        take_references(X, 2, source="", reader=BatchReader(None, lambda batch: ["cat", "dog"]))
 
 
 def test_samples_are_found_where_a_reader_has_found_them_before():

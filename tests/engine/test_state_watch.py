@@ -120,7 +120,7 @@ def test_each_kind_of_pass_is_compared_once(monkeypatch):
 
 def test_more_objects_than_are_looked_at_are_said_once(monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(reached_state.ReachedState.__init__, "__defaults__", (100,))
+    monkeypatch.setattr(reached_state.ReachedState.__init__, "__defaults__", (100, None))
     model, watch = nn.Linear(2, 2), StateWatch()
     model.samples = [[i] for i in range(1000)]
     for _ in range(2):
@@ -200,7 +200,7 @@ def test_the_program_around_the_model_is_not_looked_into(kind, tmp_path):
     model = nn.Linear(2, 2)
     model.around = [program]
     state = reached_state.ReachedState(reached_state.modules_by_name(model))
-    assert not any(kept.live is program.of_mine for _, kept in state.found if hasattr(kept, "live"))
+    assert not any(kept.owner is program.of_mine for kept in state.kept)
 
 
 def test_a_storage_with_any_one_element_changed_has_another_checksum():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 from tests.moving_state import DETECTED, PUT_BACK
 from tests.system.models import LIGHTNING_CHATTER, NUM_STEPS, Net, Run, pictures, train
 from tests.system.test_identity import assert_same_run
-from torch import nn
+from torch import Tensor, nn
 
 from vis_callbacks import ActivationMonitor, Monitor, OcclusionMonitor, default_monitors
 
@@ -33,14 +34,30 @@ def warnings_of_ours(caplog: Any) -> list[str]:
     return [r.getMessage() for r in records if r.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("make", PUT_BACK.values(), ids=PUT_BACK.keys())
+class Several(nn.Module):
+    """Networks side by side, whose scores are added."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(PUT_BACK[name]() for name in names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([network(x) for network in self.networks]).sum(0)
+
+
+# Each kind alone is run in tests/engine/test_state_watch.py.
+ALONE = ["MoCo", "WritesToItsInput"]  # other scores; the backward of another one needs the input
+TOGETHER = [name for name in PUT_BACK if name not in ALONE]
+GROUPS = [*(TOGETHER[i::3] for i in range(3)), *([name] for name in ALONE)]
+
+
+@pytest.mark.parametrize("names", GROUPS, ids=" ".join)
 def test_a_forward_that_changes_state_leaves_the_run_as_it_is_without_monitors(
-    make: Callable[[], nn.Module], tmp_path: Any, caplog: Any
+    names: Sequence[str], tmp_path: Any, caplog: Any
 ) -> None:
-    # That two plain runs agree is shown for each kind in tests/engine/test_state_watch.py.
-    plain = run(make, tmp_path / "plain", [])
+    plain = run(lambda: Several(names), tmp_path / "plain", [])
     monitors = all_monitors()
-    assert_same_run(plain, run(make, tmp_path / "watched", monitors))
+    assert_same_run(plain, run(lambda: Several(names), tmp_path / "watched", monitors))
     assert {m.stem: m.guard.counts for m in monitors} == {m.stem: {} for m in monitors}
     assert all(monitor.last_report is not None for monitor in monitors)
     assert not [text for text in warnings_of_ours(caplog) if "extra pass" in text]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 from torch import Tensor, nn
@@ -55,43 +55,41 @@ def advice_for(error: BaseException, model: nn.Module, inputs: object) -> str:
     words = ""
     with Catch():  # a message of the user's may fail itself
         words = str(error)
-    cases: Sequence[Callable[[str, nn.Module, object], str]] = (
-        _of_arguments,
-        _of_names,
-        _of_whole_batches,
-        _of_graphs,
-        _of_shapes,
-    )
-    return next(filter(None, (case(words, model, inputs) for case in cases)), "")
+    if found := re.search(r"(\w+)\.forward\(\) missing .*arguments?: (.+)", words):
+        return _of_arguments(found[1], re.findall(r"'(\w+)'", found[2]), model, inputs)
+    if found := re.search(r"(\w+)\.forward\(\) takes \d+ positional .* were given", words):
+        return _of_names(found[1], model)
+    parameters = _parameters(model)
+    is_of_batch = bool(parameters) and parameters[0].name.lower() in _WHOLE_BATCHES
+    if is_of_batch and _matches(words, _TAKEN_APART):
+        return _of_whole_batches(words, model)
+    if _matches(words, _NO_GRAPH):
+        return _of_graphs(model)
+    return _of_shapes(model, inputs) if _matches(words, _SHAPES) else ""
 
 
-def _of_arguments(words: str, model: nn.Module, inputs: object) -> str:
+def _of_arguments(owner: str, names: list[str], model: nn.Module, inputs: object) -> str:
     """Advises where ``forward`` takes more than the input."""
-    found = re.search(r"(\w+)\.forward\(\) missing .*arguments?: (.+)", words)
-    if found is None:
-        return ""
-    names = re.findall(r"'(\w+)'", found[2])
-    if found[1] == type(model).__name__:  # Python names those by position first
-        required = [p.name for p in _parameters(model)[1:] if _is_required(p)]
+    if owner == type(model).__name__:  # Python names those by position first
+        required = [
+            p.name
+            for p in _parameters(model)[1:]
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
         names = required if set(names) <= set(required) else names
-    given = ", ".join(f"{name}=torch.{_fill_of(name)}_like(inputs)" for name in names)
+    fills = ["ones" if "mask" in name else "zeros" for name in names]
+    given = ", ".join(
+        f"{name}=torch.{fill}_like(inputs)" for name, fill in zip(names, fills, strict=True)
+    )
+    listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
     advice = (
-        f"{found[1]}.forward also takes {_listed(names)}, and an extra pass gives it the input "
-        f"alone. Write forward_fn=lambda module, inputs: module(inputs, {given}), with fixed "
-        "values of the right shape"
+        f"{owner}.forward also takes {listed}, and an extra pass gives it the input alone. Write "
+        f"forward_fn=lambda module, inputs: module(inputs, {given}), with fixed values of the "
+        "right shape"
     )
     if len(names) != 1 or not isinstance(inputs, Tensor):
         return f"{advice}."
     return f"{advice}; or give it both of each sample in one tensor: {_both_in_one(inputs)}."
-
-
-def _is_required(parameter: inspect.Parameter) -> bool:
-    is_one = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    return is_one and parameter.default is parameter.empty
-
-
-def _fill_of(name: str) -> str:
-    return "ones" if "mask" in name else "zeros"
 
 
 def _both_in_one(inputs: Tensor) -> str:
@@ -110,41 +108,29 @@ def _both_in_one(inputs: Tensor) -> str:
     )
 
 
-def _of_names(words: str, model: nn.Module, inputs: object) -> str:
+def _of_names(owner: str, model: nn.Module) -> str:
     """Advises where ``forward`` takes its input by name only."""
-    found = re.search(
-        r"(\w+)\.forward\(\) takes \d+ positional arguments? but \d+ were given", words
-    )
-    if found is None:
-        return ""
-    names = [p.name for p in _parameters(model) if p.kind is p.KEYWORD_ONLY]
-    known = [name for name in names if name in _INPUT_NAMES]
-    has_any = any(p.kind is p.VAR_KEYWORD for p in _parameters(model))
-    if not names and not has_any:
+    parameters = _parameters(model)
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if not names and not any(p.kind is p.VAR_KEYWORD for p in parameters):
         return (
-            f"{found[1]}.forward takes no input. Write forward_fn=lambda module, inputs: ... that "
+            f"{owner}.forward takes no input. Write forward_fn=lambda module, inputs: ... that "
             "runs the network on the inputs and returns the scores."
         )
-    name = (known or names or ["x"])[0]
+    name = next((name for name in names if name in _INPUT_NAMES), (names or ["x"])[0])
     return (
-        f"{found[1]}.forward takes its input by name. Write "
+        f"{owner}.forward takes its input by name. Write "
         f"forward_fn=lambda module, inputs: module({name}=inputs)"
         + ("." if names else ", with the name that it reads in place of x.")
     )
 
 
-def _of_whole_batches(words: str, model: nn.Module, inputs: object) -> str:
+def _of_whole_batches(words: str, model: nn.Module) -> str:
     """Advises where ``forward`` takes a whole batch apart."""
-    parameters = _parameters(model)
     attribute = re.search(r"'Tensor' object has no attribute '(\w+)'", words)
-    is_of_batch = bool(parameters) and parameters[0].name.lower() in _WHOLE_BATCHES
-    if not is_of_batch or not _matches(words, _TAKEN_APART):
-        return ""
-    given = '{"image": inputs}'
+    given = "(inputs, None)" if "unpack" in words else '{"image": inputs}'
     if attribute is not None:
         given = f"types.SimpleNamespace({attribute[1]}=inputs)"
-    elif "unpack" in words:
-        given = "(inputs, None)"
     return (
         f"{type(model).__name__}.forward takes a whole batch, and an extra pass gives it the "
         f"input alone. Write forward_fn=lambda module, inputs: module({given}), in the form that "
@@ -152,11 +138,9 @@ def _of_whole_batches(words: str, model: nn.Module, inputs: object) -> str:
     )
 
 
-def _of_graphs(words: str, model: nn.Module, inputs: object) -> str:
+def _of_graphs(model: nn.Module) -> str:
     """Advises where no gradient reaches the input."""
-    if not _matches(words, _NO_GRAPH):
-        return ""
-    children = _children(model)
+    children = list(networks_in(model))
     chain = "inputs"
     for name in children if 1 < len(children) <= 3 else ("backbone", "head"):
         chain = f"module.{name}({chain})"
@@ -168,14 +152,12 @@ def _of_graphs(words: str, model: nn.Module, inputs: object) -> str:
     )
 
 
-def _of_shapes(words: str, model: nn.Module, inputs: object) -> str:
+def _of_shapes(model: nn.Module, inputs: object) -> str:
     """Advises where ``forward`` takes something else than what was found in the batch."""
-    if not _matches(words, _SHAPES):
-        return ""
-    children = _children(model)
-    looking = next((name for name in _LOOKING if name in map(str.lower, children)), None)
+    children = list(networks_in(model))
     by_lower = {name.lower(): name for name in children}
-    name = by_lower[looking] if looking else (children or ["discriminator"])[-1]
+    last = (children or ["discriminator"])[-1]
+    name = next((by_lower[word] for word in _LOOKING if word in by_lower), last)
     return (
         f"{type(model).__name__}.forward does not take what was found in the batch, "
         f"{describe(inputs)}. If another part of the batch is its input, write "
@@ -192,14 +174,12 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
         return []
 
 
-def _children(model: nn.Module) -> list[str]:
-    """Returns the names of the networks that a module consists of."""
-    return [n for n, child in model.named_children() if any(True for _ in child.parameters())]
+def networks_in(module: nn.Module) -> dict[str, nn.Module]:
+    """Returns the children that have parameters, by name."""
+    return {
+        n: child for n, child in module.named_children() if any(True for _ in child.parameters())
+    }
 
 
 def _matches(words: str, patterns: Sequence[str]) -> bool:
     return any(re.search(pattern, words) for pattern in patterns)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -9,13 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vis_callbacks.engine.batch_places import Part, Place, follow, parts_of, written
-from vis_callbacks.engine.input_choice import (
-    choose_inputs,
-    why_no_inputs,
-    why_not_samples_first,
-)
-from vis_callbacks.engine.label_choice import choose_labels
+from vis_callbacks.engine.batch_choice import choose_inputs, choose_labels, why_no_inputs
+from vis_callbacks.engine.batch_parts import Part, Place, follow, parts_of, written
 from vis_callbacks.engine.labels import LabelForm, in_form, label_form
 from vis_callbacks.engine.plain_tensors import how_to_make_plain, is_plain, plain
 from vis_callbacks.engine.scores import describe
@@ -34,8 +29,8 @@ class Layout:
         note: What to say of the inputs that were taken.
     """
 
-    inputs: Place | None
-    labels: Place | None
+    inputs: Place | None = None
+    labels: Place | None = None
     choice: str = ""
     note: str = ""
     refusal: str = ""
@@ -69,11 +64,17 @@ class BatchReader:
             TypeError: None are found; the message says what to write.
         """
         if self._input_fn is not None:
-            return require_tensor(self._input_fn(batch), batch)
-        layout = self.layout(batch)
-        if layout.inputs is None:
-            raise TypeError(layout.refusal)
-        return require_tensor(follow(batch, layout.inputs), batch)
+            inputs = self._input_fn(batch)
+        else:
+            layout = self.layout(batch)
+            if layout.inputs is None:
+                raise TypeError(layout.refusal)
+            inputs = follow(batch, layout.inputs)
+        if not isinstance(inputs, Tensor):
+            raise TypeError(_wrong("input_fn", inputs, batch, "(samples, ...)"))
+        if not is_plain(inputs):
+            raise TypeError(f"the inputs are {how_to_make_plain(inputs)}.")
+        return plain(inputs)
 
     def labels(self, batch: Any) -> Tensor | None:
         """Returns the labels as a plain tensor, in int64 where they are classes, or None.
@@ -82,19 +83,23 @@ class BatchReader:
             TypeError: ``label_fn`` returned something else.
         """
         if self._label_fn is not None:
-            return self._of_one_form(require_labels(self._label_fn(batch), batch))
-        layout = self.layout(batch)
-        return None if layout.labels is None else self._of_one_form(follow(batch, layout.labels))
+            labels = self._label_fn(batch)
+            if labels is not None and not isinstance(labels, Tensor):
+                raise TypeError(_wrong("label_fn", labels, batch, "(samples,) or None"))
+        else:
+            place = self.layout(batch).labels
+            labels = None if place is None else follow(batch, place)
+        return self._of_one_form(labels)
 
     def layout(self, batch: Any) -> Layout:
         """Returns where inputs and labels lie; nothing where the user's functions find both."""
         if self._input_fn is not None and self._label_fn is not None:
-            return Layout(None, None)
+            return Layout()
         form = _outline(batch)
         if form is not None and (known := self._layouts.get(form)) and not known.refusal:
             return known
         with torch._C.DisableTorchFunctionSubclass():  # no code of a subclass is run
-            parts = parts_of(batch)
+            parts = list(parts_of(batch))
             form = form or tuple(part.form for part in parts)
             # Without an input it is the batch that is described, and not its form.
             layout = self._layouts.get(form)
@@ -105,20 +110,13 @@ class BatchReader:
     def _layout_of(self, batch: Any, parts: Sequence[Part]) -> Layout:
         inputs, rivals = choose_inputs(parts)
         labels, other_labels = choose_labels(parts, inputs)
-        refusal = why_no_inputs(batch, parts, inputs, rivals)
-        if not refusal and inputs is not None and labels is not None:
-            refusal = why_not_samples_first(batch, inputs, labels)
+        refusal = why_no_inputs(batch, parts, inputs, rivals, labels)
         is_found = inputs is not None and not refusal and self._input_fn is None
-        choices = [
-            _choice(batch, "the inputs are", "input_fn", inputs, rivals if is_found else ()),
-            _choice(
-                batch,
-                "the labels are",
-                "label_fn",
-                labels,
-                other_labels if self._label_fn is None else (),
-            ),
-        ]
+        choices = []
+        if is_found:
+            choices.append(_choice(batch, "inputs", "input_fn", inputs, rivals))
+        if self._label_fn is None:
+            choices.append(_choice(batch, "labels", "label_fn", labels, other_labels))
         is_list = inputs is not None and inputs.tensor is None
         return Layout(
             inputs=inputs.place if inputs is not None and not refusal else None,
@@ -140,34 +138,11 @@ class BatchReader:
         return labels if known in ("whole", "numbers") else in_form(labels, known)
 
 
-def require_tensor(inputs: object, batch: Any) -> Tensor:
-    """Returns inputs that were found in a batch as a plain tensor.
-
-    Raises:
-        TypeError: They are none; the message says what to write.
-    """
-    if not isinstance(inputs, Tensor):
-        raise TypeError(
-            f"input_fn returned {describe(inputs)} for a batch that looks like "
-            f"{describe(batch)}. Return a tensor (samples, ...)."
-        )
-    if not is_plain(inputs):
-        raise TypeError(f"the inputs are {how_to_make_plain(inputs)}.")
-    return plain(inputs)
-
-
-def require_labels(labels: object, batch: Any) -> Tensor | None:
-    """Returns what ``label_fn`` gave.
-
-    Raises:
-        TypeError: It is neither a tensor nor None.
-    """
-    if labels is not None and not isinstance(labels, Tensor):
-        raise TypeError(
-            f"label_fn returned {describe(labels)} for a batch that looks like "
-            f"{describe(batch)}. Return a tensor (samples,) or None."
-        )
-    return labels
+def _wrong(option: str, returned: object, batch: Any, wanted: str) -> str:
+    return (
+        f"{option} returned {describe(returned)} for a batch that looks like {describe(batch)}. "
+        f"Return a tensor {wanted}."
+    )
 
 
 def _outline(batch: Any) -> Form | None:
@@ -188,6 +163,6 @@ def _choice(batch: Any, what: str, option: str, part: Part | None, rivals: Seque
         return ""
     others = [written(batch, rival.place) for rival in rivals]
     return (
-        f"{what} {written(batch, part.place)}, though {' and '.join(others)} would fit as well; "
-        f"{option}=lambda batch: {others[0]} takes another"
+        f"the {what} are {written(batch, part.place)}, though {' and '.join(others)} would fit "
+        f"as well; {option}=lambda batch: {others[0]} takes another"
     )

@@ -52,15 +52,16 @@ def find_layout(inputs: Tensor, model: nn.Module) -> InputLayout:
     Raises:
         NothingToShow: There are no places, or the inputs name things instead of measuring them.
     """
-    if inputs.dim() < 3 and (inputs.is_floating_point() or inputs.dim() < 2):
+    is_measured = inputs.is_floating_point() or inputs.is_complex()
+    why = ""
+    if inputs.dim() < 2 or (inputs.dim() < 3 and is_measured):
         why = "whose features do not lie beside each other as pixels do"
-        raise NothingToShow(refused_inputs(inputs, why))
-    is_raw_image = not (inputs.is_floating_point() or inputs.is_complex()) and inputs.dim() > 3
-    if not (inputs.is_floating_point() or inputs.is_complex() or is_raw_image):
+    elif not is_measured and inputs.dim() < 4:  # a raw image has four axes
         why = "which are numbers of tokens or categories, and no amounts"
+    elif inputs.dim() > 5:
+        why = "with more axes than a volume or a video has"
+    if why:
         raise NothingToShow(refused_inputs(inputs, why))
-    if inputs.dim() > 5:
-        raise NothingToShow(refused_inputs(inputs, "with more axes than a volume or a video has"))
     if inputs.dim() == 3:
         return _of_three_axes(inputs, model)
     kind: InputKind = "image" if inputs.dim() == 4 else "volume"

@@ -13,7 +13,8 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Protocol, cast, final
+from dataclasses import dataclass
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -21,21 +22,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module  # where the hooks on all modules live
 from torch.nn.utils.prune import BasePruningMethod
 
-from vis_callbacks.engine.advice import advice_for
-from vis_callbacks.engine.kept_state import put_back_mapping
+from vis_callbacks.engine.advice import advice_for, networks_in
 from vis_callbacks.engine.scores import at_least_float32, find_scores
+from vis_callbacks.engine.state_kinds import detached_clone, put_back_mapping
 from vis_callbacks.engine.state_watch import KeptState, StateWatch
 from vis_callbacks.guard import Catch
 
 Forward = Callable[[nn.Module, Any], Any]
-
-
-class ForwardFn(Protocol):
-    """Inputs (samples, ...) to scores (samples, classes, ...)."""
-
-    def __call__(self, inputs: Tensor, *, chunk: int | None = None) -> Tensor:
-        """Returns the scores; of at most ``chunk`` samples at a time where it is given."""
-        ...
+ForwardFn = Callable[..., Tensor]  # (inputs, *, chunk=None) -> scores (samples, classes, ...)
 
 
 class ExtraPassError(RuntimeError):
@@ -43,23 +37,17 @@ class ExtraPassError(RuntimeError):
 
 
 @final
+@dataclass(eq=False)
 class IsolatedForward:
     """A forward pass inside `isolated`; outside of it, it only raises."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        forward: Forward,
-        forward_context: Callable[[], AbstractContextManager[Any]],
-        kept: KeptState,
-    ) -> None:
-        self._module: nn.Module | None = module
-        self._kept = kept
-        self._forward = forward
-        self._forward_context = forward_context
+    _module: nn.Module | None
+    _forward: Forward
+    _forward_context: Callable[[], AbstractContextManager[Any]]
+    _kept: KeptState
 
     def __call__(self, inputs: Tensor, *, chunk: int | None = None) -> Tensor:
-        """Returns the scores, in float32 where the model computes in less.
+        """Returns the scores, of at most ``chunk`` samples at a time, in float32 or more.
 
         Raises:
             TypeError: The forward pass returned something without scores.
@@ -83,10 +71,10 @@ class IsolatedForward:
         return self._module
 
     def run(self, inputs: Any) -> Any:
-        """Returns whatever the forward pass returns: for reading activations.
+        """Returns what the forward pass returns: for reading activations.
 
         Raises:
-            ExtraPassError: It failed, and there is something to write that mends it.
+            ExtraPassError: The pass failed, and there is something to write that mends it.
         """
         module, inputs = self.module, _without_inference(inputs)
         with Catch() as caught, self._kept.given(inputs), self._forward_context():
@@ -119,17 +107,14 @@ def isolated(
 ) -> Iterator[IsolatedForward]:
     """Yields a forward pass of the model that leaves no trace in the run.
 
-    Use ``torch.autograd.grad`` inside. Whatever state the model's forward changes is put back:
-    parameters and other tensors, attributes, containers, objects and closures that hang on the
-    model, and random generators. What cannot be put back but is seen (an iterator that has moved
-    on, memory that something other than PyTorch has written to) ends the extra passes of a run;
-    see `StateWatch`.
-
-    Out of reach are state outside of the model (global variables, files, other processes and
-    threads) and inside of objects that are not written in Python.
+    Use ``torch.autograd.grad`` inside. All state that hangs on the model is put back, and the
+    random generators. What cannot be (an iterator that has moved on, memory that something other
+    than PyTorch has written to) ends the extra passes of a run; see `StateWatch`. Out of reach is
+    state outside of the model (global variables, files, other processes and threads) and inside
+    of objects that are not written in Python.
 
     Args:
-        model: The module, or its DDP or ``torch.compile`` wrapper, which is not run.
+        model: A DDP or ``torch.compile`` wrapper around it is not run.
         forward: ``(module, inputs) -> output``; None takes what `resolve_forward` finds.
         forward_context: Makes the context of each pass, such as autocast.
         training: False puts all modules into evaluation mode; True leaves each as it is.
@@ -142,39 +127,37 @@ def isolated(
     watch = watch or StateWatch()
     watch.require_harmless()
     module = unwrapped(model)
-    modes = nullcontext() if training else kept_modes(module)
     with ExitStack() as stack:
-        # Out of inference mode first: tensors cloned inside it could not be differentiated.
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
-        for context in (eager_stance(), uncached_autocast(), forked_rng()):
+        for context in (
+            torch.inference_mode(False),  # first: what is cloned in it cannot be differentiated
+            torch.enable_grad() if grad else torch.no_grad(),
+            eager_stance(),
+            uncached_autocast(),
+            forked_rng(),
+        ):
             stack.enter_context(context)
         kept = stack.enter_context(watch.keeping(module, (training, grad, id(forward))))
         for restored in (
-            modes,
+            nullcontext() if training else kept_modes(module),
             swapped_buffers(module),
-            kept_requires_grad(module),
-            kept_grads(module),
+            kept_gradients(module),
             silenced_hooks(module),
             muted_logging(module),
+            kept.writes,
         ):
             stack.enter_context(restored)
-        stack.enter_context(kept.writes)
         live = IsolatedForward(module, forward or call_resolved, forward_context, kept)
         stack.callback(live.close)
         yield live
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the module inside a DDP, DataParallel or ``torch.compile`` wrapper.
-
-    The wrapper's own forward would wait for the other ranks, or compile.
-    """
+    """Returns the module in a wrapper whose own forward would wait for other ranks, or compile."""
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = cast(nn.Module, model.module)
-        elif is_compiled(model):
+        if is_compiled(model):
             model = cast(nn.Module, model._orig_mod)
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = cast(nn.Module, model.module)
         else:
             return model
 
@@ -190,12 +173,15 @@ def resolve_forward(module: nn.Module) -> nn.Module:
     Raises:
         TypeError: It has no ``forward`` of its own and not exactly one child with parameters.
     """
-    if _has_forward(module):
+    owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    # LightningModule defines a forward that only raises.
+    is_bare = owner.__name__ == "LightningModule" and "lightning" in owner.__module__
+    if "forward" in vars(module) or (owner is not nn.Module and not is_bare):
         return module
-    children = {n: c for n, c in module.named_children() if any(True for _ in c.parameters())}
-    if len(children) == 1:
-        return next(iter(children.values()))
-    found = ", ".join(children) or "none"
+    networks = networks_in(module)
+    if len(networks) == 1:
+        return next(iter(networks.values()))
+    found = ", ".join(networks) or "none"
     raise TypeError(
         f"{type(module).__name__} has no forward, and its children with parameters are: {found}. "
         "Write forward_fn=lambda module, inputs: ... that returns the scores."
@@ -205,15 +191,6 @@ def resolve_forward(module: nn.Module) -> nn.Module:
 def call_resolved(module: nn.Module, inputs: Any) -> Any:
     """Returns the output of what `resolve_forward` finds."""
     return resolve_forward(module)(inputs)
-
-
-def _has_forward(module: nn.Module) -> bool:
-    if "forward" in vars(module):
-        return True
-    owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
-    # LightningModule defines a forward that only raises.
-    is_bare = owner.__name__ == "LightningModule" and "lightning" in owner.__module__
-    return owner is not nn.Module and not is_bare
 
 
 # -- each restores one thing
@@ -240,17 +217,22 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def forked_rng() -> Iterator[None]:
     """Keeps the global random streams: of Python, NumPy, torch and all accelerators in use."""
-    devices = _devices_in_use()
-    of_python, of_numpy, of_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    of_devices = [_rng_of(device).get_rng_state(*_index(device)) for device in devices]
+    streams: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+        (random.getstate, random.setstate),
+        (np.random.get_state, np.random.set_state),
+        (torch.get_rng_state, torch.set_rng_state),
+    ]
+    for device in _devices_in_use():
+        module = torch.get_device_module(device)
+        where = {} if device.type == "mps" else {"device": device}
+        get, put_back = module.get_rng_state, module.set_rng_state
+        streams.append((functools.partial(get, **where), functools.partial(put_back, **where)))
+    saved = [(put_back, get()) for get, put_back in streams]
     try:
         yield
     finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        torch.set_rng_state(of_cpu)
-        for device, state in zip(devices, of_devices, strict=True):
-            _rng_of(device).set_rng_state(state, *_index(device))
+        for put_back, state in saved:
+            put_back(state)
 
 
 def _devices_in_use() -> list[torch.device]:
@@ -261,14 +243,6 @@ def _devices_in_use() -> list[torch.device]:
     module = torch.get_device_module(accelerator)
     is_in_use = getattr(module, "is_initialized", module.is_available)()
     return [torch.device(accelerator.type, i) for i in range(module.device_count() * is_in_use)]
-
-
-def _rng_of(device: torch.device) -> Any:
-    return torch.get_device_module(device)
-
-
-def _index(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)
 
 
 @contextmanager
@@ -285,7 +259,7 @@ def swapped_buffers(model: nn.Module) -> Iterator[None]:
                 if buffer is None or nn.parameter.is_lazy(buffer):
                     continue
                 if id(buffer) not in clones:
-                    clones[id(buffer)] = _clone(buffer)
+                    clones[id(buffer)] = detached_clone(buffer)
                 live[name] = clones[id(buffer)]
         yield
     finally:
@@ -293,124 +267,99 @@ def swapped_buffers(model: nn.Module) -> Iterator[None]:
             put_back_mapping(live, originals)
 
 
-def _clone(buffer: Tensor) -> Tensor:
-    return buffer.detach().clone().requires_grad_(buffer.requires_grad)
-
-
 @contextmanager
-def kept_requires_grad(model: nn.Module) -> Iterator[None]:
-    """Keeps which parameters are frozen."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            if parameter.requires_grad is not flag:
-                parameter.requires_grad_(flag)
+def kept_gradients(model: nn.Module) -> Iterator[None]:
+    """Keeps which parameters are frozen, and takes each ``.grad`` out of reach.
 
-
-@contextmanager
-def kept_grads(model: nn.Module) -> Iterator[None]:
-    """Takes the parameters' ``.grad`` out of reach, and puts the same objects back.
-
-    Out of reach, since a ``backward()`` inside would add to them in place.
+    Out of reach, since a ``backward()`` inside would add to them in place. The same objects
+    come back.
     """
-    grads = [(parameter, parameter.grad) for parameter in model.parameters()]
+    saved = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
-        for parameter, _ in grads:
-            parameter.grad = None
+        for parameter, _, grad in saved:
+            if grad is not None:
+                parameter.grad = None
         yield
     finally:
-        for parameter, grad in grads:
+        for parameter, needs_grad, grad in saved:
+            if parameter.requires_grad is not needs_grad:
+                parameter.requires_grad_(needs_grad)
             if parameter.grad is not grad:
                 parameter.grad = grad
 
 
+@contextmanager
+def _replaced(changes: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[None]:
+    """Gives the attributes of objects other values; the original ones come back."""
+    saved = [
+        (owner, new, {name: owner[name] for name in new if name in owner}) for owner, new in changes
+    ]
+    try:
+        for owner, new in changes:
+            owner.update(new)
+        yield
+    finally:
+        for owner, new, originals in saved:
+            for name in new.keys() - originals.keys():
+                owner.pop(name, None)
+            owner.update(originals)
+
+
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_HOOK_COMPANIONS = (
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks_with_kwargs",
+_HOOK_DICTIONARIES = (
+    *_HOOKS,
+    *("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs"),
     "_forward_hooks_always_called",
 )
-_HOOK_STATE = (*_HOOKS, *_HOOK_COMPANIONS, "_is_full_backward_hook")
 _MODEL_PACKAGES = ("torch.nn.", "torch.ao.", "torch.distributed.fsdp", "torch.distributed.tensor")
 
 
-@contextmanager
-def silenced_hooks(model: nn.Module) -> Iterator[None]:
+def silenced_hooks(model: nn.Module) -> AbstractContextManager[None]:
     """Lets the user's module hooks rest: they must not see passes that are not the user's.
 
     Hooks that PyTorch itself attaches to make the model (weight norm, spectral norm, pruning,
     quantisation, sharding) go on. The original dictionaries come back, so that what is
     attached inside is gone outside.
     """
-    owners = [vars(module) for module in model.modules()]
-    saved = [
-        (owner, {name: owner[name] for name in _HOOK_STATE if name in owner}) for owner in owners
-    ]
+    changes = [(vars(module), _model_hooks(vars(module), "")) for module in model.modules()]
     everywhere = vars(torch_module)
-    names = [f"_global{name}" for name in _HOOK_STATE]
-    saved.append((everywhere, {name: everywhere[name] for name in names if name in everywhere}))
-    try:
-        for owner, originals in saved:
-            owner.update(_model_hooks(originals))
-        yield
-    finally:
-        for owner, originals in saved:
-            owner.update(originals)
+    return _replaced([*changes, (everywhere, _model_hooks(everywhere, "_global"))])
 
 
-def _model_hooks(originals: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+def _model_hooks(owner: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Returns copies of hook dictionaries with the hooks that are part of the model."""
     own = {
         key
-        for name, hooks in originals.items()
-        if name.endswith(_HOOKS)
-        for key, hook in hooks.items()
+        for name in _HOOKS
+        for key, hook in owner.get(prefix + name, {}).items()
         if _is_of_model(hook)
     }
-    return {
-        name: OrderedDict((key, hook) for key, hook in hooks.items() if key in own)
-        for name, hooks in originals.items()
-        if isinstance(hooks, Mapping)
-    }
+    names = [prefix + name for name in _HOOK_DICTIONARIES]
+    new: dict[str, Any] = {name: OrderedDict() for name in names if name in owner}
+    for name in new if own else ():
+        new[name].update((key, hook) for key, hook in owner[name].items() if key in own)
+    is_full = f"{prefix}_is_full_backward_hook"
+    return {**new, is_full: owner[is_full]} if is_full in owner else new
 
 
 def _is_of_model(hook: Any) -> bool:
     while isinstance(hook, functools.partial):
         hook = hook.func
     hook = getattr(hook, "__self__", hook)
-    if isinstance(hook, BasePruningMethod):
-        return True
     home = getattr(hook, "__module__", None) or ""
-    return home.startswith(_MODEL_PACKAGES)
+    return isinstance(hook, BasePruningMethod) or home.startswith(_MODEL_PACKAGES)
 
 
-_LOG_METHODS: tuple[str, ...] = ("log", "log_dict")  # a module with both is a LightningModule
-
-
-@contextmanager
-def muted_logging(model: nn.Module) -> Iterator[None]:
+def muted_logging(model: nn.Module) -> AbstractContextManager[None]:
     """Makes ``self.log`` in a forward do nothing: the user's own pass has logged already."""
-    owners = [
-        vars(module)
-        for module in model.modules()
-        if all(callable(getattr(type(module), name, None)) for name in _LOG_METHODS)
-    ]
-    saved = [(owner, {n: owner[n] for n in _LOG_METHODS if n in owner}) for owner in owners]
-    try:
-        for owner in owners:
-            owner.update(dict.fromkeys(_LOG_METHODS, _log_nothing))
-        yield
-    finally:
-        for owner, originals in saved:
-            for name in _LOG_METHODS:
-                owner.pop(name, None)
-            owner.update(originals)
-
-
-def _log_nothing(*args: Any, **kwargs: Any) -> None:
-    """Stands in for ``self.log``."""
+    names = ("log", "log_dict")  # a module with both is a LightningModule
+    return _replaced(
+        [
+            (vars(module), dict.fromkeys(names, lambda *args, **kwargs: None))
+            for module in model.modules()
+            if all(callable(getattr(type(module), name, None)) for name in names)
+        ]
+    )
 
 
 @contextmanager
@@ -433,10 +382,8 @@ def eager_stance() -> Iterator[None]:
 
     Nothing to do before anything was compiled: the compiler is not even imported then.
     """
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
+    is_there = "torch._dynamo" in sys.modules
+    with torch.compiler.set_stance("force_eager") if is_there else nullcontext():
         yield
 
 

@@ -26,7 +26,7 @@ def class_labels(labels: Tensor | None, num_samples: int) -> tuple[Tensor | None
     labels = plain(labels)
     form = label_form(labels)
     shape = tuple(labels.shape)
-    if not shape or shape[0] != num_samples or (form is None and len(_squeezed(labels).shape) > 1):
+    if shape[:1] != (num_samples,) or (form is None and _squeezed(labels).dim() > 1):
         return None, (
             f"the labels have shape {shape}, which is not one class for each of "
             f"{num_samples} samples"
@@ -48,17 +48,13 @@ def label_form(labels: Tensor) -> LabelForm | None:
         return "whole"
     if labels.dim() not in (1, 2) or labels.numel() == 0:
         return None
-    # One transfer of three numbers: whether all fits, the lowest class and the highest.
-    is_0_or_1 = (labels == 0) | (labels == 1)
-    fits = is_0_or_1.all() if labels.dim() == 1 else _is_one_hot(labels).all()
-    classes = labels if labels.dim() == 1 else labels.to(torch.uint8).argmax(1)
-    low, high = classes.aminmax()
-    has_fit, lowest, highest = torch.stack([fits.double(), low.double(), high.double()]).tolist()
-    if not has_fit:
+    form: LabelForm = "binary" if labels.dim() == 1 else "one-hot"
+    # One transfer of two numbers: the lowest class, -1 where one does not fit, and the highest.
+    low, high = in_form(labels, form).aminmax()
+    lowest, highest = torch.stack([low, high]).tolist()
+    if lowest < 0:
         return "numbers" if labels.is_floating_point() else None
-    if lowest == highest:
-        return None
-    return "binary" if labels.dim() == 1 else "one-hot"
+    return None if lowest == highest else form
 
 
 def in_form(labels: Tensor, form: LabelForm) -> Tensor:
@@ -67,17 +63,14 @@ def in_form(labels: Tensor, form: LabelForm) -> Tensor:
     Does not wait for the device.
     """
     labels = _squeezed(labels)
+    if form == "whole":
+        return labels.long()
+    is_0, is_1 = labels == 0, labels == 1
     if form == "one-hot":
-        return torch.where(_is_one_hot(labels), labels.to(torch.uint8).argmax(1), -1)
-    if form == "binary":
-        return torch.where((labels == 0) | (labels == 1), labels, -1).long()
-    return labels.long()
+        is_row = (is_1.sum(1) == 1) & (is_0.sum(1) == labels.shape[1] - 1)
+        return torch.where(is_row, is_1.to(torch.uint8).argmax(1), -1)
+    return torch.where(is_0 | is_1, labels, -1).long()
 
 
 def _squeezed(labels: Tensor) -> Tensor:
     return labels.squeeze(1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
-
-
-def _is_one_hot(labels: Tensor) -> Tensor:
-    """Returns (samples,): whether one entry of the row is 1 and all others are 0."""
-    return ((labels == 1).sum(1) == 1) & ((labels == 0).sum(1) == labels.shape[1] - 1)

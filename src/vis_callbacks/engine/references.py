@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,7 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.engine.batch_reader import BatchReader
-from vis_callbacks.engine.batch_reader import require_tensor as require_tensor
-from vis_callbacks.engine.labels import class_labels as class_labels
+from vis_callbacks.engine.labels import class_labels
 from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.scores import describe
 
@@ -41,21 +41,13 @@ class References:
 
     def to(self, device: torch.device) -> References:
         """Returns the same samples on a device."""
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor) and value.device != device
-        }
-        return replace(self, **moved) if moved else self
+        return self._with(lambda tensor: tensor.to(device))
 
     def first(self, num_samples: int) -> References:
         """Returns the first of these samples, as views."""
         if num_samples >= len(self.inputs):
             return self
-        tensors: dict[str, Any] = {
-            n: v[:num_samples] for n, v in vars(self).items() if isinstance(v, Tensor)
-        }
-        return replace(self, **tensors)
+        return self._with(lambda tensor: tensor[:num_samples])
 
     def shared_with(self, others: Iterable[References]) -> References:
         """Returns views of others that begin with the same samples, where there are some.
@@ -70,6 +62,12 @@ class References:
                     return first
         return self
 
+    def _with(self, change: Callable[[Tensor], Tensor]) -> References:
+        tensors: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
+
 
 def _is_same(one: object, other: object) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
@@ -82,8 +80,6 @@ def take_references(
     num_samples: int,
     *,
     source: str,
-    input_fn: Callable[[Any], Tensor] | None = None,
-    label_fn: Callable[[Any], Tensor | None] | None = None,
     mask_fn: Callable[[Any], Tensor] | None = None,
     reader: BatchReader | None = None,
 ) -> References:
@@ -98,87 +94,62 @@ def take_references(
         batch: Of any form.
         num_samples: The most that are taken.
         source: Where they come from, in the words of a caption.
-        input_fn: The user's, or None.
-        label_fn: The user's, or None.
         mask_fn: The user's, or None.
-        reader: Reads the other batches of the run with these functions: it then finds inputs
-            and labels in the same places. None: a new one.
+        reader: Of the run: it finds inputs and labels in the same places of each batch.
 
     Raises:
         TypeError: The batch is not understood, or a function returned no tensor.
         ValueError: The batch has no samples.
     """
-    reader = reader or BatchReader(input_fn, label_fn)
+    reader = reader or BatchReader()
     inputs = reader.inputs(batch)
     if inputs.dim() == 0 or len(inputs) == 0:
         raise ValueError(
             f"the inputs are {describe(inputs)}: no samples. "
             "Write input_fn=lambda batch: ... that returns a tensor (samples, ...)."
         )
+    most = min(num_samples, len(inputs))
     labels, note = class_labels(reader.labels(batch), len(inputs))
-    chosen = list(range(min(num_samples, len(inputs))))
+    chosen: Sequence[int] = range(most)
     if labels is not None:
-        values = labels.tolist()
-        chosen = _evenly_over_classes(values, num_samples)
-        if len(chosen) < min(num_samples, len(values)):
+        chosen = _evenly_over_classes(labels.tolist(), most)
+        if len(chosen) < most:
             labels, note = None, "too few samples have a label of 0 or above"
-            chosen = list(range(min(num_samples, len(values))))
-    index = torch.tensor(chosen, device=inputs.device)
+            chosen = range(most)
     masks = None if mask_fn is None else _checked_masks(mask_fn(batch), len(inputs))
     layout = reader.layout(batch)
     return References(
-        inputs=_copied(inputs, index),
-        labels=None if labels is None else _copied(labels, index.to(labels.device)),
+        inputs=_copied(inputs, chosen),
+        labels=None if labels is None else _copied(labels, chosen),
         source=source,
         note="; ".join(filter(None, (layout.note, note))),
-        masks=None if masks is None else _copied(masks, index.to(masks.device)),
+        masks=None if masks is None else _copied(masks, chosen),
         choice=layout.choice,
     )
 
 
-def default_input_fn(batch: Any) -> Tensor:
-    """Returns the input tensor of a batch.
-
-    Understands a tensor, a tuple or list, and a mapping, dataclass, named tuple or object with
-    attributes. Names decide where there are any; of parts without names it is the first with
-    floating numbers, more than one a sample.
-
-    Raises:
-        TypeError: None is found; the message says what the batch looks like.
-    """
-    return BatchReader().inputs(batch)
-
-
-def default_label_fn(batch: Any) -> Tensor | None:
-    """Returns the labels of a batch, found like its inputs, or None."""
-    return BatchReader().labels(batch)
-
-
 def _checked_masks(masks: object, num_samples: int) -> Tensor:
-    is_tensor = isinstance(masks, Tensor) and is_plain(masks)
-    if not isinstance(masks, Tensor) or not is_tensor or masks.shape[:1] != (num_samples,):
-        raise TypeError(
-            f"mask_fn returned {describe(masks)} for a batch of {num_samples} samples. Return a "
-            "tensor (samples, height, width)."
-        )
-    return plain(masks)
+    if isinstance(masks, Tensor) and is_plain(masks) and masks.shape[:1] == (num_samples,):
+        return plain(masks)
+    raise TypeError(
+        f"mask_fn returned {describe(masks)} for a batch of {num_samples} samples. Return a "
+        "tensor (samples, height, width)."
+    )
 
 
 def _evenly_over_classes(labels: Sequence[int], num_samples: int) -> list[int]:
     """Returns indices of samples, one of each class in turn."""
-    of_class: dict[int, list[int]] = {}
+    orders: dict[int, int] = {}  # of the classes, as they appear
+    turns: Counter[int] = Counter()
+    places = []
     for index, label in enumerate(labels):
         if label >= 0:
-            of_class.setdefault(label, []).append(index)
-    turns = sorted(
-        (turn, order, index)
-        for order, indices in enumerate(of_class.values())
-        for turn, index in enumerate(indices)
-    )
-    return [index for _, _, index in turns[:num_samples]]
+            places.append((turns[label], orders.setdefault(label, len(orders)), index))
+            turns[label] += 1
+    return [index for _, _, index in sorted(places)[:num_samples]]
 
 
-def _copied(tensor: Tensor, index: Tensor) -> Tensor:
+def _copied(tensor: Tensor, chosen: Sequence[int]) -> Tensor:
     """Returns the chosen rows as a tensor of their own, not one of inference mode."""
     with torch.inference_mode(False), torch.no_grad():
-        return tensor.index_select(0, index)
+        return tensor.index_select(0, torch.tensor(chosen, device=tensor.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from typing import Any, final
@@ -10,8 +10,6 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from vis_callbacks.engine.kept_state import KeptStream
 
 
 @final
@@ -31,17 +29,17 @@ class SavedWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
         self._saved: dict[int, tuple[Any, Any]] = {}
-        self._streams: dict[int, KeptStream] = {}
+        self._streams: dict[int, tuple[torch.Generator, Any]] = {}
 
     def know(self, tensors: Iterable[Tensor]) -> set[int]:
-        """Watches over these tensors' storages too; returns those that are new."""
+        """Watches these tensors' storages too; returns those that are new."""
         found = {storage._cdata for tensor in tensors for storage in storages_of(tensor)}
         new = found - self._known
         self._known |= new
         return new
 
     def forget(self, storages: set[int]) -> None:
-        """Watches over these no more; what was saved of them stays saved."""
+        """Watches these no more; what was saved of them stays saved."""
         self._known -= storages
 
     def was_written(self, tensor: Tensor) -> bool:
@@ -54,8 +52,8 @@ class SavedWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if storage.nbytes() != copy.nbytes():
                 storage.resize_(copy.nbytes())
             storage.copy_(copy)
-        for stream in self._streams.values():
-            stream.put_back()
+        for stream, state in self._streams.values():
+            stream.set_state(state)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -70,7 +68,7 @@ class SavedWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _save(self, value: Any) -> None:
         if isinstance(value, torch.Generator):
             if id(value) not in self._streams:
-                self._streams[id(value)] = KeptStream(value)
+                self._streams[id(value)] = value, value.get_state()
             return
         for tensor in value if isinstance(value, list | tuple) else (value,):
             if isinstance(tensor, Tensor):
@@ -96,12 +94,13 @@ def _written_by(func: Any) -> tuple[tuple[int, str], ...]:
     )
 
 
-def storages_of(tensor: Tensor) -> Iterator[Any]:
-    """Yields the storages that hold a tensor's values: of a sharded one those of its parts."""
+def storages_of(tensor: Tensor) -> list[Any]:
+    """Returns the storages that hold a tensor's values: of a sharded one those of its parts."""
     flatten = getattr(type(tensor), "__tensor_flatten__", None)  # of tensors around tensors
     if flatten is not None:
-        for name in flatten(tensor)[0]:
-            yield from storages_of(getattr(tensor, name))
-    elif tensor.layout == torch.strided and tensor.device.type != "meta":
+        parts = (getattr(tensor, name) for name in flatten(tensor)[0])
+        return [storage for part in parts for storage in storages_of(part)]
+    if tensor.layout == torch.strided and tensor.device.type != "meta":
         with suppress(NotImplementedError, RuntimeError):  # there are tensors without one
-            yield tensor.untyped_storage()
+            return [tensor.untyped_storage()]
+    return []

@@ -5,25 +5,26 @@ from __future__ import annotations
 import logging
 import warnings
 import zlib
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import GeneratorType
 from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch.utils.data.dataloader import _BaseDataLoaderIter as DataLoaderIterator
 
-from vis_callbacks.engine.kept_state import KeptTensor
-from vis_callbacks.engine.reached_state import Path, ReachedState, modules_by_name, name_of
+from vis_callbacks.engine.reached_state import KindsOf, Path, ReachedState, modules_by_name, name_of
 from vis_callbacks.engine.saved_writes import SavedWrites, storages_of
+from vis_callbacks.engine.state_kinds import TENSOR, has_new_version
 from vis_callbacks.guard import Catch, NothingToShow, log
 
 _MAX_HOST_BYTES = 2 << 30  # are read for a checksum; devices read theirs much faster
 _MAX_OBJECTS_GIVEN = 1_000  # of the inputs of a pass
 _MAX_NAMES = 3
 _MAX_DEPTH = 4
+_WIDTH = 1021  # of the sums: what is moved by another number of places shows
 
 
 class ExtraPassRefused(NothingToShow):
@@ -43,6 +44,7 @@ class StateWatch:
         self._refusal = ""
         self._compared: set[Hashable] = set()
         self._has_said_limit = False
+        self._kinds = KindsOf()
 
     def require_harmless(self) -> None:
         """Raises ExtraPassRefused where an extra pass has changed the run before."""
@@ -51,26 +53,28 @@ class StateWatch:
 
     @contextmanager
     def keeping(self, model: nn.Module, kind: Hashable) -> Iterator[KeptState]:
-        """Puts back what the passes inside move. ``kind`` tells passes that do alike."""
-        kept = KeptState(modules_by_name(model))
-        is_first = kind not in self._compared
+        """Puts back what the passes inside move. ``kind`` tells passes that do the same."""
+        kept = KeptState(modules_by_name(model), self._kinds)
+        compared = [] if kind in self._compared else _comparable(kept.state)
         self._compared.add(kind)
-        marks = _Marks(kept.state) if is_first else None
-        if kept.state.beyond:
-            self._say_limit(kept.state.beyond)
+        before = _marks(compared)
+        if kept.state.beyond and not self._has_said_limit:
+            self._has_said_limit = True
+            log(
+                f"More objects hang on the model than extra passes look at: what lies beyond "
+                f"{kept.state.beyond} is not compared.",
+                level=logging.INFO,
+            )
         try:
             yield kept
         finally:
             moved = kept.put_back()
-            if marks is not None:
-                moved += marks.differing()
-            if moved:
-                self._refuse(moved)
+            pairs = zip(compared, before, _marks(compared), strict=True)
+            moved += [path for (path, _), mark, now in pairs if mark != now]
+            if moved and not self._refusal:
+                self._refuse(list(dict.fromkeys(map(name_of, moved))))
 
-    def _refuse(self, moved: Iterable[Path]) -> None:
-        if self._refusal:
-            return
-        names = list(dict.fromkeys(map(name_of, moved)))
+    def _refuse(self, names: Sequence[str]) -> None:
         listed = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
         self._refusal = f"an extra forward pass changes {listed}, which cannot be put back"
         log(
@@ -79,22 +83,13 @@ class StateWatch:
             "what reads the run's own passes goes on."
         )
 
-    def _say_limit(self, name: str) -> None:
-        if not self._has_said_limit:
-            self._has_said_limit = True
-            log(
-                f"More objects hang on the model than extra passes look at: what lies beyond "
-                f"{name} is not compared.",
-                level=logging.INFO,
-            )
-
 
 @final
 class KeptState:
     """The state of some objects as it was, and of what passes over a model are given."""
 
-    def __init__(self, roots: Iterable[tuple[str, Any]]) -> None:
-        self.state = ReachedState(roots)
+    def __init__(self, roots: Iterable[tuple[str, Any]], kinds: KindsOf | None = None) -> None:
+        self.state = ReachedState(roots, kinds=kinds)
         self.writes = SavedWrites()
         self.writes.know(self.state.tensors)
         self._given: list[ReachedState] = []
@@ -108,70 +103,57 @@ class KeptState:
             yield
         finally:
             self.writes.forget(new)
-            if state.changes():
-                self._given.append(state)  # not at once: a graph of this pass may be alive
+            if not state.is_as_before():
+                self._given.append(state)  # not put back yet: a graph of this pass may be alive
 
     def put_back(self) -> list[Path]:
         """Makes everything as it was; returns what could not be."""
-        failed = self._written_unseen()
+        failed: list[Path] = [
+            kept.path  # autograd has seen a write of which no copy was made
+            for kept in self.state.kept
+            if kept.kind is TENSOR
+            and has_new_version(kept.owner, kept.saved)
+            and not self.writes.was_written(kept.saved.alias)
+        ]
         with Catch() as caught:
             self.writes.put_back()
         if caught.error is not None:
-            failed.append((None, "parameters"))
+            failed.append((None, "parameters", True))
         for state in (*self._given, self.state):
             failed += state.put_back()
         return failed
 
-    def _written_unseen(self) -> list[Path]:
-        """Returns tensors that autograd has seen a write to, of which no copy was made."""
-        return [
-            path
-            for path, kept in self.state.found
-            if isinstance(kept, KeptTensor)
-            and kept.has_new_version()
-            and not self.writes.was_written(kept.alias)
-        ]
+
+# -- whether values have changed that no object's identity gives away
 
 
-class _Marks:
-    """What tells whether values have changed that no object's identity gives away."""
-
-    def __init__(self, state: ReachedState) -> None:
-        self._storages = list(_storages(state))
-        self._others = state.others
-        self._before = self._now()
-
-    def differing(self) -> list[Path]:
-        """Returns what is not as it was."""
-        after = self._now()
-        return [path for path, mark in self._before.items() if after.get(path) != mark]
-
-    def _now(self) -> dict[Path, Any]:
-        marks: dict[Path, Any] = {}
-        with Catch():
-            sums = _listed([_checksum(storage) for _, storage in self._storages])
-            marks.update(zip((path for path, _ in self._storages), sums, strict=True))
-        for path, value in self._others:
-            with Catch():
-                marks[path] = _mark_of(value)
-        return marks
-
-
-def _storages(state: ReachedState) -> Iterator[tuple[Path, Any]]:
-    """Yields each storage that can be reached once, those of the host up to a limit."""
-    seen: set[int] = set()
+def _comparable(state: ReachedState) -> list[tuple[Path, Any]]:
+    """Returns each storage that can be reached once, those of the host up to a limit, and more."""
+    found: dict[int, tuple[Path, Any]] = {}
     num_bytes = 0
-    for path, kept in state.found:
-        for storage in storages_of(kept.alias) if isinstance(kept, KeptTensor) else ():
-            if storage._cdata in seen:
-                continue
-            seen.add(storage._cdata)
-            num_bytes += storage.nbytes() if storage.device.type == "cpu" else 0
-            if num_bytes <= _MAX_HOST_BYTES:
-                yield path, storage
+    for kept in state.kept:
+        for storage in storages_of(kept.saved.alias) if kept.kind is TENSOR else ():
+            if storage._cdata not in found:
+                num_bytes += storage.nbytes() if storage.device.type == "cpu" else 0
+                if num_bytes <= _MAX_HOST_BYTES:
+                    found[storage._cdata] = kept.path, storage
+    return [*found.values(), *state.others]
 
 
-_WIDTH = 1021  # of the sums: what is moved by another number of places shows
+def _marks(compared: Sequence[tuple[Path, Any]]) -> list[Any]:
+    """Returns what tells each value from a changed one; of storages by one transfer."""
+    marks: list[Any] = []
+    for _, value in compared:
+        mark = None
+        with Catch():
+            mark = _checksum(value) if isinstance(value, UntypedStorage) else _mark_of(value)
+        marks.append(mark)
+    sums = [mark for mark in marks if isinstance(mark, Tensor)]
+    numbers: list[Any] = [None] * len(sums)
+    with Catch():
+        numbers = torch.stack([mark.to(sums[0].device) for mark in sums]).tolist() if sums else []
+    left = iter(numbers)
+    return [next(left) if isinstance(mark, Tensor) else mark for mark in marks]
 
 
 def _checksum(storage: Any) -> Tensor:
@@ -184,13 +166,6 @@ def _checksum(storage: Any) -> Tensor:
     odd = torch.arange(8 * _WIDTH, device=storage.device) * 2 + 1
     total: Tensor = (sums * odd[:_WIDTH]).sum() + (rest * odd[: len(rest)]).sum()
     return total
-
-
-def _listed(numbers: list[Tensor]) -> list[int]:
-    devices = {number.device for number in numbers}
-    if len(devices) > 1:
-        return [int(number) for number in numbers]
-    return torch.stack(numbers).tolist() if numbers else []
 
 
 def _mark_of(value: Any, depth: int = _MAX_DEPTH) -> Any:

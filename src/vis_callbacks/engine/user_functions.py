@@ -6,11 +6,11 @@ import copy
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
-import torch
 from torch import Tensor
 
 from vis_callbacks.engine.isolation import forked_rng
 from vis_callbacks.engine.reached_state import ReachedState
+from vis_callbacks.engine.state_kinds import detached_clone
 from vis_callbacks.engine.state_watch import KeptState
 from vis_callbacks.guard import Catch
 
@@ -43,7 +43,7 @@ def harmless(function: Callable[P, R] | None) -> Callable[P, R] | None:
                 with kept.writes:
                     result = function(*args, **kwargs)
                 if isinstance(result, Tensor) and kept.writes.was_written(result):
-                    result = _clone(result)
+                    result = detached_clone(result)
                 return result
             finally:
                 kept.put_back()
@@ -54,9 +54,4 @@ def harmless(function: Callable[P, R] | None) -> Callable[P, R] | None:
 def own_copy(value: Any) -> Any:
     """Returns a deep copy; its tensors, in a graph or not, are clones without a graph."""
     tensors = ReachedState([("", value)]).tensors
-    return copy.deepcopy(value, {id(tensor): _clone(tensor) for tensor in tensors})
-
-
-def _clone(tensor: Tensor) -> Any:
-    with torch.no_grad():
-        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+    return copy.deepcopy(value, {id(tensor): detached_clone(tensor) for tensor in tensors})

@@ -9,7 +9,6 @@ from tests.alerts.rules.histories import Entry, joined_entries, run_entry
 from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Finding, Rule
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.ledger import Ledger, judge
 from vis_callbacks.alerts.rules.filters import (
     FiltersBlowUp,
     FiltersNotJudged,
@@ -19,6 +18,7 @@ from vis_callbacks.alerts.rules.filters import (
     OverFitting,
     why_not_judged,
 )
+from vis_callbacks.alerts.tracker import AlertTracker
 
 STUCK = {readings.FILTER_ROUGHNESS: 0.99, readings.FILTER_CHANGE: 0.01}
 
@@ -54,11 +54,11 @@ def every_50(*entries: Entry, planned: float = math.nan, first: int = 0) -> Hist
 
 
 def alerts_of(rule: Rule, entries: list[Entry], steps: range) -> list[int]:
-    """Returns the steps at which the ledger says that the rule's alert began."""
-    ledger, history, began = Ledger("Filters"), History(), []
+    """Returns the steps at which the tracker says that the rule's alert began."""
+    tracker, history, began = AlertTracker("Filters"), History(), []
     for step, entry in zip(steps, entries, strict=True):
         history.append(step, entry)
-        changes = ledger.update(judge([rule], history), step=step, stage="fit")
+        changes = tracker.update([(rule, rule.check(history))], step=step, stage="fit")
         began += [alert.step for alert in changes if alert.state == "firing"]
     return began
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from vis_callbacks.engine.labels import class_labels
 from vis_callbacks.engine.layers import matches
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.engine.ranks import merge_two
-from vis_callbacks.engine.references import class_labels
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.embedding.reductions import (
     fingerprints,

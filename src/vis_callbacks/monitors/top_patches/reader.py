@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vis_callbacks.engine.references import class_labels
+from vis_callbacks.engine.labels import class_labels
 from vis_callbacks.engine.scores import Unit, describe
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.embedding.reductions import numeric

@@ -1,1 +1,0 @@
-"""The science: functions from tensors to tensors; where a model must run, it is a callable."""

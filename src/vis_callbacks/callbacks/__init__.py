@@ -1,1 +1,0 @@
-"""What a user adds to a Trainer."""
