@@ -120,7 +120,7 @@ class Observer(ABC):
         """
         return {}
 
-    @_after_base_state
+    @_after_base_state  # noqa: B027 - it has nothing of its own to take back
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` returned: a subclass its own part, {} to begin anew."""
 
