@@ -19,23 +19,18 @@ from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import tensorboard  # noqa: F401
 
-# The words of a writer's channel, whose log records hold no exception.
-_CHANNEL_FAILED = "could not be written: "
-
 
 class ContainedFailures(logging.Handler):
     """Collects the failures that were contained: ``errors`` all, ``reports`` what was said."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
-        self.errors: list[Exception | str] = []
+        self.errors: list[Exception] = []
         self.reports: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         error = getattr(record, "contained", None)
-        if error is None and _CHANNEL_FAILED in message:
-            error = message
         if error is not None:
             self.errors.append(error)
             if record.levelno >= logging.WARNING:

@@ -15,7 +15,7 @@ from vis_callbacks.engine.engine import Engine, EngineGuards
 from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.engine.subscription import Subscription
-from vis_callbacks.guard import Catch, Guard, log
+from vis_callbacks.guard import Catch, Guard
 from vis_callbacks.observer import Observer
 from vis_callbacks.pipeline import Pipeline
 from vis_callbacks.run_state import RunState, settle_references
@@ -129,12 +129,8 @@ def _writer_of(run: RunView, monitors: Sequence[Observer]) -> Writer:
         alert_folder=None if run.is_silent else alert_folder(loggers, run.default_root_dir),
         is_global_zero=run.is_global_zero,
         save_images=any(m.options.save_images for m in monitors),
-        warn=_keep_silent if run.is_silent else log,
+        is_silent=run.is_silent,
     )
-
-
-def _keep_silent(message: str) -> None:
-    """Logs nothing: a run that asks for no files needs no advice on them."""
 
 
 def _keep_agreed(states: list[RunState], num_monitors: int) -> None:

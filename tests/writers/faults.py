@@ -55,7 +55,7 @@ def _logger(package: str, folder: str):
     return TensorboardXLogger(Path(folder) / "run")
 
 
-def _writer(logger, folder: str, said: list[str]):
+def _writer(logger, folder: str):
     from vis_callbacks.writers.budget import TimeBudget
     from vis_callbacks.writers.writer import Writer
 
@@ -64,7 +64,6 @@ def _writer(logger, folder: str, said: list[str]):
         alert_folder=Path(folder) / "alerts",
         is_global_zero=True,
         save_images=False,
-        warn=said.append,
         time_budget=TimeBudget(share=1.0, savings=10.0),
     )
 
@@ -75,10 +74,10 @@ def _event_files(folder: str) -> list[Path]:
 
 def full_disk(package: str, folder: str) -> dict[str, Any]:
     """Pictures at every step, beside the user's scalars, under a limit from step 20 to 40."""
-    from tests.writers.stand_ins import full_report
+    from tests.writers.stand_ins import full_report, heard_lines
 
-    logger, said = _logger(package, folder), []
-    writer = _writer(logger, folder, said)
+    logger, said = _logger(package, folder), heard_lines()
+    writer = _writer(logger, folder)
     for step in range(60):
         if step == 20:
             limit_files(_event_files(folder)[-1].stat().st_size + 40_000)
@@ -93,13 +92,13 @@ def full_disk(package: str, folder: str) -> dict[str, Any]:
 
 def full_disk_unforeseen(package: str, folder: str) -> dict[str, Any]:
     """As `full_disk`, but what looks for room sees plenty: the record itself hits the limit."""
-    from tests.writers.stand_ins import picture, report
+    from tests.writers.stand_ins import heard_lines, picture, report
 
     from vis_callbacks.writers import budget
 
     budget.room_for = lambda path: 1 << 40
-    logger, said = _logger(package, folder), []
-    writer = _writer(logger, folder, said)
+    logger, said = _logger(package, folder), heard_lines()
+    writer = _writer(logger, folder)
     for step in range(30):
         if step == 10:
             limit_files(_event_files(folder)[-1].stat().st_size + 10_000)
@@ -121,7 +120,7 @@ def killed_after_an_alert(package: str, folder: str) -> int:
         child = os.fork()
         if child == 0:
             logger = _logger(package, run)
-            writer = _writer(logger, run, [])
+            writer = _writer(logger, run)
             for step in range(50):
                 logger.experiment.add_scalar("loss", step, step)
             writer.write_alerts([alert()], 1, log_step=50, epoch=0)
@@ -157,10 +156,10 @@ def short_write(folder: str) -> dict[str, Any]:
 
 def no_descriptors(folder: str) -> dict[str, Any]:
     """No file can be opened from step 3 to 5."""
-    from tests.writers.stand_ins import alert, full_report
+    from tests.writers.stand_ins import alert, full_report, heard_lines
 
-    logger, said = _logger("torch", folder), []
-    writer = _writer(logger, folder, said)
+    logger, said = _logger("torch", folder), heard_lines()
+    writer = _writer(logger, folder)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     for step in range(10):
@@ -176,10 +175,10 @@ def no_descriptors(folder: str) -> dict[str, Any]:
 
 def folder_removed(replacement: str, folder: str) -> dict[str, Any]:
     """The log folder is removed at step 10; monitors go on, the user logs elsewhere."""
-    from tests.writers.stand_ins import alert, full_report
+    from tests.writers.stand_ins import alert, full_report, heard_lines
 
-    logger, said = _logger("torch", folder), []
-    writer = _writer(logger, folder, said)
+    logger, said = _logger("torch", folder), heard_lines()
+    writer = _writer(logger, folder)
     run = Path(folder) / "run"
     for step in range(30):
         if step == 10:
@@ -195,11 +194,11 @@ def folder_removed(replacement: str, folder: str) -> dict[str, Any]:
 
 def slow_disk(package: str, folder: str) -> dict[str, Any]:
     """Each record takes half a second in the writer's thread."""
-    from tests.writers.stand_ins import full_report
+    from tests.writers.stand_ins import full_report, heard_lines
 
     from vis_callbacks.writers.writer import Writer
 
-    logger, said = _logger(package, folder), []
+    logger, said = _logger(package, folder), heard_lines()
     event_writer = logger.experiment.file_writer.event_writer
     handed_over: list[Any] = []
     if package == "torch":
@@ -213,7 +212,6 @@ def slow_disk(package: str, folder: str) -> dict[str, Any]:
         alert_folder=None,
         is_global_zero=True,
         save_images=False,
-        warn=said.append,
     )
     start = time.monotonic()
     for step in range(100):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,22 @@ def alert(**changes) -> Alert:
         "monitor": "ActivationMonitor",
     }
     return Alert(**values | changes)
+
+
+class Listener(logging.Handler):
+    """Keeps the lines that are logged, those for debugging apart."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def heard_lines() -> list[str]:
+    """Returns the list that all lines logged from now on in this process are added to."""
+    listener, logger = Listener(), logging.getLogger("vis_callbacks")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(listener)
+    return listener.lines

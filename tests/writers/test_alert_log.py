@@ -14,8 +14,8 @@ from tests.writers.stand_ins import (
 )
 
 from vis_callbacks.alerts.log import header_line
+from vis_callbacks.guard import LeftOutError
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
-from vis_callbacks.writers.channel import LeftOutError
 
 
 class ServiceLogger(Recorder):

@@ -2,6 +2,7 @@ import resource
 
 import pytest
 
+from vis_callbacks.guard import LeftOutError
 from vis_callbacks.writers import budget
 from vis_callbacks.writers.budget import (
     ByteBudget,
@@ -10,7 +11,6 @@ from vis_callbacks.writers.budget import (
     require_room,
     room_for,
 )
-from vis_callbacks.writers.channel import LeftOutError
 
 
 @pytest.fixture

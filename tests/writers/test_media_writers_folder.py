@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from tests.writers.stand_ins import picture
 
+from vis_callbacks.guard import LeftOutError
 from vis_callbacks.writers import media_writers
-from vis_callbacks.writers.channel import LeftOutError
 from vis_callbacks.writers.media_items import prepare
 from vis_callbacks.writers.media_writers import ImageFolder
 

@@ -14,9 +14,9 @@ from tests.writers.stand_ins import (
     picture,
 )
 
+from vis_callbacks.guard import LeftOutError
 from vis_callbacks.report import Embedding, Histogram, Markdown
 from vis_callbacks.writers.budget import RESERVE_FOR_NUMBERS
-from vis_callbacks.writers.channel import LeftOutError
 from vis_callbacks.writers.media_items import prepare
 from vis_callbacks.writers.media_writers import TensorBoardMedia
 

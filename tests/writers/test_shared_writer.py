@@ -5,8 +5,8 @@ import tensorboardX
 import torch.utils.tensorboard
 from tests.writers import reading
 
+from vis_callbacks.guard import LeftOutError
 from vis_callbacks.writers import shared_writer
-from vis_callbacks.writers.channel import LeftOutError
 from vis_callbacks.writers.shared_writer import SharedWriter, package_of, summary_module
 
 

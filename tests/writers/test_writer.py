@@ -20,21 +20,17 @@ from tests.writers.stand_ins import (
 from vis_callbacks.report import Embedding, Histogram, Markdown, Picture, RuleMetrics, Scalar
 from vis_callbacks.writers.writer import Writer, alert_folder, number_of
 
-
-@pytest.fixture
-def said():
-    return []
+pytestmark = pytest.mark.contained
 
 
 @pytest.fixture
-def writer_of(tmp_path, said):
+def writer_of(tmp_path):
     def make(*loggers, **options):
         defaults = {
             "loggers": loggers,
             "alert_folder": tmp_path / "alerts",
             "is_global_zero": True,
             "save_images": False,
-            "warn": said.append,
         }
         return Writer(**defaults | options)
 

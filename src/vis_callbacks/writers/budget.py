@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vis_callbacks.writers.channel import LeftOutError
+from vis_callbacks.guard import LeftOutError
 
 if sys.platform != "win32":
     import resource

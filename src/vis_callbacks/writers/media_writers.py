@@ -88,7 +88,7 @@ def _summary_of(media: DrawnImage | Markdown | Histogram, tag: str, summaries: A
         height, width, num_channels = media.pixels.shape
         summary = summaries.Summary
         shape = {"height": height, "width": width, "colorspace": num_channels}
-        image = summary.Picture(**shape, encoded_image_string=media.png)
+        image = summary.Image(**shape, encoded_image_string=media.png)
         return summary(value=[summary.Value(tag=tag, image=image)])
     counts, edges = np.asarray(media.counts), np.asarray(media.edges)
     return summaries.histogram_raw(

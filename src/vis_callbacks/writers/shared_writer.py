@@ -24,9 +24,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from vis_callbacks.guard import Catch
+from vis_callbacks.guard import Catch, LeftOutError
 from vis_callbacks.writers.budget import KnownFolder, require_room, slow_disk
-from vis_callbacks.writers.channel import LeftOutError
 
 Package = Literal["torch", "tensorboardX"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.guard import Guard
 from vis_callbacks.report import Markdown, Report, RuleMetrics, Scalar
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
 from vis_callbacks.writers.alert_table import alert_table
 from vis_callbacks.writers.budget import ByteBudget, TimeBudget
-from vis_callbacks.writers.channel import Channel
 from vis_callbacks.writers.media_items import Media, num_bytes, prepare, within, word_for
 from vis_callbacks.writers.media_writers import (
     ImageFolder,
@@ -41,7 +42,7 @@ class Writer:
     """Draws and writes the reports of all monitors of one Trainer, and harms nobody.
 
     Only the rank that is global zero writes. Nothing is raised: what fails is counted by its
-    channel and said once per cause.
+    guard and logged once per cause.
 
     Args:
         loggers: Those of the Trainer. Numbers go to all of them; media to every one whose
@@ -50,7 +51,7 @@ class Writer:
         alert_folder: Where alerts.jsonl goes; None writes no file (``fast_dev_run``).
         is_global_zero: Whether this rank writes.
         save_images: Where no logger takes pictures, write PNG files into ``alert_folder``.
-        warn: Takes each warning, one per cause.
+        is_silent: Log nothing, for a trial run.
         max_bytes_per_epoch: Media beyond it are dropped, the largest first.
         time_budget: How long training may wait for the disk.
     """
@@ -62,7 +63,7 @@ class Writer:
         alert_folder: Path | None,
         is_global_zero: bool,
         save_images: bool,
-        warn: Callable[[str], None],
+        is_silent: bool = False,
         max_bytes_per_epoch: int = MAX_BYTES_PER_EPOCH,
         time_budget: TimeBudget | None = None,
     ) -> None:
@@ -71,12 +72,12 @@ class Writer:
         self._folder = alert_folder
         self._is_global_zero = is_global_zero
         self._save_images = save_images
-        self._warn = warn
+        self._is_silent = is_silent
         self._bytes = ByteBudget(max_bytes_per_epoch)
         self._time = time_budget or TimeBudget()
         self._log = AlertLog(alert_folder) if alert_folder is not None else None
         self._shown: list[Alert] = []
-        self._channels: dict[str, Channel] = {}
+        self._guards: dict[str, Guard] = {}
         self._media_writers: dict[
             str, MediaWriter | None
         ] = {}  # by the name of the logger or "PNG files"
@@ -85,12 +86,12 @@ class Writer:
     @property
     def left_out(self) -> Counter[str]:
         """What was not written, counted by cause: room, slow disk, bytes, ..."""
-        return sum((channel.left_out for channel in self._channels.values()), Counter())
+        return sum((guard.left_out for guard in self._guards.values()), Counter())
 
     @property
     def failures(self) -> Counter[str]:
         """What failed, counted by cause."""
-        return sum((channel.failures for channel in self._channels.values()), Counter())
+        return sum((guard.counts for guard in self._guards.values()), Counter())
 
     def write(
         self,
@@ -106,7 +107,7 @@ class Writer:
         Args:
             report: See `vis_callbacks.report.transfer`.
             log_step: The x-axis, as the user's own ``self.log`` has it.
-            epoch: Byte budgets and resting channels start afresh with each.
+            epoch: Byte budgets and resting guards start afresh with each.
             prefix: Of all tags: the stage outside ``fit``, or the user's ``tag_prefix``.
             also: Numbers that go with it and belong to no monitor; without the prefix.
         """
@@ -165,24 +166,26 @@ class Writer:
 
     def _begin(self, epoch: int, alerts: Sequence[Alert] = ()) -> None:
         """Starts an epoch's budgets, and writes the alerts and those that wait."""
+        if epoch != self._epoch:
+            for guard in self._guards.values():
+                guard.wake()
         self._epoch = epoch
         self._bytes.begin(epoch)
         if self._log is not None:
             self._log.add(alerts)
             if self._log.num_waiting:
-                self._try("alerts.jsonl", self._log.write, max_failures=None)
+                self._try("alerts.jsonl", self._log.write, max_failures=sys.maxsize)
 
-    def _channel(self, name: str, max_failures: int | None = 3) -> Channel:
-        if name not in self._channels:
-            self._channels[name] = Channel(name, self._warn, max_failures)
-        return self._channels[name]
+    def _guard(self, name: str, max_failures: int = 3) -> Guard:
+        if name not in self._guards:
+            self._guards[name] = Guard(name, max_failures, is_silent=self._is_silent)
+        return self._guards[name]
 
     def _try(
-        self, name: str, action: Callable[..., object], *args: Any, max_failures: int | None = 3
+        self, name: str, action: Callable[..., object], *args: Any, max_failures: int = 3
     ) -> bool:
-        """Calls the action through the channel of this name; returns whether it succeeded."""
-        channel = self._channel(name, max_failures)
-        return channel.attempt(partial(action, *args), epoch=self._epoch)
+        """Calls the action under the guard of this name; returns whether it succeeded."""
+        return self._guard(name, max_failures).attempt("writing", partial(action, *args))
 
     # -- numbers
 
@@ -217,10 +220,7 @@ class Writer:
     def _media_writer_of(self, name: str, logger: Any) -> MediaWriter | None:
         """What takes the logger's media, None if nothing does; asked until it has answered."""
         if name not in self._media_writers:
-            self._channel(f"{name}'s experiment").attempt(
-                lambda: self._media_writers.update({name: media_writer_of(logger)}),
-                epoch=self._epoch,
-            )
+            self._try(f"{name}'s experiment", self._ask_for_media_writer, name, logger)
         return self._media_writers.get(name)
 
     def _ask_for_media_writer(self, name: str, logger: Any) -> None:
@@ -245,10 +245,10 @@ class Writer:
         have_answered = all(name in self._media_writers for name in self._names)
         if self._folder is not None and have_answered:
             loggers = ", ".join(self._names) or "no logger"
-            self._channel("pictures").leave_out(
+            self._guard("pictures").leave_out(
                 "no logger",
-                f"nothing takes them ({loggers}); add Trainer(logger=TensorBoardLogger(...)), or "
-                "save_images=True for PNG files",
+                f"pictures: nothing takes them ({loggers}); add Trainer(logger=TensorBoardLogger("
+                "...)), or save_images=True for PNG files. Training goes on.",
             )
         return False
 
@@ -262,11 +262,12 @@ class Writer:
     def _write_media(self, media: Sequence[Media], step: int) -> None:
         kept, dropped = within(media, self._bytes.remaining)
         for item in dropped:
-            self._channel("pictures").leave_out(
+            self._guard("pictures").leave_out(
                 "bytes",
-                f'"{item.tag}" ({num_bytes(item):,} bytes) is left out at step {step}, because '
-                f"the pictures of an epoch would exceed {self._bytes.max_bytes_per_epoch:,} "
-                "bytes; the largest are dropped first",
+                f'pictures: "{item.tag}" ({num_bytes(item):,} bytes) is left out at step {step}, '
+                "because the pictures of an epoch would exceed "
+                f"{self._bytes.max_bytes_per_epoch:,} bytes; the largest are dropped first. "
+                "Training goes on.",
             )
         for item in kept:
             written = [
