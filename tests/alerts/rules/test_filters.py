@@ -15,9 +15,9 @@ from vis_callbacks.alerts.rules.filters import (
     HardlyLearned,
     InitialNoise,
     OddFilters,
-    OverFitting,
     why_not_judged,
 )
+from vis_callbacks.alerts.rules.over_fitting import OverFitting
 from vis_callbacks.alerts.tracker import AlertTracker
 
 STUCK = {readings.FILTER_ROUGHNESS: 0.99, readings.FILTER_CHANGE: 0.01}

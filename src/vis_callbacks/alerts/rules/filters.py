@@ -19,11 +19,11 @@ from vis_callbacks.alerts import readings
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.rules.conditions import quoted, share
+from vis_callbacks.alerts.rules.over_fitting import validations
 
 FIRST_JUDGED_STEP = 150
 FIRST_JUDGED_SHARE = 0.15  # of the planned steps
 _LAST_STEP_OF_BLOW_UP = 200  # movement grows in health, too: later values were not compared
-_SINGLE_FILTERS = 5  # the least kernel for which the learned part is compared with the inputs
 
 
 def why_not_judged(
@@ -220,75 +220,6 @@ class InitialNoise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverFitting:
-    """A remark: the validation loss rises while the training loss falls.
-
-    It rests on the two losses that the user logs, never on the filters: in 221 trainings
-    over-fitting did not show in the filters of natural images. How often it is right was not
-    measured.
-
-    Attributes:
-        min_rise: Validation loss / its own minimum.
-        num_validations: Validations running.
-        min_learned_roughness: Roughness of the learned part / that of the inputs, from which on
-            it is named as supporting evidence.
-    """
-
-    kind: ClassVar[str] = "over_fitting"
-    severity: ClassVar[Severity] = "info"
-
-    min_rise: float = 1.1
-    num_validations: int = 3
-    min_learned_roughness: float = 0.8
-
-    def check(self, history: History) -> Outcome:
-        """Returns whether the two losses have parted for some validations running."""
-        validations = _validations(history)
-        latest = validations[-self.num_validations :]
-        if len(validations) <= self.num_validations:
-            return None
-        best, training_then, step = min(validations[: -self.num_validations])
-        has_risen = all(loss >= self.min_rise * best for loss, _, _ in latest)
-        training = sum(loss for _, loss, _ in latest) / len(latest)
-        if not (has_risen and best > 0 and training < training_then):
-            return None
-        rough = [
-            layer
-            for layer in history.layers(readings.LEARNED_ROUGHNESS)
-            if self._is_rough(history, layer)
-        ]
-        also = (
-            f" In {quoted(tuple(rough))} the learned part is as rough as the inputs (over smooth"
-            " images healthy networks reach that, too)."
-            if rough
-            else ""
-        )
-        return Finding(
-            message=f"Over-fitting: the validation loss was at its best, {best:.3g}, at step {step}"
-            f" and has been above {self.min_rise:g} times that for {len(latest)} validations"
-            f" running (now {latest[-1][0]:.3g}), while the training loss fell.{also}",
-            layers=tuple(rough),
-            since_step=step,
-            evidence={
-                "validation_loss": latest[-1][0],
-                "best_validation_loss": best,
-                "training_loss": training,
-                "training_loss_at_best": training_then,
-            },
-            could_be=("a validation set that differs from the training set",),
-            remedy=f"Stop at step {step}, or regularise: augmentation, more data, weight decay.",
-        )
-
-    def _is_rough(self, history: History, layer: str) -> bool:
-        if not history.latest(readings.KERNEL_SIZE, layer) >= _SINGLE_FILTERS:
-            return False
-        learned = history.latest(readings.LEARNED_ROUGHNESS, layer)
-        return learned >= self.min_learned_roughness * history.latest(
-            readings.INPUT_ROUGHNESS, layer
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class OddFilters:
     """A remark on filters that are near zero, far larger than all others, or there twice."""
 
@@ -367,18 +298,6 @@ def _first_judged(history: History, layer: str) -> int | None:
     return None
 
 
-def _validations(history: History) -> list[tuple[float, float, int]]:
-    """Returns (validation loss, training loss, step) wherever the validation loss is a new one."""
-    found, before = [], math.nan
-    validation = history.series(readings.VALIDATION_LOSS)
-    training = history.series(readings.TRAINING_LOSS)
-    for step, loss, trained in zip(history.steps, validation, training, strict=True):
-        if not math.isnan(loss) and loss != before:
-            before = loss
-            found.append((loss, trained, step))
-    return found
-
-
 def _evidence(history: History, layer: str) -> dict[str, float | int | str]:
     metrics = (
         readings.FILTER_ROUGHNESS,
@@ -397,7 +316,7 @@ def _evidence(history: History, layer: str) -> dict[str, float | int | str]:
 
 def _trend(history: History) -> dict[str, float | int | str]:
     """Returns the first and the latest validation loss, where the user logs one."""
-    losses = [loss for loss, _, _ in _validations(history)]
+    losses = [loss for loss, _, _ in validations(history)]
     if not losses:
         return {}
     return {"first_validation_loss": losses[0], "validation_loss": losses[-1]}

@@ -18,8 +18,8 @@ from vis_callbacks.alerts.rules.filters import (
     HardlyLearned,
     InitialNoise,
     OddFilters,
-    OverFitting,
 )
+from vis_callbacks.alerts.rules.over_fitting import OverFitting
 from vis_callbacks.engine.schedule import Decaying, EveryNEpochs
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Catch
