@@ -73,7 +73,7 @@ def fit(folder: Path, monitors: Sequence[EmbeddingMonitor], *, batch_size: int =
 
 
 def _followed(monitor: EmbeddingMonitor) -> dict[str, Any]:
-    kept = monitor.state()["maps"]["followed"]["network.4"]
+    kept = monitor.state_dict()["monitor"]["maps"]["followed"]["network.4"]
     return {
         "fingerprints": kept["fingerprints"].tolist(),
         "points": digest(kept["points"]),

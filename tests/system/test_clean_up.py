@@ -457,7 +457,7 @@ def test_a_monitor_that_sees_another_model_forgets_the_first(tmp_path: Path) -> 
     assert monitor.history.steps == tuple(range(STEPS_AN_EPOCH))
     assert monitor.history.latest("num_units", "network.1") == 24
     assert monitor.references.inputs.mean() > 50
-    assert monitor.state()["layers"]["steps"] == list(range(STEPS_AN_EPOCH))
+    assert monitor.state_dict()["monitor"]["layers"]["steps"] == list(range(STEPS_AN_EPOCH))
     assert_clean(first)
     assert_clean(second)
 

@@ -42,7 +42,7 @@ def test_what_is_held_of_a_resnet_is_a_few_megabytes() -> None:
         seen.monitor.last_report = seen.look(batches, step=step)
         held = [seen.monitor.__dict__, [s.values for s in seen.subscriptions]]
         assert 2e6 < num_bytes(held) < 9e6
-    assert num_bytes(seen.monitor.state()) < 0.2e6
+    assert num_bytes(seen.monitor.state_dict()["monitor"]) < 0.2e6
 
 
 def num_bytes(value: Any, known: set[int] | None = None) -> int:

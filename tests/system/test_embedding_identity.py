@@ -91,7 +91,7 @@ def test_collecting_an_evaluation_leaves_no_trace(scenario: Scenario, tmp_path: 
     watched = scenario.run(tmp_path / "watched", [monitor])
     assert_same_run(plain, watched)
     assert monitor.guard.counts == {}
-    followed = monitor.state()["maps"]["followed"]["network.head"]
+    followed = monitor.state_dict()["monitor"]["maps"]["followed"]["network.head"]
     assert len(followed["points"]) == scenario.num_mapped
     assert len(followed["strip"]["steps"]) >= NUM_EPOCHS
     assert monitor.references is None or scenario.options.get("limit_val_batches") == 0

@@ -136,13 +136,13 @@ def test_the_units_keep_their_life(interrupted: tuple[Path, Watching], resumed: 
 
 def test_the_pictures_show_the_frames_of_both_runs(resumed: Watching) -> None:
     # A pictures-snapshot comes at steps 0 and 20; after a resume the first one is due again.
-    frames = resumed.state()["strips"]["frames"]
+    frames = resumed.state_dict()["monitor"]["strips"]["frames"]
     assert frames
     for kept in frames.values():
         steps = [step for step, _ in kept]
         assert steps[0] == 0
         assert steps[-1] >= STOP
-    assert resumed.state()["layers"]["steps"] == list(range(NUM_STEPS))
+    assert resumed.state_dict()["monitor"]["layers"]["steps"] == list(range(NUM_STEPS))
 
 
 def test_an_alert_of_before_is_not_raised_again(

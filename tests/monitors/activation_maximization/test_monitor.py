@@ -166,10 +166,10 @@ def test_a_single_output_that_is_no_class_is_raised_as_a_value():
 def test_an_evaluation_adds_no_frame_and_moves_no_image(stage):
     monitor, model = short(num_steps=4), net()
     look(monitor, model, step=0)
-    before = monitor.state()
+    before = monitor.state_dict()["monitor"]
     report = look(monitor, model, step=5, stage=stage)
     assert [item.tag for item in report.of(Picture)] == ["activation_maximization/images"]
-    after = monitor.state()
+    after = monitor.state_dict()["monitor"]
     assert torch.equal(before["last"], after["last"])
     assert after["strip"]["steps"] == [0]
 
@@ -293,7 +293,7 @@ def test_the_state_goes_on_where_it_was():
     first, second = short(), short()
     model = net()
     look(first, model, step=0)
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     one, two = (look(monitor, model, step=5) for monitor in (first, second))
     np.testing.assert_array_equal(arrays(one)["deviations"], arrays(two)["deviations"])
     frames = [report.of(Picture)[1].arrays["frames"] for report in (one, two)]
@@ -304,7 +304,7 @@ def test_the_state_goes_on_where_it_was():
 def test_a_state_of_another_shape_is_not_gone_on_with():
     first, second = short(), short(classes=[1])
     look(first, net())
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     assert arrays(look(second, net(), step=5))["deviations"].shape[0] == 1
 
 

@@ -210,7 +210,7 @@ def test_a_layer_of_an_earlier_run_that_is_not_met_any_more_does_not_matter():
     first, second = ActivationMonitor(), ActivationMonitor()
     wide = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 9), nn.Tanh())
     Observed(wide, first).look(0, torch.randn(64, 3))
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     report = Observed(wide[:2], second).look(5, torch.randn(64, 3))
     assert numbers(report, readings.REACHED) == {"1": 64.0, "3": 0.0}
 
@@ -290,7 +290,7 @@ def test_the_state_goes_on_where_it_was():
     one = Observed(model, first)
     for step in range(3):
         one.look(step, inputs(step))
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     two = Observed(model, second)
     two.engine._layers = one.engine._layers
     assert scalars(one.look(3, inputs(3))) == scalars(two.look(3, inputs(3)))

@@ -295,9 +295,9 @@ def test_a_shuffled_evaluation_is_matched_sample_by_sample():
 def test_another_stage_leaves_the_map_of_the_training_alone():
     seen = watched()
     seen.look(batches(images()), step=10)
-    before = seen.monitor.state()["maps"]["followed"]["head"]["points"]
+    before = seen.monitor.state_dict()["monitor"]["maps"]["followed"]["head"]["points"]
     report = seen.look(batches(images(seed=1)), step=20, stage="test")
-    after = seen.monitor.state()["maps"]["followed"]["head"]["points"]
+    after = seen.monitor.state_dict()["monitor"]["maps"]["followed"]["head"]["points"]
     assert torch.equal(before, after)
     assert "embedding/thumbnails/head" in shown(report)
     assert "embedding/strip/head" not in shown(report)
@@ -364,7 +364,7 @@ def test_the_map_of_a_regression_is_coloured_by_its_targets():
 def test_the_targets_of_a_followed_map_survive_a_restart():
     first, second = watched(Net(1)), watched(Net(1))
     first.look(batches(images(), labels=torch.rand(N)), step=10)
-    second.monitor.restore(first.monitor.state())
+    second.monitor.load_state_dict(first.monitor.state_dict())
     report = second.look(batches(images(), labels=torch.rand(N)), step=20)
     (strip,) = [item for item in report.of(Picture) if item.tag == "embedding/strip/head"]
     assert np.isfinite(strip.arrays["targets"]).sum(1).tolist() == [N, N]
@@ -541,7 +541,7 @@ def test_without_an_evaluation_the_references_are_looked_at():
 
     seen.collect(batches(images()))
     expected = seen.look(batches(images()))
-    seen.monitor.restore({})
+    seen.monitor.load_state_dict({})
     seen.monitor._reads_references = True
     report = seen.look([], references=references, read_layers=read)
     assert scalars(report) == pytest.approx(scalars(expected), rel=1e-5)
@@ -569,7 +569,7 @@ def test_the_state_goes_on_where_it_was():
     options = {"method": "tsne", "probe_layers": None}
     first, second = watched(**options), watched(**options)
     first.look(batches(images()), step=10)
-    second.monitor.restore(first.monitor.state())
+    second.monitor.load_state_dict(first.monitor.state_dict())
     second.collect(batches(images()))
     one, two = (w.look(batches(images()), step=20) for w in (first, second))
     assert scalars(one) == pytest.approx(scalars(two))

@@ -465,7 +465,7 @@ def test_a_state_goes_on_where_it_was():
     with torch.no_grad():
         model[0].weight += 0.05
     other = FilterMonitor()
-    other.restore(copy.deepcopy(one.monitor.state()))
+    other.load_state_dict(copy.deepcopy(one.monitor.state_dict()))
     two = Observed(model, other, images(4, 3, 12, 12))
     assert scalars(one.look(50, optimizer=decaying)) == scalars(two.look(50, optimizer=decaying))
 

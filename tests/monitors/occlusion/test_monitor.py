@@ -178,7 +178,7 @@ def test_the_strip_keeps_the_first_the_latest_and_log_spaced_steps():
 def test_the_state_goes_on_where_it_was():
     first, second, model = OcclusionMonitor(), OcclusionMonitor(), Quadrants()
     look(first, model, bright([0, 1]), step=0)
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     reports = [look(monitor, model, bright([0, 1]), step=5) for monitor in (first, second)]
     frames = [pictures(r)["occlusion/over_time"].arrays["frames"] for r in reports]
     assert frames[0].shape[0] == 2

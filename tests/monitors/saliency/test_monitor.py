@@ -525,7 +525,7 @@ def test_the_strip_grows_and_the_state_goes_on_where_it_was():
     for step in (0, 5):
         report = looked(first, model, step)
     assert "saliency/over_time/gradient" in drawn(report)
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     looks = [drawn(looked(monitor, model, 9)) for monitor in (first, second)]
     for tag, array in looks[0].items():
         assert np.array_equal(array, looks[1][tag])

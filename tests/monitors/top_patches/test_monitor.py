@@ -347,7 +347,7 @@ def test_what_was_shown_before_is_known_after_a_restart():
     images = images_of()
     first, second = (TopPatchesMonitor(["relu"]) for _ in range(2))
     Observed(Net(), first).look(images, step=7)
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     (item,) = Observed(Net(), second).look(images, step=9).of(Picture)
     assert item.draw.keywords["page"].step_before == 7
     assert item.arrays["before"].shape == (6, 9)
@@ -363,8 +363,8 @@ def test_no_sample_is_kept_from_one_evaluation_to_the_next():
 def test_an_empty_state_begins_anew():
     monitor = TopPatchesMonitor(["relu"])
     Observed(Net(), monitor).look(images_of())
-    monitor.restore({})
-    assert monitor.state() == {"fields": {}, "last": {}}
+    monitor.load_state_dict({})
+    assert monitor.state_dict()["monitor"] == {"fields": {}, "last": {}}
 
 
 def test_numbers_come_without_pictures_where_none_are_due():

@@ -149,7 +149,7 @@ class EmbeddingMonitor(Monitor):
         self._module_names: tuple[str, ...] = ()
         self._asked: tuple[Probe, ...] = ()
         self._reads_references = False
-        self.load_state_dict({})
+        self._begin_anew()
 
     def probes(self) -> Sequence[Probe]:
         """Asks for the last linear layer's input and output, and for the nonlinearities."""
@@ -189,14 +189,17 @@ class EmbeddingMonitor(Monitor):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from the last maps; an empty state begins anew."""
+        self._begin_anew()
+        if state:
+            self._maps.load_state_dict(state["maps"])
+            self._curves.load_state_dict(state["curves"])
+
+    def _begin_anew(self) -> None:
         layout = Layout(method=self.method, backend=self.backend, perplexity=self.perplexity)
         side = "input of" if self.layers is None else ""
         self._maps = EmbeddingMaps(layout, self.options, side=side, projector=self.projector)
         self._curves = ProbeCurves(writes_all=self.probe_layers is not None)
         self._of_pixels: tuple[str, float] | None = None
-        if state:
-            self._maps.load_state_dict(state["maps"])
-            self._curves.load_state_dict(state["curves"])
 
     # -- what is looked at
 

@@ -150,7 +150,7 @@ class SaliencyMonitor(Monitor):
         self.sanity_check = sanity_check
         self._unit = Unit.parse(unit) if isinstance(unit, str) else unit
         super().__init__(**options)
-        self.load_state_dict({})
+        self._begin_anew()
 
     def probes(self) -> Sequence[Probe]:
         """Asks for nothing: all passes are its own."""
@@ -201,10 +201,14 @@ class SaliencyMonitor(Monitor):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the strips; an empty state begins anew."""
-        self._films: dict[str, FilmStrip] = defaultdict(FilmStrip)
+        self._begin_anew()
         for method, film in state.get("films", {}).items():
             self._films[method].load_state_dict(film)
-        self._last: dict[str, Tensor] = dict(state.get("last", {}))
+        self._last = dict(state.get("last", {}))
+
+    def _begin_anew(self) -> None:
+        self._films: dict[str, FilmStrip] = defaultdict(FilmStrip)
+        self._last: dict[str, Tensor] = {}
         self._chosen_layer: CamLayer | None = None
         self._left_out: set[str] = set()
 
