@@ -204,7 +204,7 @@ class SaliencyMonitor(Monitor):
         self._begin_anew()
         for method, film in state.get("films", {}).items():
             self._films[method].load_state_dict(film)
-        self._last = dict(state.get("last", {}))
+        self._last.update(state.get("last", {}))
 
     def _begin_anew(self) -> None:
         self._films: dict[str, FilmStrip] = defaultdict(FilmStrip)
