@@ -332,7 +332,7 @@ class OfflineMonitor:
         self.network = network
         self.changes: list[Alert] = []
         self.history = History()
-        self._tracker = AlertTracker("Offline")
+        self._alert_tracker = AlertTracker("Offline")
         self._schedule = schedule
         self._facts = RunFacts(planned_steps=planned_steps, batch_size=BATCH_SIZE)
         self._kinds = {
@@ -383,7 +383,7 @@ class OfflineMonitor:
             table.setdefault(metric, {})[layer] = share
         table |= {name: {"": number} for name, number in _of_run(inputs, loss, optimizer).items()}
         self.history.append(step, table)
-        self.changes += self._tracker.update(
+        self.changes += self._alert_tracker.update(
             [(rule, rule.check(self.history)) for rule in ActivationMonitor.rules],
             step=step,
             stage="fit",

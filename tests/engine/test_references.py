@@ -8,7 +8,11 @@ import torch
 from tests.identity import digest
 
 from vis_callbacks.engine.batch_reader import BatchReader
-from vis_callbacks.engine.references import take_references
+from vis_callbacks.engine.references import (
+    default_input_fn,
+    default_label_fn,
+    take_references,
+)
 
 X = torch.arange(24.0).reshape(6, 4)
 Y = torch.tensor([2, 2, 0, 2, 1, 0])
@@ -158,3 +162,10 @@ def test_samples_are_found_where_a_reader_has_found_them_before():
     reader.labels((X, Y, index))
     taken = take_references((X, index, Y), 2, source="", reader=reader)
     assert set(taken.labels.tolist()) <= set(index.tolist())
+
+
+def test_what_is_found_by_default_can_be_asked_for():
+    inputs, labels = torch.rand(8, 1, 4, 4), torch.arange(8) % 2
+    batch = (torch.arange(8), inputs, labels)
+    assert torch.equal(default_input_fn(batch), inputs)
+    assert torch.equal(default_label_fn(batch), labels)

@@ -103,13 +103,13 @@ def run(entry: Entry, folder: Path, *, monitored: bool) -> Outcome:
 @contextmanager
 def _noted(reasons: dict[str, str]) -> Iterator[None]:
     """Keeps the first reason that each monitor has had for showing less than it can."""
-    note = Guard.note
+    record = Guard.record
 
     def noted(guard: Guard, stage: str, error: Exception) -> None:
         reasons.setdefault(guard.owner, str(error))
-        note(guard, stage, error)
+        record(guard, stage, error)
 
-    with patch.object(Guard, "note", noted):
+    with patch.object(Guard, "record", noted):
         yield
 
 

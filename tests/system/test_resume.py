@@ -30,6 +30,7 @@ from vis_callbacks.alerts.alert import Finding, Outcome, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+from vis_callbacks.observer import STATE_VERSION
 from vis_callbacks.report import Report
 
 pytestmark = [
@@ -136,12 +137,11 @@ def test_the_units_keep_their_life(interrupted: tuple[Path, Watching], resumed: 
 
 def test_the_pictures_show_the_frames_of_both_runs(resumed: Watching) -> None:
     # A pictures-snapshot comes at steps 0 and 20; after a resume the first one is due again.
-    frames = resumed.state_dict()["monitor"]["strips"]["frames"]
-    assert frames
-    for kept in frames.values():
-        steps = [step for step, _ in kept]
-        assert steps[0] == 0
-        assert steps[-1] >= STOP
+    films = resumed.state_dict()["monitor"]["films"]["films"]
+    assert films
+    for film in films.values():
+        assert film["steps"][0] == 0
+        assert film["steps"][-1] >= STOP
     assert resumed.state_dict()["monitor"]["layers"]["steps"] == list(range(NUM_STEPS))
 
 
@@ -241,13 +241,15 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "no version": lambda state: _drop(state, "version"),
     "no references": lambda state: _drop(state, "references"),
     "half a history": lambda state: _drop(state, "history", "columns"),
-    "half a monitor": lambda state: _drop(state, "monitor", "life"),
-    "half a life": lambda state: _drop(state, "monitor", "life", "units"),
+    "half a monitor": lambda state: _drop(state, "monitor", "dead_units"),
+    "half a tracker of units": lambda state: _drop(state, "monitor", "dead_units", "units"),
     "half a reference": lambda state: _drop(state, "references", "inputs"),
     "a history that is a number": lambda state: state.update(history=5),
     "a tracker that is a list": lambda state: state.update(tracker=[1, 2]),
-    "a monitor that is text": lambda state: state.update(monitor="life"),
-    "a life that is a tensor": lambda state: state["monitor"].update(life=torch.zeros(3)),
+    "a monitor that is text": lambda state: state.update(monitor="text"),
+    "a tracker of units that is a tensor": lambda state: state["monitor"].update(
+        dead_units=torch.zeros(3)
+    ),
     "an older version": lambda state: state.update(version=0),
     "a newer version": lambda state: state.update(version=99),
     "a version that is text": lambda state: state.update(version="1"),
@@ -363,7 +365,7 @@ def test_every_checkpoint_of_a_run_holds_plain_values_alone(tmp_path: Path) -> N
     for path in saving.paths:
         states = torch.load(path, weights_only=True)["callbacks"]
         assert len(states) == 2
-        assert all(state["version"] == 1 for state in states.values())
+        assert all(state["version"] == STATE_VERSION for state in states.values())
 
 
 def test_a_checkpoint_grows_little_by_a_monitor(interrupted: tuple[Path, Watching]) -> None:

@@ -18,6 +18,20 @@ from vis_callbacks.engine.scores import describe
 _MAX_SHARED = 16
 
 
+def default_input_fn(batch: Any) -> Tensor:
+    """Returns the inputs that monitors find in a batch by themselves, for an ``input_fn`` to use.
+
+    Raises:
+        TypeError: None are found; the message says what to write.
+    """
+    return BatchReader().inputs(batch)
+
+
+def default_label_fn(batch: Any) -> Tensor | None:
+    """Returns the labels that monitors find by themselves, None where a batch has none."""
+    return BatchReader().labels(batch)
+
+
 @dataclass(frozen=True, kw_only=True)
 class References:
     """A few samples of one batch, copied once and never exchanged.

@@ -209,7 +209,7 @@ class ActivationMonitor(Monitor):
     @property
     def _remembered(self) -> dict[str, DeadUnitTracker | StateHistory | MapFilms]:
         return {
-            "tracker": self.dead_units,
+            "dead_units": self.dead_units,
             "units": self._units_over_time,
             "layers": self._layers_over_time,
             "films": self._films,
