@@ -163,7 +163,11 @@ class UnitTable:
         widths = torch.tensor(list(num_units.values()), dtype=torch.long)
         mask = torch.arange(max(num_units.values(), default=0)) < widths[:, None]
         self._index = (mask.flatten().cumsum(0) - 1).clamp(min=0).to(device)
-        self._places = mask.flatten().nonzero()[:, 0].to(device)
+        width = mask.shape[1]
+        places = [
+            row * width + unit for row, n in enumerate(num_units.values()) for unit in range(n)
+        ]
+        self._places = torch.tensor(places, dtype=torch.long).to(device)
         self.mask = mask.to(device)
         self.widths = widths.to(device, torch.float32)
         self._among: dict[frozenset[str], Tensor] = {}

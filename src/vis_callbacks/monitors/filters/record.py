@@ -35,6 +35,7 @@ class FilterRecord:
         self._decay_step = step - 1 if is_before_update else step
         self._num_first = len(initial)  # the strip chooses among these
         self._input_roughness: Tensor | None = None
+        self._places: Tensor | None = None
         self._begin(initial.clone())
         self.append(step, initial)
 
@@ -49,7 +50,13 @@ class FilterRecord:
         """Adds how the filters look after a step, as a frame of the strip."""
         if not self.strip.steps or step > self.strip.steps[-1]:
             # Not in half precision: changes of a thousandth would look rough by its rounding.
-            self.strip.add(step, filters=filters[self.strip_places].float())
+            self.strip.add(step, filters=filters.index_select(0, self._index(filters)).float())
+
+    def _index(self, filters: Tensor) -> Tensor:
+        """Returns `strip_places` on the device: a list would be sent there at each snapshot."""
+        if self._places is None or self._places.device != filters.device:
+            self._places = torch.tensor(self.strip_places, device=filters.device)
+        return self._places
 
     def grow(self, filters: Tensor) -> bool:
         """Takes in filters that joined behind the known ones; their changes count from now on.
@@ -113,7 +120,7 @@ class FilterRecord:
         """Returns the record that `state_dict` told of."""
         record = cls(state["initial"], int(state["first_step"]), is_before_update=False)
         record.strip.load_state_dict(state["strip"])
-        record._num_first = int(state["num_first"])
+        record._num_first, record._places = int(state["num_first"]), None
         record._decay, record._decay_rate, record._decay_step = state["decay"]
         return record
 
