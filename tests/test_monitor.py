@@ -266,3 +266,9 @@ def test_after_a_run_nothing_ties_a_monitor_to_the_model(monitor, tmp_path: Path
     assert isinstance(trainer.lightning_module, TinyModule)
     assert monitor._session is None
     assert {"log", "log_dict"}.isdisjoint(vars(monitor))
+
+
+@pytest.mark.parametrize(("old", "new"), [("state", "state_dict"), ("restore", "load_state_dict")])
+def test_a_monitor_that_is_written_for_the_names_of_before_is_refused(old, new):
+    with pytest.raises(TypeError, match=rf"defines {old}\(\), .* Use {new}\(\)"):
+        type("OldMonitor", (Monitor,), {old: lambda self, *state: {}})

@@ -48,14 +48,15 @@ def try_given_functions(
         for option, function in zip(_WRITE, monitor.functions, strict=True):
             if function is None or id(function) in tried:
                 continue
-            tried.add(id(function))
             if option != "forward_fn":
+                tried.add(id(function))
                 _try(option, partial(harmless(function), batch), has_batch)
             elif can_run:
                 inputs = None
                 with Catch():  # that there are none is told elsewhere
                     inputs = monitor.reader.inputs(batch)
                 if isinstance(inputs, Tensor):
+                    tried.add(id(function))
                     has_inputs = f"the inputs {describe(inputs)} of {source}"
                     _try(option, partial(_run_forward, function, inputs, run), has_inputs)
 

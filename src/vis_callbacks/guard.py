@@ -104,6 +104,7 @@ class Guard:
         max_failures: After so many failing occasions in a row the owner rests: what fails
             three times running fails for a reason that the next time will not cure.
         is_silent: Counts, but logs nothing, for a trial run.
+        until: When a resting owner is tried again, for the message: " until the next epoch".
 
     Attributes:
         counts: How often each failure came.
@@ -113,6 +114,7 @@ class Guard:
     owner: str
     max_failures: int = 3
     is_silent: bool = False
+    until: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     in_a_row: int = 0
@@ -198,7 +200,7 @@ class Guard:
             self._has_said_it_rests = True
             self._log(
                 f"{self.owner} rests: it failed {self.max_failures} times in a row. "
-                "Training goes on without it.",
+                f"Training goes on without it{self.until}.",
                 level=logging.INFO,  # of its cause there is a line already
             )
 

@@ -99,6 +99,11 @@ class Monitor(Observer, LightningCallback):
         super().__init_subclass__(**kwargs)
         if not cls.stem:
             cls.stem = _snake_case(cls.__name__)
+        for old, new in (("state", "state_dict"), ("restore", "load_state_dict")):
+            if callable(vars(cls).get(old)):
+                raise TypeError(
+                    f"{cls.__name__} defines {old}(), which nothing calls. Use {new}()."
+                )
         hooks = [name for name in vars(cls) if is_hook(name)]
         if hooks:
             raise TypeError(

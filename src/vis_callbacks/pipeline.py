@@ -189,9 +189,8 @@ class Pipeline:
         changes: list[Alert] = []
         with one.state.overhead.measured(), guard.catch("rules"):
             if context.stage != "fit" and max(history.steps, default=0) > one.report.step:
-                return (
-                    changes  # another Trainer's evaluation says nothing of the training before it
-                )
+                # Another Trainer's evaluation says nothing of the training before it.
+                return changes
             history.append(one.report.step, one.report.rule_metrics())
             judged: list[tuple[Rule, Outcome]] = []
             for rule in monitor.active_rules:

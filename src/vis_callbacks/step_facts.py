@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from vis_callbacks.engine.plain_tensors import is_plain, plain
 from vis_callbacks.engine.snapshot import Group
@@ -152,7 +151,7 @@ class GroupTable:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._names = WeakTensorKeyDictionary()
+        self._names: dict[tuple[int, ...], tuple[str, ...]] = {}  # by the identities of a group
 
     def now(
         self, optimizers: Sequence[torch.optim.Optimizer], norms: Norms | None = None
@@ -181,10 +180,9 @@ class GroupTable:
         return tuple(groups)
 
     def _names_of(self, parameters: Sequence[Tensor]) -> tuple[str, ...]:
-        if any(parameter not in self._names for parameter in parameters):
-            self._names = WeakTensorKeyDictionary()
-            for parameter in parameters:
-                self._names[parameter] = ""  # unless it is one of the model's
-            for name, known in self._model.named_parameters():
-                self._names[known] = name
-        return tuple(self._names[parameter] for parameter in parameters)
+        # Not by weak references: torch.utils.swap_tensors refuses a tensor that has one.
+        key = tuple(map(id, parameters))
+        if key not in self._names:
+            names = {id(known): name for name, known in self._model.named_parameters()}
+            self._names[key] = tuple(names.get(identity, "") for identity in key)
+        return self._names[key]

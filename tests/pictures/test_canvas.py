@@ -14,7 +14,6 @@ from vis_callbacks.pictures.canvas import (
     fitted,
     outlined,
     shrink,
-    shrink_values,
     side_by_side,
     stacked,
     with_caption,
@@ -40,17 +39,6 @@ def test_shrinking_averages() -> None:
 
     assert shrink(image).shape == (1, 400, 3)
     assert (shrink(image) == 100).all()
-
-
-def test_shrinking_values_keeps_their_mean_and_what_is_not_finite() -> None:
-    values = np.tile([0.0, 2.0], (8, 4))
-    values[0, 0] = np.nan
-
-    small = shrink_values(values, 4)
-
-    assert small.shape == (4, 4)
-    assert np.isnan(small[0, 0])
-    assert (small[1:] == 1).all()
 
 
 def test_a_crossed_tile_shows_both_diagonals() -> None:

@@ -86,8 +86,6 @@ class CapturedActivation(NamedTuple):
         )
 
 
-Seen = CapturedActivation  # the old name, until nobody writes it any more
-
 _NONE = torch.empty(0)
 FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 

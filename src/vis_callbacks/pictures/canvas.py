@@ -75,20 +75,6 @@ def fitted(image: Rgb, least: int = 96, most: int = 160) -> Rgb:
     return result
 
 
-def shrink_values(values: NDArray[Any], most: int) -> NDArray[np.float32]:
-    """Returns (height, width) values averaged down until no side is above ``most``.
-
-    A value that is not finite makes its whole cell so, because averaging must not hide it.
-    """
-    values = np.asarray(values, dtype=np.float32)
-    ratio = most / max(values.shape)
-    if ratio >= 1:
-        return values
-    height, width = (max(1, round(side * ratio)) for side in values.shape)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BOX))
-
-
 def crossed(tile: Rgb, colour: Colour = (235, 235, 235)) -> Rgb:
     """Returns the tile with its diagonals drawn: what it stands for is silent."""
     image, (height, width) = Image.fromarray(tile), tile.shape[:2]

@@ -36,8 +36,10 @@ class FilmStrip:
         """
         if self.steps and (step <= self.steps[-1] or _shapes(arrays) != _shapes(self._frames[-1])):
             self.clear()
-        # New lists: a picture that is drawn later may hold the old ones.
-        steps, frames = [*self.steps, step], [*self._frames, arrays]
+        # New lists: a picture that is drawn later may hold the old ones. Copies: a view would
+        # keep, and a checkpoint would write, all that it is a part of.
+        frame = {name: array.detach().clone() for name, array in arrays.items()}
+        steps, frames = [*self.steps, step], [*self._frames, frame]
         kept = log_spaced(steps, self.max_frames)
         self.steps = [steps[index] for index in kept]
         self._frames = [frames[index] for index in kept]

@@ -27,7 +27,7 @@ from vis_callbacks.writers.media_writers import (
 
 __all__ = ["Writer", "alert_folder"]
 
-_NUMBERS = (Scalar, RuleMetrics, RuleMetrics)
+_NUMBERS = (Scalar, RuleMetrics)
 # A safety net, four times what the default monitors are meant to write: a run of one epoch may
 # draw all of its pictures in it.
 MAX_BYTES_PER_EPOCH = 4_000_000
@@ -178,7 +178,9 @@ class Writer:
 
     def _guard(self, name: str, max_failures: int = 3) -> Guard:
         if name not in self._guards:
-            self._guards[name] = Guard(name, max_failures, is_silent=self._is_silent)
+            self._guards[name] = Guard(
+                name, max_failures, is_silent=self._is_silent, until=" until the next epoch"
+            )
         return self._guards[name]
 
     def _try(
