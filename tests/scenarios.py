@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.tracker import AlertTracker
@@ -376,10 +376,10 @@ class OfflineMonitor:
         self._tracker.update(step, rows, norms)
         metrics = zip(*self._tracker.metrics(), strict=True)
         table = {name: _by_layer(rows, numbers) for name, numbers in metrics}
-        table[readings.NON_FINITE] = _by_layer(rows, rows.non_finite())
-        table[readings.WEIGHT_NORM] = {name: float(n.norm()) for name, n in norms.items()}
+        table[metric_names.NON_FINITE] = _by_layer(rows, rows.non_finite())
+        table[metric_names.WEIGHT_NORM] = {name: float(n.norm()) for name, n in norms.items()}
         for layer, share in _by_layer(rows, rows.flat_share()).items():
-            metric = readings.flat_share_of(self._kinds[layer].kind)
+            metric = metric_names.flat_share_of(self._kinds[layer].kind)
             table.setdefault(metric, {})[layer] = share
         table |= {name: {"": number} for name, number in _of_run(inputs, loss, optimizer).items()}
         self.history.append(step, table)
@@ -408,14 +408,14 @@ def _by_layer(rows: UnitRows, values: Tensor) -> dict[str, float]:
 def _of_run(inputs: Tensor, loss: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     group = optimizer.param_groups[0]
     return {
-        readings.LOSS: float(loss),
-        readings.NON_FINITE_LOSS: float(not loss.isfinite()),
-        readings.LEARNING_RATE: group["lr"],
-        readings.WEIGHT_DECAY: group["weight_decay"],
-        readings.NUM_SAMPLES: len(inputs),
-        readings.CONSTANT_INPUTS: float((inputs.flatten(1).std(1) == 0).float().mean()),
-        readings.INPUT_MEAN: float(inputs.mean()),
-        readings.INPUT_STD: float(inputs.std()),
+        metric_names.LOSS: float(loss),
+        metric_names.NON_FINITE_LOSS: float(not loss.isfinite()),
+        metric_names.LEARNING_RATE: group["lr"],
+        metric_names.WEIGHT_DECAY: group["weight_decay"],
+        metric_names.NUM_SAMPLES: len(inputs),
+        metric_names.CONSTANT_INPUTS: float((inputs.flatten(1).std(1) == 0).float().mean()),
+        metric_names.INPUT_MEAN: float(inputs.mean()),
+        metric_names.INPUT_STD: float(inputs.std()),
     }
 
 

@@ -69,13 +69,13 @@ def test_a_step_that_goes_back_is_refused() -> None:
         history.append(5, {})
 
 
-def test_a_landmark_is_remembered_after_its_entry_is_gone() -> None:
-    history = History(2, landmarks=("bad",))
+def test_a_first_occurrence_is_remembered_after_its_entry_is_gone() -> None:
+    history = History(2, first_occurrences=("bad",))
     history.append(0, {"bad": {"a": 0.0, "b": 0.0}})
     history.append(5, {"bad": {"a": 0.0, "b": 0.5, "c": 1.0}})
     for step in range(10, 60, 5):
         history.append(step, {"bad": {"a": 1.0}})
-    mark = history.landmark("bad")
+    mark = history.first_occurrence("bad")
     assert mark is not None
     assert (mark.step, mark.layers) == (5, ("b", "c"))
 
@@ -87,17 +87,17 @@ def test_the_smoothed_value_is_the_exponential_average() -> None:
 
 
 def test_a_state_goes_through_a_safe_checkpoint() -> None:
-    history = History(landmarks=("share",))
+    history = History(first_occurrences=("share",))
     for step in range(300):
         history.append(step, {"share": {"fc": step / 7, "nan": math.nan}, "loss": {"": 1.0}})
     buffer = io.BytesIO()
     torch.save(history.state_dict(), buffer)
     buffer.seek(0)
-    restored = History(landmarks=("share",))
+    restored = History(first_occurrences=("share",))
     restored.load_state_dict(torch.load(buffer, weights_only=True))
     assert restored.steps == history.steps
     assert restored.series("share", "fc") == history.series("share", "fc")
-    assert restored.landmark("share") == history.landmark("share")
+    assert restored.first_occurrence("share") == history.first_occurrence("share")
     assert restored.state_dict() != {}
     restored.append(300, {"loss": {"": 2.0}})
     assert restored.latest("loss") == 2.0
@@ -114,11 +114,11 @@ def test_a_larger_state_is_trimmed_to_what_this_history_keeps() -> None:
     "broken",
     [
         {},
-        {"steps": [0, 1], "columns": [["m", "l", [1.0]]], "landmarks": {}},
-        {"steps": [1, 0], "columns": [], "landmarks": {}},
-        {"steps": ["a"], "columns": [], "landmarks": {}},
-        {"steps": [0], "columns": [["m", "l", ["x"]]], "landmarks": {}},
-        {"steps": [], "columns": [], "landmarks": [1]},
+        {"steps": [0, 1], "columns": [["m", "l", [1.0]]], "first_occurrences": {}},
+        {"steps": [1, 0], "columns": [], "first_occurrences": {}},
+        {"steps": ["a"], "columns": [], "first_occurrences": {}},
+        {"steps": [0], "columns": [["m", "l", ["x"]]], "first_occurrences": {}},
+        {"steps": [], "columns": [], "first_occurrences": [1]},
         [],
         5,
     ],

@@ -127,10 +127,10 @@ class TensorBoardPage:
         # Playwright would write to a path from a thread of its own, and keep the thread.
         path.write_bytes(self.page.screenshot())
 
-    def _open(self, tab: str, landmark: str) -> None:
+    def _open(self, tab: str, first_occurrence: str) -> None:
         self.page.goto("about:blank")  # another fragment alone would not load the page anew
         self.page.goto(f"{self.address}/#{tab}")
-        self.page.locator(landmark).first.wait_for(state="attached")
+        self.page.locator(first_occurrence).first.wait_for(state="attached")
 
     def _unfold_categories(self) -> None:
         # The first one, of the tag filter's finds, is there but hidden.

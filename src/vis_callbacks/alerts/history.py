@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vis_callbacks.alerts.readings import LANDMARKS
+from vis_callbacks.alerts.metric_names import FIRST_OCCURRENCES
 
 
 @dataclass(frozen=True)
-class Landmark:
+class FirstOccurrence:
     """The first snapshot at which a metric was above 0, and the layers where it was."""
 
     step: int
@@ -29,16 +29,17 @@ class History:
     Args:
         max_entries: The latest snapshots to keep, beside the first. The longest look back of
             the rules here is 10 snapshots; the rest is for drawing.
-        landmarks: Metrics whose first value above 0 is remembered for the whole run, however
-            long ago it was.
+        first_occurrences: Metrics whose first value above 0 is remembered for the whole run.
     """
 
-    def __init__(self, max_entries: int = 256, *, landmarks: Sequence[str] = LANDMARKS) -> None:
+    def __init__(
+        self, max_entries: int = 256, *, first_occurrences: Sequence[str] = FIRST_OCCURRENCES
+    ) -> None:
         self.max_entries = max_entries
-        self.landmarks = tuple(landmarks)
+        self.first_occurrences = tuple(first_occurrences)
         self._steps: list[int] = []
         self._columns: dict[str, dict[str, array[float]]] = {}
-        self._landmarks: dict[str, Landmark] = {}
+        self._first_occurrences: dict[str, FirstOccurrence] = {}
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -68,10 +69,10 @@ class History:
                     columns[layer] = array("d", [math.nan]) * num_before
                 columns[layer].append(float(value))
         self._fill_and_trim()
-        for metric in self.landmarks:
+        for metric in self.first_occurrences:
             above = tuple(layer for layer, value in metrics.get(metric, {}).items() if value > 0)
-            if above and metric not in self._landmarks:
-                self._landmarks[metric] = Landmark(int(step), above)
+            if above and metric not in self._first_occurrences:
+                self._first_occurrences[metric] = FirstOccurrence(int(step), above)
 
     def layers(self, metric: str, entry: int = -1) -> tuple[str, ...]:
         """Returns the layers that have a known number in an entry, the latest one if not said."""
@@ -110,9 +111,9 @@ class History:
                 average = keep * average + (1 - keep) * value
         return average
 
-    def landmark(self, metric: str) -> Landmark | None:
-        """Returns when this one of ``landmarks`` was first above 0, or None."""
-        return self._landmarks.get(metric)
+    def first_occurrence(self, metric: str) -> FirstOccurrence | None:
+        """Returns when this one of ``first_occurrences`` was first above 0, or None."""
+        return self._first_occurrences.get(metric)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain values for a checkpoint (loads with ``weights_only=True``)."""
@@ -123,8 +124,9 @@ class History:
                 for metric, columns in self._columns.items()
                 for layer, column in columns.items()
             ],
-            "landmarks": {
-                metric: [mark.step, list(mark.layers)] for metric, mark in self._landmarks.items()
+            "first_occurrences": {
+                metric: [mark.step, list(mark.layers)]
+                for metric, mark in self._first_occurrences.items()
             },
         }
 
@@ -142,9 +144,9 @@ class History:
             if len(values) != len(self._steps):
                 raise ValueError(f"{metric}/{layer} has {len(values)} of {len(self)} numbers")
             self._columns.setdefault(str(metric), {})[str(layer)] = array("d", values)
-        self._landmarks = {
-            str(metric): Landmark(int(step), tuple(map(str, layers)))
-            for metric, (step, layers) in dict(state["landmarks"]).items()
+        self._first_occurrences = {
+            str(metric): FirstOccurrence(int(step), tuple(map(str, layers)))
+            for metric, (step, layers) in dict(state["first_occurrences"]).items()
         }
         self._fill_and_trim()
 

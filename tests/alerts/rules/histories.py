@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.history import History
 
 Entry = Mapping[str, Mapping[str, float]]
@@ -13,14 +13,14 @@ Entry = Mapping[str, Mapping[str, float]]
 def layer_entry(layer: str = "fc", **numbers: float) -> dict[str, dict[str, float]]:
     """Returns a healthy layer of 64 units, read since step 0, with some numbers changed."""
     healthy = {
-        readings.NUM_UNITS: 64.0,
-        readings.NEWLY_DEAD: 0.0,
-        readings.NEWLY_DEAD_LATE: 0.0,
-        readings.NEVER_FIRED: 0.0,
-        readings.NORM_AT_DEATH: float("nan"),
-        readings.FIRST_DEATH_STEP: float("nan"),
-        readings.WINDOW_SAMPLES: 160.0,
-        readings.REFERENCE_STEP: 0.0,
+        metric_names.NUM_UNITS: 64.0,
+        metric_names.NEWLY_DEAD: 0.0,
+        metric_names.NEWLY_DEAD_LATE: 0.0,
+        metric_names.NEVER_FIRED: 0.0,
+        metric_names.NORM_AT_DEATH: float("nan"),
+        metric_names.FIRST_DEATH_STEP: float("nan"),
+        metric_names.WINDOW_SAMPLES: 160.0,
+        metric_names.REFERENCE_STEP: 0.0,
     }
     return {metric: {layer: value} for metric, value in (healthy | numbers).items()}
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from tests.alerts.rules.histories import Entry, joined_entries, run_entry
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Finding, Rule
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.rules.filters import (
@@ -20,27 +20,27 @@ from vis_callbacks.alerts.rules.filters import (
 from vis_callbacks.alerts.rules.over_fitting import OverFitting
 from vis_callbacks.alerts.tracker import AlertTracker
 
-STUCK = {readings.FILTER_ROUGHNESS: 0.99, readings.FILTER_CHANGE: 0.01}
+STUCK = {metric_names.FILTER_ROUGHNESS: 0.99, metric_names.FILTER_CHANGE: 0.01}
 
 
 def filters(layer: str = "conv", **numbers: float) -> Entry:
     """48 filters of 7x7 on three channels that learn as they should, some numbers changed."""
     healthy = {
-        readings.KERNEL_SIZE: 7.0,
-        readings.NUM_FILTERS: 48.0,
-        readings.FILTER_ROUGHNESS: 0.7,
-        readings.INITIAL_ROUGHNESS: 1.0,
-        readings.ROUGHNESS_ERROR: 0.01,
-        readings.FILTER_CHANGE: 0.5,
-        readings.INHERITED_SHARE: 0.8,
-        readings.LEARNED_ROUGHNESS: 0.1,
-        readings.INPUT_ROUGHNESS: 0.2,
-        readings.LEARNING_RATE: 0.01,
-        readings.DECAY_LEFT: 0.97,
-        readings.FIRST_STEP: 0.0,
-        readings.DEAD_FILTERS: 0.0,
-        readings.DOMINATING_FILTERS: 0.0,
-        readings.DUPLICATED_FILTERS: 0.0,
+        metric_names.KERNEL_SIZE: 7.0,
+        metric_names.NUM_FILTERS: 48.0,
+        metric_names.FILTER_ROUGHNESS: 0.7,
+        metric_names.INITIAL_ROUGHNESS: 1.0,
+        metric_names.ROUGHNESS_ERROR: 0.01,
+        metric_names.FILTER_CHANGE: 0.5,
+        metric_names.INHERITED_SHARE: 0.8,
+        metric_names.LEARNED_ROUGHNESS: 0.1,
+        metric_names.INPUT_ROUGHNESS: 0.2,
+        metric_names.LEARNING_RATE: 0.01,
+        metric_names.DECAY_LEFT: 0.97,
+        metric_names.FIRST_STEP: 0.0,
+        metric_names.DEAD_FILTERS: 0.0,
+        metric_names.DOMINATING_FILTERS: 0.0,
+        metric_names.DUPLICATED_FILTERS: 0.0,
     }
     return {metric: {layer: value} for metric, value in (healthy | numbers).items()}
 
@@ -76,10 +76,10 @@ def test_it_waits_for_15_percent_of_the_planned_steps():
 @pytest.mark.parametrize(
     "numbers",
     [
-        {readings.FILTER_CHANGE: 0.09},  # noisy, and it moves: a healthy network may be that
-        {readings.FILTER_ROUGHNESS: 0.94},
-        {readings.FILTER_ROUGHNESS: math.nan},
-        {readings.FILTER_CHANGE: math.nan},
+        {metric_names.FILTER_CHANGE: 0.09},  # noisy, and it moves: a healthy network may be that
+        {metric_names.FILTER_ROUGHNESS: 0.94},
+        {metric_names.FILTER_ROUGHNESS: math.nan},
+        {metric_names.FILTER_CHANGE: math.nan},
     ],
 )
 def test_one_of_the_two_is_no_alarm(numbers):
@@ -88,15 +88,15 @@ def test_one_of_the_two_is_no_alarm(numbers):
 
 
 def test_movement_between_the_two_snapshots_is_no_alarm():
-    moved = filters(**STUCK | {readings.FILTER_CHANGE: 0.1})
+    moved = filters(**STUCK | {metric_names.FILTER_CHANGE: 0.1})
     entries = [filters(**STUCK)] * 4 + [moved] * 4
     assert alerts_of(HardlyLearned(), entries, range(0, 400, 50)) == []
 
 
 def test_nothing_is_said_while_the_rate_rises():
-    rising = [filters(**STUCK | {readings.LEARNING_RATE: 1e-4 * step}) for step in range(1, 8)]
+    rising = [filters(**STUCK | {metric_names.LEARNING_RATE: 1e-4 * step}) for step in range(1, 8)]
     assert HardlyLearned().check(every_50(*rising)) is None
-    flat = [filters(**STUCK | {readings.LEARNING_RATE: 8e-4})] * 3
+    flat = [filters(**STUCK | {metric_names.LEARNING_RATE: 8e-4})] * 3
     assert isinstance(HardlyLearned().check(every_50(*rising, *flat)), Finding)
 
 
@@ -106,7 +106,7 @@ def test_the_alert_has_numbers_a_remedy_and_the_layers():
             joined_entries(
                 filters("left", **STUCK),
                 filters("right"),
-                filters("other", **STUCK | {readings.FILTER_CHANGE: 0.002}),
+                filters("other", **STUCK | {metric_names.FILTER_CHANGE: 0.002}),
                 run_entry(validation_loss=2.4 - place / 10),
             )
             for place in range(6)
@@ -127,12 +127,12 @@ def test_the_alert_has_numbers_a_remedy_and_the_layers():
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ({readings.INITIAL_ROUGHNESS: 0.6}, "starts structured"),
-        ({readings.LEARNING_RATE: 0.0}, "frozen"),
-        ({readings.FILTER_CHANGE: 0.0}, "frozen"),
-        ({readings.KERNEL_SIZE: 1.0}, "1x1"),
-        ({readings.KERNEL_SIZE: 0.0}, "no known neighbours"),
-        ({readings.FIRST_STEP: 30.0}, "initial weights are not known.*step 30"),
+        ({metric_names.INITIAL_ROUGHNESS: 0.6}, "starts structured"),
+        ({metric_names.LEARNING_RATE: 0.0}, "frozen"),
+        ({metric_names.FILTER_CHANGE: 0.0}, "frozen"),
+        ({metric_names.KERNEL_SIZE: 1.0}, "1x1"),
+        ({metric_names.KERNEL_SIZE: 0.0}, "no known neighbours"),
+        ({metric_names.FIRST_STEP: 30.0}, "initial weights are not known.*step 30"),
     ],
 )
 def test_what_cannot_be_judged_is_not_and_the_reason_is_said(numbers, words):
@@ -150,7 +150,7 @@ def test_a_layer_that_is_judged_has_no_remark_of_that():
 
 
 def test_a_layer_that_was_frozen_until_then_is_not_blamed():
-    frozen = filters(**STUCK | {readings.FILTER_CHANGE: 0.0})
+    frozen = filters(**STUCK | {metric_names.FILTER_CHANGE: 0.0})
     assert HardlyLearned().check(every_50(*[frozen] * 5, *[filters(**STUCK)] * 4)) is None
 
 
@@ -161,19 +161,19 @@ def test_few_small_filters_may_begin_less_rough_than_many():
 
 
 def test_filters_that_blow_up_are_remarked_from_their_change_at_step_150_to_200():
-    blown = [filters(**{readings.FILTER_CHANGE: 0.6 * place}) for place in range(8)]
+    blown = [filters(**{metric_names.FILTER_CHANGE: 0.6 * place}) for place in range(8)]
     finding = FiltersBlowUp().check(every_50(*blown))
     assert isinstance(finding, Finding)
     assert finding.since_step == 150
     assert "180 %" in finding.message
-    slower = [filters(**{readings.FILTER_CHANGE: 0.5 * place}) for place in range(8)]
+    slower = [filters(**{metric_names.FILTER_CHANGE: 0.5 * place}) for place in range(8)]
     assert FiltersBlowUp().check(every_50(*slower)) is None
     # The first snapshot in the window is missing: later movement was not measured.
     assert FiltersBlowUp().check(every_50(*[blown[0], *blown[5:]], first=180)) is None
 
 
 def test_initial_noise_is_remarked_from_half_of_the_planned_steps_on():
-    noisy = [filters(**{readings.FILTER_ROUGHNESS: 0.75})] * 6
+    noisy = [filters(**{metric_names.FILTER_ROUGHNESS: 0.75})] * 6
     assert InitialNoise().check(every_50(*noisy, planned=510)) is None
     finding = InitialNoise().check(every_50(*noisy, planned=500))
     assert isinstance(finding, Finding)
@@ -181,7 +181,7 @@ def test_initial_noise_is_remarked_from_half_of_the_planned_steps_on():
     assert "97 %" in finding.message
     assert "Healthy networks do this" in finding.message
     assert InitialNoise().check(every_50(*noisy)) is None  # the end is not known
-    learned = [filters(**{readings.FILTER_ROUGHNESS: 0.65})] * 6
+    learned = [filters(**{metric_names.FILTER_ROUGHNESS: 0.65})] * 6
     assert InitialNoise().check(every_50(*learned, planned=100)) is None
 
 
@@ -222,25 +222,25 @@ def test_losses_that_do_not_part_are_no_over_fitting(training, validation):
 
 def test_a_learned_part_as_rough_as_the_inputs_is_named_as_evidence_only():
     parted = [2.0, 1.0, 1.1, 1.2, 1.3, 1.4]
-    rough = {readings.LEARNED_ROUGHNESS: 0.5, readings.INPUT_ROUGHNESS: 0.6}
+    rough = {metric_names.LEARNED_ROUGHNESS: 0.5, metric_names.INPUT_ROUGHNESS: 0.6}
     finding = OverFitting().check(losses(FALLING, parted, **rough))
     assert isinstance(finding, Finding)
     assert "as rough as the inputs" in finding.message
-    small = OverFitting().check(losses(FALLING, parted, **rough | {readings.KERNEL_SIZE: 3.0}))
+    small = OverFitting().check(losses(FALLING, parted, **rough | {metric_names.KERNEL_SIZE: 3.0}))
     assert isinstance(small, Finding)
     assert "as rough as the inputs" not in small.message
     assert OverFitting().check(losses(FALLING, FALLING, **rough)) is None
 
 
 def test_odd_filters_are_counted():
-    entry = filters(**{readings.DEAD_FILTERS: 2 / 48, readings.DUPLICATED_FILTERS: 4 / 48})
+    entry = filters(**{metric_names.DEAD_FILTERS: 2 / 48, metric_names.DUPLICATED_FILTERS: 4 / 48})
     finding = OddFilters().check(every_50(entry))
     assert isinstance(finding, Finding)
     assert finding.message == (
         "Filters: in 'conv' 2 near zero, 4 nearly equal to another one (of 48)."
     )
     assert OddFilters().check(every_50(filters())) is None
-    unknown = filters(**{readings.DUPLICATED_FILTERS: math.nan})
+    unknown = filters(**{metric_names.DUPLICATED_FILTERS: math.nan})
     assert OddFilters().check(every_50(unknown)) is None
 
 

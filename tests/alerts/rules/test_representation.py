@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from tests.alerts.rules.histories import Entry, history_of, joined_entries, run_entry
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Finding, Outcome, Verdict
 from vis_callbacks.alerts.rules.representation import RepresentationCollapse
 
@@ -17,9 +17,9 @@ def entry(
 ) -> Entry:
     return joined_entries(
         {
-            readings.EFFECTIVE_RANK: {layer: rank},
-            readings.FEATURE_SPREAD: {layer: spread},
-            readings.CLASS_AGREEMENT: {layer: 0.31},
+            metric_names.EFFECTIVE_RANK: {layer: rank},
+            metric_names.FEATURE_SPREAD: {layer: spread},
+            metric_names.CLASS_AGREEMENT: {layer: 0.31},
         },
         run_entry(num_embedded=num_samples, num_classes=num_classes),
     )

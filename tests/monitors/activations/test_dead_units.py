@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.monitors.activations.made_up import measured_of
 from torch import Tensor
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.engine.nonlinearities import RELU
 from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker, masked_median
 from vis_callbacks.monitors.activations.science import UnitRows
@@ -42,7 +42,7 @@ def test_a_unit_is_dead_after_three_batches_and_160_samples_of_zeros() -> None:
     take(tracker, 0, fc=[1.0, 1.0])
     for step, dead in ((5, 0.0), (10, 0.0), (15, 0.5)):
         take(tracker, step, fc=[0.0, 1.0])
-        assert reading(tracker, readings.DEAD_FRACTION) == dead
+        assert reading(tracker, metric_names.DEAD_FRACTION) == dead
 
 
 @pytest.mark.parametrize(("num_samples", "num_batches"), [(32, 5), (160, 3), (1000, 3), (20, 8)])
@@ -51,35 +51,35 @@ def test_the_window_needs_both_its_batches_and_its_samples(
 ) -> None:
     tracker = DeadUnitTracker()
     for number in range(num_batches):
-        assert number == 0 or reading(tracker, readings.DEAD_FRACTION) == 0.0
-        assert number == 0 or reading(tracker, readings.WINDOW_FULL) == 0.0
+        assert number == 0 or reading(tracker, metric_names.DEAD_FRACTION) == 0.0
+        assert number == 0 or reading(tracker, metric_names.WINDOW_FULL) == 0.0
         take(tracker, number, num_samples=num_samples, fc=[0.0])
-    assert reading(tracker, readings.DEAD_FRACTION) == 1.0
-    assert reading(tracker, readings.WINDOW_FULL) == 1.0
-    assert reading(tracker, readings.WINDOW_SAMPLES) == num_samples * num_batches
+    assert reading(tracker, metric_names.DEAD_FRACTION) == 1.0
+    assert reading(tracker, metric_names.WINDOW_FULL) == 1.0
+    assert reading(tracker, metric_names.WINDOW_SAMPLES) == num_samples * num_batches
 
 
 def test_without_dead_units_the_window_is_all_that_was_read() -> None:
     tracker = DeadUnitTracker()
     take(tracker, 0, num_samples=40, fc=[1.0])
     take(tracker, 5, num_samples=24, fc=[1.0])
-    assert reading(tracker, readings.WINDOW_SAMPLES) == 64.0
+    assert reading(tracker, metric_names.WINDOW_SAMPLES) == 64.0
 
 
 def test_the_window_lasts_over_the_steps_between_two_bursts() -> None:
     tracker = DeadUnitTracker()
     for step in (0, 5, 1000):
         take(tracker, step, fc=[0.0])
-    assert reading(tracker, readings.DEAD_FRACTION) == 1.0
+    assert reading(tracker, metric_names.DEAD_FRACTION) == 1.0
 
 
 def test_a_single_firing_starts_the_window_anew() -> None:
     tracker = DeadUnitTracker()
     for step, value in enumerate([0.0, 0.0, 1.0, 0.0, 0.0]):
         take(tracker, step, num_samples=200, fc=[value])
-    assert reading(tracker, readings.DEAD_FRACTION) == 0.0
+    assert reading(tracker, metric_names.DEAD_FRACTION) == 0.0
     take(tracker, 5, num_samples=200, fc=[0.0])
-    assert reading(tracker, readings.NEWLY_DEAD) == 1.0
+    assert reading(tracker, metric_names.NEWLY_DEAD) == 1.0
 
 
 def test_dead_units_are_told_apart_by_when_they_were_seen_alive() -> None:
@@ -88,21 +88,21 @@ def test_dead_units_are_told_apart_by_when_they_were_seen_alive() -> None:
     take(tracker, 5, fc=[0.0, 1.0, 0.0, 1.0])
     for step in (10, 15, 20):
         take(tracker, step, fc=[0.0, 0.0, 0.0, 1.0])
-    assert reading(tracker, readings.NEWLY_DEAD) == 0.5
-    assert reading(tracker, readings.NEWLY_DEAD_LATE) == 0.25
-    assert reading(tracker, readings.NEVER_FIRED) == 0.25
-    assert reading(tracker, readings.DEAD_FRACTION) == 0.75
-    assert reading(tracker, readings.NUM_UNITS) == 4.0
+    assert reading(tracker, metric_names.NEWLY_DEAD) == 0.5
+    assert reading(tracker, metric_names.NEWLY_DEAD_LATE) == 0.25
+    assert reading(tracker, metric_names.NEVER_FIRED) == 0.25
+    assert reading(tracker, metric_names.DEAD_FRACTION) == 0.75
+    assert reading(tracker, metric_names.NUM_UNITS) == 4.0
 
 
 def test_the_first_death_is_the_step_at_which_the_silence_began() -> None:
     tracker = DeadUnitTracker()
     take(tracker, 0, fc=[1.0, 1.0, 0.0])
     take(tracker, 5, fc=[1.0, 0.0, 0.0])
-    assert math.isnan(reading(tracker, readings.FIRST_DEATH_STEP))
+    assert math.isnan(reading(tracker, metric_names.FIRST_DEATH_STEP))
     for step in (10, 15, 20):
         take(tracker, step, fc=[0.0, 0.0, 0.0])
-    assert reading(tracker, readings.FIRST_DEATH_STEP) == 5.0
+    assert reading(tracker, metric_names.FIRST_DEATH_STEP) == 5.0
 
 
 def test_the_norm_at_death_is_that_of_the_first_silent_snapshot() -> None:
@@ -111,7 +111,7 @@ def test_the_norm_at_death_is_that_of_the_first_silent_snapshot() -> None:
     take(tracker, 0, {"fc": norms[0]}, fc=[1.0, 1.0, 1.0])
     for step, norm in enumerate(norms[1:], start=1):
         take(tracker, 5 * step, {"fc": norm}, fc=[0.0, 1.0, 0.0])
-    assert reading(tracker, readings.NORM_AT_DEATH) == 3.0
+    assert reading(tracker, metric_names.NORM_AT_DEATH) == 3.0
 
 
 def test_the_norm_at_death_is_unknown_where_nothing_died_or_no_weights_are_known() -> None:
@@ -119,12 +119,12 @@ def test_the_norm_at_death_is_unknown_where_nothing_died_or_no_weights_are_known
     norms = {"fc": torch.ones(2)}
     for step in range(4):
         take(tracker, step, norms, fc=[1.0, float(step == 0)], other=[float(step == 0)])
-    assert reading(tracker, readings.NORM_AT_DEATH) == 1.0
-    assert reading(tracker, readings.NEWLY_DEAD, "other") == 1.0
-    assert math.isnan(reading(tracker, readings.NORM_AT_DEATH, "other"))
+    assert reading(tracker, metric_names.NORM_AT_DEATH) == 1.0
+    assert reading(tracker, metric_names.NEWLY_DEAD, "other") == 1.0
+    assert math.isnan(reading(tracker, metric_names.NORM_AT_DEATH, "other"))
     alive = DeadUnitTracker()
     take(alive, 0, norms, fc=[1.0, 1.0])
-    assert math.isnan(reading(alive, readings.NORM_AT_DEATH))
+    assert math.isnan(reading(alive, metric_names.NORM_AT_DEATH))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -133,7 +133,7 @@ def test_a_batch_that_is_not_finite_changes_nothing_for_its_unit(bad: float) -> 
     take(tracker, 0, fc=[1.0, 0.0])
     for step in (5, 10, 15, 20):
         take(tracker, step, fc=[bad, bad])
-    assert reading(tracker, readings.DEAD_FRACTION) == 0.0
+    assert reading(tracker, metric_names.DEAD_FRACTION) == 0.0
     assert tracker.states("fc").tolist() == [0, 3]
 
 
@@ -152,10 +152,10 @@ def test_a_layer_that_is_reached_now_and_then_is_judged_by_what_has_reached_it()
     for step in range(1, 9):
         take(tracker, step, norms, num_samples=0 if step % 2 else 50, fc=[0.0])
         norms = {"fc": norms["fc"] * 2}
-        assert reading(tracker, readings.NEWLY_DEAD) == float(step == 8)
-    assert reading(tracker, readings.WINDOW_SAMPLES) == 200.0
-    assert reading(tracker, readings.FIRST_DEATH_STEP) == 2.0
-    assert reading(tracker, readings.NORM_AT_DEATH) == 2.0
+        assert reading(tracker, metric_names.NEWLY_DEAD) == float(step == 8)
+    assert reading(tracker, metric_names.WINDOW_SAMPLES) == 200.0
+    assert reading(tracker, metric_names.FIRST_DEATH_STEP) == 2.0
+    assert reading(tracker, metric_names.NORM_AT_DEATH) == 2.0
 
 
 def test_rows_that_cannot_be_told_apart_are_counted_as_such_and_never_beyond_the_samples() -> None:
@@ -166,10 +166,10 @@ def test_rows_that_cannot_be_told_apart_are_counted_as_such_and_never_beyond_the
             "other": measured_of(torch.zeros(32, 1, 4), RELU),
         }
         tracker.update(step, UnitRows(measures, tracker.table))
-    assert reading(tracker, readings.WINDOW_SAMPLES) == 32 + 16 + 32
-    assert reading(tracker, readings.COUNTS_ROWS) == 1.0
-    assert reading(tracker, readings.WINDOW_SAMPLES, "other") == 96.0
-    assert reading(tracker, readings.COUNTS_ROWS, "other") == 0.0
+    assert reading(tracker, metric_names.WINDOW_SAMPLES) == 32 + 16 + 32
+    assert reading(tracker, metric_names.COUNTS_ROWS) == 1.0
+    assert reading(tracker, metric_names.WINDOW_SAMPLES, "other") == 96.0
+    assert reading(tracker, metric_names.COUNTS_ROWS, "other") == 0.0
 
 
 def test_a_unit_without_weights_is_pruned_and_neither_dead_nor_revived() -> None:
@@ -177,13 +177,13 @@ def test_a_unit_without_weights_is_pruned_and_neither_dead_nor_revived() -> None
     take(tracker, 0, {"fc": torch.ones(4)}, fc=[1.0, 1.0, 1.0, 0.0])
     for step in (5, 10, 15):
         take(tracker, step, {"fc": torch.ones(4)}, fc=[0.0, 1.0, 1.0, 0.0])
-    assert reading(tracker, readings.DEAD_FRACTION) == 0.5
+    assert reading(tracker, metric_names.DEAD_FRACTION) == 0.5
     for step in (20, 25, 30, 35):
         norms = torch.tensor([0.0, 0.0, 1.0, 1.0])
         take(tracker, step, {"fc": norms}, fc=[0.0, 0.0, 1.0, 0.0])
-    assert reading(tracker, readings.NEWLY_DEAD) == 0.0
-    assert reading(tracker, readings.NEVER_FIRED) == 0.25
-    assert reading(tracker, readings.REVIVED) == 0.0
+    assert reading(tracker, metric_names.NEWLY_DEAD) == 0.0
+    assert reading(tracker, metric_names.NEVER_FIRED) == 0.25
+    assert reading(tracker, metric_names.REVIVED) == 0.0
     assert tracker.states("fc").tolist() == [-1, -1, 0, 3]
 
 
@@ -193,15 +193,15 @@ def test_weights_of_0_from_the_start_are_pruned_only_where_there_is_a_mask() -> 
         tracker.masked = masked
         for step in range(4):
             take(tracker, step, {"fc": torch.zeros(2)}, fc=[0.0, 0.0])
-        assert reading(tracker, readings.NEVER_FIRED) == never_fired
+        assert reading(tracker, metric_names.NEVER_FIRED) == never_fired
 
 
 def test_the_reference_is_the_first_snapshot_of_each_layer() -> None:
     tracker = DeadUnitTracker()
     take(tracker, 100, fc=[1.0])
     take(tracker, 105, fc=[1.0], late=[1.0])
-    assert reading(tracker, readings.REFERENCE_STEP) == 100.0
-    assert reading(tracker, readings.REFERENCE_STEP, "late") == 105.0
+    assert reading(tracker, metric_names.REFERENCE_STEP) == 100.0
+    assert reading(tracker, metric_names.REFERENCE_STEP, "late") == 105.0
 
 
 def test_states_tell_alive_dead_revived_and_never_fired() -> None:
@@ -212,7 +212,7 @@ def test_states_tell_alive_dead_revived_and_never_fired() -> None:
     assert tracker.states("fc").tolist() == [0, 1, 1, 3]
     take(tracker, 20, fc=[1.0, 0.0, 1.0, 0.0])
     assert tracker.states("fc").tolist() == [0, 1, 2, 3]
-    assert reading(tracker, readings.REVIVED) == 0.25
+    assert reading(tracker, metric_names.REVIVED) == 0.25
 
 
 def test_all_states_are_those_of_the_layers_one_after_the_other() -> None:
@@ -230,7 +230,7 @@ def test_units_without_a_flat_zero_are_never_judged() -> None:
     for step in range(5):
         take(tracker, step, num_samples=200, gelu=[0.0, 0.0], relu=[0.0])
     assert all(math.isnan(reading(tracker, metric, "gelu")) for metric in tracker.metrics()[0])
-    assert reading(tracker, readings.DEAD_FRACTION, "relu") == 1.0
+    assert reading(tracker, metric_names.DEAD_FRACTION, "relu") == 1.0
 
 
 def test_layers_that_are_said_later_not_to_die_count_from_then_on() -> None:
@@ -238,17 +238,17 @@ def test_layers_that_are_said_later_not_to_die_count_from_then_on() -> None:
     take(tracker, 0, gelu=[0.0])
     tracker.cannot_die = frozenset({"gelu"})
     take(tracker, 5, gelu=[0.0])
-    assert math.isnan(reading(tracker, readings.DEAD_FRACTION, "gelu"))
+    assert math.isnan(reading(tracker, metric_names.DEAD_FRACTION, "gelu"))
 
 
 def test_a_layer_that_is_not_used_at_a_step_stays_as_it_was() -> None:
     tracker = DeadUnitTracker()
     for step in (0, 5, 10):
         take(tracker, step, fc=[0.0], other=[1.0])
-    before = tracker.states("fc").tolist(), reading(tracker, readings.WINDOW_SAMPLES)
+    before = tracker.states("fc").tolist(), reading(tracker, metric_names.WINDOW_SAMPLES)
     for step in (15, 20, 25):
         take(tracker, step, other=[1.0])
-    assert (tracker.states("fc").tolist(), reading(tracker, readings.WINDOW_SAMPLES)) == before
+    assert (tracker.states("fc").tolist(), reading(tracker, metric_names.WINDOW_SAMPLES)) == before
 
 
 def test_a_layer_that_comes_later_does_not_disturb_the_others() -> None:
@@ -257,8 +257,8 @@ def test_a_layer_that_comes_later_does_not_disturb_the_others() -> None:
     for step in (5, 10, 15):
         take(tracker, step, fc=[0.0, 0.0], wider=[1.0] * 5)
     assert tracker.table.layers == ("fc", "wider")
-    assert reading(tracker, readings.NEWLY_DEAD) == 0.5
-    assert reading(tracker, readings.NEVER_FIRED) == 0.5
+    assert reading(tracker, metric_names.NEWLY_DEAD) == 0.5
+    assert reading(tracker, metric_names.NEVER_FIRED) == 0.5
 
 
 def test_a_layer_that_grows_keeps_what_is_known_of_its_units() -> None:
@@ -268,12 +268,14 @@ def test_a_layer_that_grows_keeps_what_is_known_of_its_units() -> None:
         take(tracker, step, fc=[0.0, 0.0], other=[0.0])
     take(tracker, 15, fc=[0.0, 0.0, 0.0, 1.0], other=[0.0])
     assert tracker.states("fc").tolist() == [1, 3, 3, 0]
-    assert reading(tracker, readings.NEWLY_DEAD) == 0.25
-    assert reading(tracker, readings.NEVER_FIRED) == 0.25  # of the new ones nothing is known yet
-    assert reading(tracker, readings.WINDOW_FULL) == 1.0
-    assert reading(tracker, readings.REFERENCE_STEP) == 15.0  # nothing is claimed since step 0
-    assert reading(tracker, readings.REFERENCE_STEP, "other") == 0.0
-    assert reading(tracker, readings.DEAD_FRACTION, "other") == 1.0
+    assert reading(tracker, metric_names.NEWLY_DEAD) == 0.25
+    assert (
+        reading(tracker, metric_names.NEVER_FIRED) == 0.25
+    )  # of the new ones nothing is known yet
+    assert reading(tracker, metric_names.WINDOW_FULL) == 1.0
+    assert reading(tracker, metric_names.REFERENCE_STEP) == 15.0  # nothing is claimed since step 0
+    assert reading(tracker, metric_names.REFERENCE_STEP, "other") == 0.0
+    assert reading(tracker, metric_names.DEAD_FRACTION, "other") == 1.0
 
 
 def test_a_layer_that_loses_units_begins_anew() -> None:
@@ -281,9 +283,9 @@ def test_a_layer_that_loses_units_begins_anew() -> None:
     for step in (0, 5, 10):
         take(tracker, step, fc=[0.0, 0.0, 0.0], other=[0.0])
     take(tracker, 15, fc=[0.0, 0.0], other=[0.0])
-    assert reading(tracker, readings.DEAD_FRACTION) == 0.0
-    assert reading(tracker, readings.REFERENCE_STEP) == 15.0
-    assert reading(tracker, readings.DEAD_FRACTION, "other") == 1.0
+    assert reading(tracker, metric_names.DEAD_FRACTION) == 0.0
+    assert reading(tracker, metric_names.REFERENCE_STEP) == 15.0
+    assert reading(tracker, metric_names.DEAD_FRACTION, "other") == 1.0
 
 
 FIRINGS = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=10)
@@ -302,9 +304,9 @@ def test_a_unit_by_unit_reckoning_agrees(firings: list[list[bool]]) -> None:
             newly += any(unit)
             late += any(unit[1:])
             never += not any(unit)
-    assert reading(tracker, readings.NEWLY_DEAD) == pytest.approx(newly / 3)
-    assert reading(tracker, readings.NEWLY_DEAD_LATE) == pytest.approx(late / 3)
-    assert reading(tracker, readings.NEVER_FIRED) == pytest.approx(never / 3)
+    assert reading(tracker, metric_names.NEWLY_DEAD) == pytest.approx(newly / 3)
+    assert reading(tracker, metric_names.NEWLY_DEAD_LATE) == pytest.approx(late / 3)
+    assert reading(tracker, metric_names.NEVER_FIRED) == pytest.approx(never / 3)
 
 
 @settings(max_examples=40, deadline=None)

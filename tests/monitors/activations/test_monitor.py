@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vis_callbacks import ActivationMonitor
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.references import References
@@ -110,10 +110,10 @@ def test_k_units_with_a_bias_of_minus_1000_are_exactly_k_dead_units(layer, k):
         getattr(model, OWNERS[layer]).bias[:k] = -1000.0
     for step in range(1, 4):
         report = observed.look(step, inputs(step))
-    widths = numbers(report, readings.NUM_UNITS)
-    dead = {n: round(s * widths[n]) for n, s in numbers(report, readings.DEAD_FRACTION).items()}
+    widths = numbers(report, metric_names.NUM_UNITS)
+    dead = {n: round(s * widths[n]) for n, s in numbers(report, metric_names.DEAD_FRACTION).items()}
     assert dead == {name: k if name == layer else 0 for name in OWNERS}
-    assert numbers(report, readings.NEWLY_DEAD)[layer] == pytest.approx(k / widths[layer])
+    assert numbers(report, metric_names.NEWLY_DEAD)[layer] == pytest.approx(k / widths[layer])
 
 
 def test_totals_weigh_layers_by_their_units():
@@ -162,7 +162,7 @@ def test_a_network_without_nonlinearity_says_once_what_to_write_and_reads_the_re
     group = Group(name="SGD", kind="SGD", parameter_names=(), lr=0.1)
     for step in range(4):
         report = observed.look(step, torch.randn(8, 3), optimizer=(group,), loss=math.nan)
-    assert numbers(report, readings.NON_FINITE_LOSS) == {"": 1.0}
+    assert numbers(report, metric_names.NON_FINITE_LOSS) == {"": 1.0}
     assert scalars(report) == {"learning_rate/SGD": pytest.approx(0.1)}
     (words,) = said_at(caplog)
     assert "ActivationMonitor has nothing to show: no nonlinearity was seen" in words
@@ -196,7 +196,7 @@ def test_a_layer_that_grows_keeps_its_curve_its_dead_units_and_its_pictures():
         report = observed.look(step, torch.randn(64, 3), draws=True)
         monitor.history.append(step, report.rule_metrics())
     assert scalars(report)["dead_fraction/1"] == pytest.approx(3 / 16)
-    assert monitor.history.series(readings.NUM_UNITS, "1") == (12.0,) * 5 + (16.0,)
+    assert monitor.history.series(metric_names.NUM_UNITS, "1") == (12.0,) * 5 + (16.0,)
     pictures = {item.tag: item for item in report.of(Picture)}
     states = pictures["activations/raster"].arrays["states"]
     assert states.shape == (16, 6)
@@ -212,7 +212,7 @@ def test_a_layer_of_an_earlier_run_that_is_not_met_any_more_does_not_matter():
     Observed(wide, first).look(0, torch.randn(64, 3))
     second.load_state_dict(first.state_dict())
     report = Observed(wide[:2], second).look(5, torch.randn(64, 3))
-    assert numbers(report, readings.REACHED) == {"1": 64.0, "3": 0.0}
+    assert numbers(report, metric_names.REACHED) == {"1": 64.0, "3": 0.0}
 
 
 def test_of_many_optimizer_groups_the_smallest_and_the_largest_rate_are_shown():

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
 from vis_callbacks import ActivationMonitor
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Finding
 from vis_callbacks.report import Picture
 
@@ -106,7 +106,7 @@ class Experts(Program):
 def test_an_expert_that_is_never_chosen_is_remarked_on_and_never_dead(tmp_path, skips_empty):
     monitor = train(tmp_path, Experts(skips_empty=skips_empty))
     assert not monitor.alerts
-    dead = latest(monitor, readings.DEAD_FRACTION)
+    dead = latest(monitor, metric_names.DEAD_FRACTION)
     assert list(dead) == ["experts.0.1", "experts.1.1"]
     if not skips_empty:  # else it was never met
         remark = remarks(monitor)["unreached_layers"]
@@ -114,7 +114,7 @@ def test_an_expert_that_is_never_chosen_is_remarked_on_and_never_dead(tmp_path, 
         assert "No sample reached 'experts.2.1'" in remark.message
         assert remark.since_step == 0
         assert not [tag for tag in drawn(monitor) if "experts.2" in tag]
-    reached = latest(monitor, readings.REACHED)
+    reached = latest(monitor, metric_names.REACHED)
     assert sum(reached.values()) == 32
     assert all(0 < reached[layer] < 32 for layer in dead)
 
@@ -145,8 +145,8 @@ class Packed(Program):
 def test_rows_that_are_no_samples_are_counted_as_rows_and_said_to_be(tmp_path, program):
     monitor = train(tmp_path, program())
     assert not monitor.alerts
-    assert set(latest(monitor, readings.COUNTS_ROWS).values()) == {1.0}
-    assert set(latest(monitor, readings.REACHED).values()) == {32.0}
+    assert set(latest(monitor, metric_names.COUNTS_ROWS).values()) == {1.0}
+    assert set(latest(monitor, metric_names.REACHED).values()) == {32.0}
     pictures = drawn(monitor)
     assert {"activations/maps/net.1", "activations/maps/net.3"} <= pictures.keys()
     for picture in pictures.values():
@@ -183,7 +183,7 @@ class TeacherStudent(Program):
 
 def test_the_maps_are_those_of_layers_that_a_pass_of_the_sample_reaches(tmp_path):
     monitor = train(tmp_path, TeacherStudent())
-    assert "teacher.1" in latest(monitor, readings.DEAD_FRACTION)
+    assert "teacher.1" in latest(monitor, metric_names.DEAD_FRACTION)
     strips = {tag: i for tag, i in drawn(monitor).items() if tag.startswith("activations/maps")}
     assert list(strips) == ["activations/maps/net.1", "activations/maps/net.3"]
     for strip in strips.values():
@@ -275,7 +275,7 @@ def test_pruned_units_are_not_dead_and_pruned_weights_have_not_shrunk(tmp_path, 
     assert not monitor.alerts
     assert not remarks(monitor).keys() & {"newly_dead_units", "collapsing_weights"}
     if take_away is not nearly_all:
-        assert max(latest(monitor, readings.DEAD_FRACTION).values()) < 0.1
+        assert max(latest(monitor, metric_names.DEAD_FRACTION).values()) < 0.1
         assert monitor.dead_units.states("net.1").tolist()[:24] == [-1] * 24
 
 
@@ -291,7 +291,7 @@ def test_lightnings_own_pruning_raises_no_alert(tmp_path):
     trainer = tiny_trainer(tmp_path, [pruning, monitor], max_epochs=3)
     trainer.fit(Program(), DataLoader(TensorDataset(inputs, labels), 32))
     assert not monitor.alerts
-    num_weights = monitor.history.series(readings.NUM_WEIGHTS, "net.3")
+    num_weights = monitor.history.series(metric_names.NUM_WEIGHTS, "net.3")
     assert num_weights[-1] < 0.3 * num_weights[0]
 
 
@@ -309,4 +309,4 @@ class Growing(Program):
 def test_a_layer_that_grows_raises_no_alert_and_no_failure(tmp_path):
     monitor = train(tmp_path, Growing())
     assert not monitor.alerts
-    assert "net.3" in latest(monitor, readings.NUM_UNITS)
+    assert "net.3" in latest(monitor, metric_names.NUM_UNITS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.monitors.activations.made_up import measured_of
 from torch import Tensor, nn
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES, RELU, Nonlinearity
 from vis_callbacks.monitors.activations.science import (
     HISTOGRAM_SUMS,
@@ -243,9 +243,9 @@ def test_statistics_of_layers_do_not_depend_on_their_company() -> None:
 
 def test_the_statistics_carry_the_names_of_the_readings() -> None:
     assert set(stats_of(rows_of(fc=torch.ones(1, 1, 1)))) == {
-        readings.SPARSITY,
-        readings.DORMANT_FRACTION,
-        readings.EFFECTIVE_AREA,
+        metric_names.SPARSITY,
+        metric_names.DORMANT_FRACTION,
+        metric_names.EFFECTIVE_AREA,
     }
 
 

@@ -11,7 +11,7 @@ from tests.monitors.embedding.evaluated import Evaluated, Pair, scalars
 from torch import Tensor, nn
 
 from vis_callbacks import EmbeddingMonitor
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.engine.references import References
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.embedding import samples as samples_module
@@ -461,7 +461,7 @@ def test_constant_features_have_no_map_and_the_picture_says_so(options):
     (item,) = report.of(Picture)
     assert "the features of all 48 samples are equal" in words(report, item.tag)
     assert pictures(report)["embedding/map/head"].std() > 5
-    assert numbers_of(report, readings.FEATURE_SPREAD) == [0.0]
+    assert numbers_of(report, metric_names.FEATURE_SPREAD) == [0.0]
     assert "trustworthiness/head" not in scalars(report)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from vis_callbacks import FilterMonitor
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch, Probe
 from vis_callbacks.engine.references import References
@@ -71,7 +71,7 @@ def scalars(report: Report) -> dict[str, float]:
 
 
 def layers(report: Report) -> list[str]:
-    return list(report.rule_metrics()[readings.NUM_FILTERS])
+    return list(report.rule_metrics()[metric_names.NUM_FILTERS])
 
 
 def images(*shape: int) -> Tensor:
@@ -233,7 +233,7 @@ def test_a_named_layer_that_the_forward_pass_did_not_meet_is_read_by_its_shape()
 def test_a_linear_layer_is_an_image_where_batch_or_user_tell(shape, given, kernel):
     model = nn.Sequential(nn.Flatten(), nn.Linear(60, 5))
     report = look(model, images(*shape), image_shape=given)
-    assert report.rule_metrics()[readings.KERNEL_SIZE]["1"] == kernel
+    assert report.rule_metrics()[metric_names.KERNEL_SIZE]["1"] == kernel
 
 
 # -- the numbers
@@ -248,7 +248,7 @@ def test_numbers_are_seen_from_the_weights_before_the_first_update():
     report = observed.look(0)
     change = 0.05 * math.sqrt(initial.numel()) / initial.norm().item()
     assert scalars(report)["filter_change/0"] == pytest.approx(change, rel=1e-5)
-    assert report.rule_metrics()[readings.FIRST_STEP]["0"] == 0
+    assert report.rule_metrics()[metric_names.FIRST_STEP]["0"] == 0
     # A constant is smooth, and its part along the noise of a filter is next to nothing.
     assert scalars(report)["filter_learned_noise/0"] < 0.05
 
@@ -286,18 +286,18 @@ def test_filters_that_are_dead_dominating_or_duplicated_are_counted_once():
         model[0].weight[2] = model[0].weight[1]
     report = look(model, images(2, 3, 12, 12))
     known = {metric: value["0"] for metric, value in report.rule_metrics().items()}
-    assert known[readings.DEAD_FILTERS] == pytest.approx(1 / 40)
-    assert known[readings.DOMINATING_FILTERS] == pytest.approx(2 / 40)
-    assert known[readings.DUPLICATED_FILTERS] == pytest.approx(2 / 40)
+    assert known[metric_names.DEAD_FILTERS] == pytest.approx(1 / 40)
+    assert known[metric_names.DOMINATING_FILTERS] == pytest.approx(2 / 40)
+    assert known[metric_names.DUPLICATED_FILTERS] == pytest.approx(2 / 40)
     assert scalars(report)["filter_share/odd/0"] == pytest.approx(3 / 40)
 
 
 def test_the_roughness_of_the_inputs_is_that_of_the_reference_samples():
     smooth = torch.linspace(-1, 1, 16).expand(4, 3, 16, 16)
     numbers = look(sequential(nn.Conv2d(3, 16, 7)), smooth).rule_metrics()
-    assert numbers[readings.INPUT_ROUGHNESS]["0"] < 0.2
+    assert numbers[metric_names.INPUT_ROUGHNESS]["0"] < 0.2
     rough = look(sequential(nn.Conv2d(3, 16, 7)), images(4, 3, 16, 16)).rule_metrics()
-    assert rough[readings.INPUT_ROUGHNESS]["0"] == pytest.approx(1, abs=0.1)
+    assert rough[metric_names.INPUT_ROUGHNESS]["0"] == pytest.approx(1, abs=0.1)
 
 
 def group(kind: str = "SGD", names: tuple[str, ...] = ("0.weight",), **numbers: float) -> Group:
@@ -322,19 +322,19 @@ def test_the_rate_is_that_of_the_group_that_holds_the_layer(names):
     other = group(names=("1.weight", "0.bias"), lr=7.0)
     groups = (other, group(names=names, lr=0.2))
     report = look(sequential(nn.Conv2d(3, 4, 3)), images(2, 3, 8, 8), optimizer=groups)
-    assert report.rule_metrics()[readings.LEARNING_RATE]["0"] == 0.2
+    assert report.rule_metrics()[metric_names.LEARNING_RATE]["0"] == 0.2
 
 
 def test_a_layer_in_no_group_has_the_rate_0():
     other = (group(names=("1.weight",)),)
     report = look(sequential(nn.Conv2d(3, 4, 3)), images(2, 3, 8, 8), optimizer=other)
-    assert report.rule_metrics()[readings.LEARNING_RATE]["0"] == 0
+    assert report.rule_metrics()[metric_names.LEARNING_RATE]["0"] == 0
     assert "filter_decay_left/0" not in scalars(report)
 
 
 def test_of_a_huge_layer_evenly_spread_filters_are_read():
     report = look(sequential(nn.Linear(64, 5000)), images(2, 64), wants_pictures=True)
-    assert report.rule_metrics()[readings.NUM_FILTERS]["0"] == 1024
+    assert report.rule_metrics()[metric_names.NUM_FILTERS]["0"] == 1024
     (grid, strip) = report.of(Picture)
     assert grid.arrays["filters"].shape == (1024, 1, 64)
     assert strip.arrays["frames"].shape[1] <= 36
@@ -434,7 +434,7 @@ def test_the_past_survives_a_checkpoint(tmp_path):
     assert record.first_step == 0
     assert torch.equal(record.initial, before)
     assert record.strip.steps == [0, 1, 2, 3]
-    assert again.history.latest(readings.FIRST_STEP, "conv") == 0
+    assert again.history.latest(metric_names.FIRST_STEP, "conv") == 0
 
 
 def test_a_monitor_that_comes_later_says_so(tmp_path):
@@ -444,7 +444,7 @@ def test_a_monitor_that_comes_later_says_so(tmp_path):
     late = smallest(FilterMonitor)
     tiny_fit(tmp_path, [late, checkpoint], ckpt_path=path, enable_checkpointing=True)
     assert late._records["conv"].first_step == 2
-    assert late.history.latest(readings.FIRST_STEP, "conv") == 2
+    assert late.history.latest(metric_names.FIRST_STEP, "conv") == 2
 
 
 @pytest.mark.parametrize("options", [{}, {"layer": "conv"}, {"layer": "head"}])
@@ -454,7 +454,7 @@ def test_the_initial_weights_are_those_before_the_training(options, tmp_path):
     before = tiny_module().get_submodule(name).weight.detach().clone()
     tiny_fit(tmp_path, [monitor])
     assert torch.equal(monitor._records[name].initial.reshape(before.shape), before)
-    assert monitor.history.first(readings.FILTER_CHANGE, name) > 0
+    assert monitor.history.first(metric_names.FILTER_CHANGE, name) > 0
 
 
 def test_a_state_goes_on_where_it_was():
@@ -476,8 +476,8 @@ def test_a_layer_that_changed_its_shape_begins_anew():
     observed.look(0)
     model[0].weight = nn.Parameter(model[0].weight[:8])
     report = observed.look(50)
-    assert report.rule_metrics()[readings.FIRST_STEP]["0"] == 50
-    assert report.rule_metrics()[readings.FILTER_CHANGE]["0"] == 0
+    assert report.rule_metrics()[metric_names.FIRST_STEP]["0"] == 50
+    assert report.rule_metrics()[metric_names.FILTER_CHANGE]["0"] == 0
 
 
 # -- bad input
@@ -561,7 +561,7 @@ def test_without_the_inputs_only_their_roughness_is_left_out_and_that_is_said_on
     observed = Observed(sequential(nn.Conv2d(3, 16, 7)), FilterMonitor(), images(2, 3, 12, 12))
     for step in (0, 50):
         report = observed.look(step, references=references, wants_pictures=True)
-    assert math.isnan(report.rule_metrics()[readings.INPUT_ROUGHNESS]["0"])
+    assert math.isnan(report.rule_metrics()[metric_names.INPUT_ROUGHNESS]["0"])
     assert scalars(report)["filter_noise/0"] == pytest.approx(0.98, abs=0.05)
     assert len(drawn(report)) == 2
     (words,) = [record.getMessage() for record in caplog.records]
@@ -582,7 +582,7 @@ def test_a_layer_that_grows_keeps_its_past():
     moved = torch.cat([more[:4] - first, torch.zeros(3, 9)])
     change = moved.norm() / torch.cat([first, torch.ones(3, 9)]).norm()
     assert scalars(report)["filter_change/1"] == pytest.approx(float(change), rel=1e-5)
-    assert report.rule_metrics()[readings.FIRST_STEP]["1"] == 0.0
+    assert report.rule_metrics()[metric_names.FIRST_STEP]["1"] == 0.0
     strip = {i.tag: i for i in report.of(Picture)}["filters/over_time/1"]
     assert strip.draw.keywords["steps"] == (0, 50)
     assert all(picture.shape[2] == 3 for picture in drawn(report).values())

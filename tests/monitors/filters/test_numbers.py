@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.engine.probe import WeightInfo
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot
@@ -72,26 +72,26 @@ def test_the_numbers_are_those_of_the_analysis():
     along = (weight * initial).flatten(1).sum(1) / initial.flatten(1).square().sum(1)
     learned = weight - along[:, None, None, None] * initial
     left = 1 - learned.square().sum() / weight.square().sum()
-    assert found[readings.INITIAL_ROUGHNESS] == pytest.approx(float(roughness(initial).mean()))
-    assert found[readings.FILTER_ROUGHNESS] == pytest.approx(float(roughness(weight).mean()))
-    assert found[readings.FILTER_CHANGE] == pytest.approx(float(moved), rel=1e-5)
-    assert found[readings.INHERITED_SHARE] == pytest.approx(float(left), abs=1e-5)
-    assert found[readings.NUM_FILTERS] == 32
-    assert found[readings.KERNEL_SIZE] == 7
+    assert found[metric_names.INITIAL_ROUGHNESS] == pytest.approx(float(roughness(initial).mean()))
+    assert found[metric_names.FILTER_ROUGHNESS] == pytest.approx(float(roughness(weight).mean()))
+    assert found[metric_names.FILTER_CHANGE] == pytest.approx(float(moved), rel=1e-5)
+    assert found[metric_names.INHERITED_SHARE] == pytest.approx(float(left), abs=1e-5)
+    assert found[metric_names.NUM_FILTERS] == 32
+    assert found[metric_names.KERNEL_SIZE] == 7
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_scaled_filters_have_inherited_all_that_they_are(factor):
     found = numbers(look(factor * noise(), noise()))
-    assert found[readings.INHERITED_SHARE]["conv"] == pytest.approx(1)
-    assert found[readings.FILTER_CHANGE]["conv"] == pytest.approx(abs(factor - 1), abs=1e-6)
-    assert math.isnan(found[readings.LEARNED_ROUGHNESS]["conv"])
+    assert found[metric_names.INHERITED_SHARE]["conv"] == pytest.approx(1)
+    assert found[metric_names.FILTER_CHANGE]["conv"] == pytest.approx(abs(factor - 1), abs=1e-6)
+    assert math.isnan(found[metric_names.LEARNED_ROUGHNESS]["conv"])
 
 
 def test_noise_is_called_noise_and_a_smooth_filter_is_not():
-    assert number(readings.NOISE_LIKE, noise()) > 0.85
+    assert number(metric_names.NOISE_LIKE, noise()) > 0.85
     smooth = torch.linspace(0, 1, 7)[:, None] * torch.linspace(1, 2, 7)
-    assert number(readings.NOISE_LIKE, noise(32, 3, 1, 1) * smooth) == 0
+    assert number(metric_names.NOISE_LIKE, noise(32, 3, 1, 1) * smooth) == 0
 
 
 def test_shares_are_of_the_filters_and_odd_is_any_of_them():
@@ -100,16 +100,16 @@ def test_shares_are_of_the_filters_and_odd_is_any_of_them():
     weight[1] *= 50  # dominating
     weight[2] = -2 * weight[3]  # both of them duplicated
     found = {metric: value["conv"] for metric, value in numbers(look(weight)).items()}
-    assert found[readings.DEAD_FILTERS] == 1 / 32
-    assert found[readings.DOMINATING_FILTERS] == 1 / 32
-    assert found[readings.DUPLICATED_FILTERS] == 2 / 32
-    assert found[readings.ODD_FILTERS] == 4 / 32
+    assert found[metric_names.DEAD_FILTERS] == 1 / 32
+    assert found[metric_names.DOMINATING_FILTERS] == 1 / 32
+    assert found[metric_names.DUPLICATED_FILTERS] == 2 / 32
+    assert found[metric_names.ODD_FILTERS] == 4 / 32
 
 
 def test_the_error_of_the_mean_shrinks_with_the_root_of_the_filters():
     sd = noise_null((7, 7), 3).roughness_sd
-    assert number(readings.ROUGHNESS_ERROR, noise()) == pytest.approx(sd / math.sqrt(32))
-    assert math.isnan(number(readings.ROUGHNESS_ERROR, noise(8, 3, 1, 1)))
+    assert number(metric_names.ROUGHNESS_ERROR, noise()) == pytest.approx(sd / math.sqrt(32))
+    assert math.isnan(number(metric_names.ROUGHNESS_ERROR, noise(8, 3, 1, 1)))
 
 
 def test_several_layers_are_columns_of_one_table():
@@ -117,8 +117,8 @@ def test_several_layers_are_columns_of_one_table():
     found = numbers(look(noise()), look(noise(4, 1, 3, 3), of=small))
     assert found.keys() >= set(MEASURED)
     assert all(list(values) == ["conv", "small"] for values in found.values())
-    assert found[readings.NUM_FILTERS] == {"conv": 32, "small": 4}
-    assert math.isnan(found[readings.NOISE_LIKE]["small"])  # of 3x3 no single one is judged
+    assert found[metric_names.NUM_FILTERS] == {"conv": 32, "small": 4}
+    assert math.isnan(found[metric_names.NOISE_LIKE]["small"])  # of 3x3 no single one is judged
 
 
 # -- the optimizer
@@ -130,7 +130,7 @@ def sgd(*names: str) -> Group:
 
 def test_the_rate_is_that_of_its_group_and_0_where_no_group_moves_it():
     rates = [
-        number(readings.LEARNING_RATE, noise(), optimizer=groups)
+        number(metric_names.LEARNING_RATE, noise(), optimizer=groups)
         for groups in ((sgd("conv.weight"),), (sgd("fc.weight"),), ())
     ]
     assert rates[:2] == [0.1, 0.0]
@@ -180,8 +180,8 @@ def test_what_cannot_be_judged_at_a_size_is_not_written(weight, of, left_out):
 def test_what_is_written_is_what_the_rules_are_told():
     seen = look(noise(seed=1), noise(seed=2))
     told, written = numbers(seen), scalars(seen)
-    assert written["filter_change"] == told[readings.FILTER_CHANGE]["conv"]
-    assert written["filter_share/odd"] == told[readings.ODD_FILTERS]["conv"]
+    assert written["filter_change"] == told[metric_names.FILTER_CHANGE]["conv"]
+    assert written["filter_share/odd"] == told[metric_names.ODD_FILTERS]["conv"]
 
 
 # -- the reference samples
@@ -191,7 +191,7 @@ def of_inputs(weight: Tensor, inputs: Tensor | None, of: WatchedLayer | None = N
     references = None
     if inputs is not None:
         references = References(inputs=inputs, labels=None, source="a test")
-    return number(readings.INPUT_ROUGHNESS, weight, None, of, references=references)
+    return number(metric_names.INPUT_ROUGHNESS, weight, None, of, references=references)
 
 
 def test_inputs_are_read_as_the_filters_meet_them():

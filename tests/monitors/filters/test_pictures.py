@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.monitors.filters.numbers import MEASURED
 from vis_callbacks.monitors.filters.pictures import (
     NOISE_FRAME,
@@ -18,8 +18,9 @@ from vis_callbacks.pictures.colours import NOT_FINITE
 from vis_callbacks.pictures.text import FAINT_INK
 
 NUMBERS = dict.fromkeys(
-    (*MEASURED, readings.KERNEL_SIZE, readings.FIRST_STEP, readings.ROUGHNESS_ERROR), 0.5
-) | {readings.LEARNING_RATE: 0.1, readings.NUM_FILTERS: 4, readings.DECAY_LEFT: np.nan}
+    (*MEASURED, metric_names.KERNEL_SIZE, metric_names.FIRST_STEP, metric_names.ROUGHNESS_ERROR),
+    0.5,
+) | {metric_names.LEARNING_RATE: 0.1, metric_names.NUM_FILTERS: 4, metric_names.DECAY_LEFT: np.nan}
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.readings import (
+from vis_callbacks.alerts.metric_names import (
     CONSTANT_INPUTS,
     COUNTS_ROWS,
+    FIRST_OCCURRENCES,
     INPUT_MEAN,
     INPUT_STD,
-    LANDMARKS,
     LEARNING_RATE,
     LOSS,
     NUM_WEIGHTS,
@@ -29,7 +29,7 @@ _RAW_INPUT = 10.0  # normalised inputs have mean 0 and standard deviation 1; 0-2
 
 def has_broken_down(history: History) -> bool:
     """Whether there ever was a NaN or an infinity: no other verdict means anything after it."""
-    return any(history.landmark(metric) is not None for metric in LANDMARKS)
+    return any(history.first_occurrence(metric) is not None for metric in FIRST_OCCURRENCES)
 
 
 def constant_share(history: History) -> float:

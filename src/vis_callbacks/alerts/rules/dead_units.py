@@ -18,9 +18,9 @@ from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Evidence, Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.readings import (
+from vis_callbacks.alerts.metric_names import (
     FIRST_DEATH_STEP,
-    LANDMARKS,
+    FIRST_OCCURRENCES,
     NEVER_FIRED,
     NEWLY_DEAD,
     NEWLY_DEAD_LATE,
@@ -125,7 +125,11 @@ class DyingUnits:
 
     def was_dying_before(self, history: History) -> bool:
         """Whether units were dying at the last snapshot before the first NaN or infinity."""
-        marks = [mark.step for mark in map(history.landmark, LANDMARKS) if mark is not None]
+        marks = [
+            mark.step
+            for mark in map(history.first_occurrence, FIRST_OCCURRENCES)
+            if mark is not None
+        ]
         before = [entry for entry, step in enumerate(history.steps) if step < min(marks, default=0)]
         return bool(before) and bool(self.dying_layers(history, before[-1]))
 

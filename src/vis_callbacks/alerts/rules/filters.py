@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.rules.conditions import quoted, share
@@ -89,7 +89,7 @@ class HardlyLearned:
         """Returns the layers that are still what they were initialised as."""
         found = {
             layer: history.steps[first]
-            for layer in history.layers(readings.FILTER_ROUGHNESS)
+            for layer in history.layers(metric_names.FILTER_ROUGHNESS)
             if (first := _first_judged(history, layer)) is not None
             and not _not_judged(history, layer)
             and self._has_hardly_learned(history, layer, first)
@@ -98,9 +98,9 @@ class HardlyLearned:
         if not found:
             return None
         layers = tuple(found)
-        worst = min(layers, key=lambda layer: history.latest(readings.FILTER_CHANGE, layer))
-        rough = history.latest(readings.FILTER_ROUGHNESS, worst)
-        moved = _percent(history.latest(readings.FILTER_CHANGE, worst))
+        worst = min(layers, key=lambda layer: history.latest(metric_names.FILTER_CHANGE, layer))
+        rough = history.latest(metric_names.FILTER_ROUGHNESS, worst)
+        moved = _percent(history.latest(metric_names.FILTER_CHANGE, worst))
         return Finding(
             message=f"The first layer has hardly learned: the filters of {quoted((worst,))} are as"
             f" noisy as they were initialised (roughness {rough:.2f}, white noise has 1), and have"
@@ -118,9 +118,9 @@ class HardlyLearned:
         )
 
     def _has_hardly_learned(self, history: History, layer: str, entry: int) -> bool:
-        rough = history.at(entry, readings.FILTER_ROUGHNESS, layer)
-        initial = history.at(entry, readings.INITIAL_ROUGHNESS, layer)
-        change = history.at(entry, readings.FILTER_CHANGE, layer)
+        rough = history.at(entry, metric_names.FILTER_ROUGHNESS, layer)
+        initial = history.at(entry, metric_names.INITIAL_ROUGHNESS, layer)
+        change = history.at(entry, metric_names.FILTER_CHANGE, layer)
         # A layer that was frozen until then has not had its chance.
         return rough >= self.min_roughness * min(1.0, initial) and 0 < change < self.max_change
 
@@ -149,14 +149,14 @@ class FiltersBlowUp:
             return None
         layers = tuple(
             layer
-            for layer in history.layers(readings.FILTER_CHANGE)
+            for layer in history.layers(metric_names.FILTER_CHANGE)
             if not _not_judged(history, layer)
-            and history.at(entry, readings.FILTER_CHANGE, layer) >= self.min_change
+            and history.at(entry, metric_names.FILTER_CHANGE, layer) >= self.min_change
         )
         if not layers:
             return None
-        worst = max(layers, key=lambda layer: history.at(entry, readings.FILTER_CHANGE, layer))
-        moved = _percent(history.at(entry, readings.FILTER_CHANGE, worst))
+        worst = max(layers, key=lambda layer: history.at(entry, metric_names.FILTER_CHANGE, layer))
+        moved = _percent(history.at(entry, metric_names.FILTER_CHANGE, worst))
         step = history.steps[entry]
         return Finding(
             message=f"First-layer weights blow up: at step {step} those of {quoted((worst,))} had"
@@ -189,21 +189,21 @@ class InitialNoise:
 
     def check(self, history: History) -> Outcome:
         """Returns the layers whose filters still carry their initial noise."""
-        planned = history.latest(readings.PLANNED_STEPS)
+        planned = history.latest(metric_names.PLANNED_STEPS)
         if not history.steps[-1] >= self.min_done * planned:  # NaN: the end is not known
             return None
         layers = tuple(
             layer
-            for layer in history.layers(readings.FILTER_ROUGHNESS)
+            for layer in history.layers(metric_names.FILTER_ROUGHNESS)
             if not _not_judged(history, layer)
-            and history.latest(readings.FILTER_ROUGHNESS, layer)
-            >= self.min_roughness * history.latest(readings.INITIAL_ROUGHNESS, layer)
+            and history.latest(metric_names.FILTER_ROUGHNESS, layer)
+            >= self.min_roughness * history.latest(metric_names.INITIAL_ROUGHNESS, layer)
         )
         if not layers:
             return None
-        worst = max(layers, key=lambda layer: history.latest(readings.INHERITED_SHARE, layer))
-        inherited = history.latest(readings.INHERITED_SHARE, worst)
-        left = history.latest(readings.DECAY_LEFT, worst)
+        worst = max(layers, key=lambda layer: history.latest(metric_names.INHERITED_SHARE, layer))
+        inherited = history.latest(metric_names.INHERITED_SHARE, worst)
+        left = history.latest(metric_names.DECAY_LEFT, worst)
         decay = (
             ""
             if math.isnan(left)
@@ -229,14 +229,14 @@ class OddFilters:
     def check(self, history: History) -> Outcome:
         """Returns the layers that have any, and how many of each."""
         words = {
-            readings.DEAD_FILTERS: "near zero",
-            readings.DOMINATING_FILTERS: "more than five times as large as the median",
-            readings.DUPLICATED_FILTERS: "nearly equal to another one",
+            metric_names.DEAD_FILTERS: "near zero",
+            metric_names.DOMINATING_FILTERS: "more than five times as large as the median",
+            metric_names.DUPLICATED_FILTERS: "nearly equal to another one",
         }
         said: dict[str, str] = {}
         evidence: dict[str, float] = {}
-        for layer in history.layers(readings.NUM_FILTERS):
-            total = history.latest(readings.NUM_FILTERS, layer)
+        for layer in history.layers(metric_names.NUM_FILTERS):
+            total = history.latest(metric_names.NUM_FILTERS, layer)
             shares = {metric: history.latest(metric, layer) for metric in words}
             counts = [
                 f"{value * total:.0f} {words[metric]}"
@@ -263,7 +263,7 @@ class FiltersNotJudged:
         """Returns the layers of which no verdict on noise is given."""
         reasons = {
             layer: reason
-            for layer in history.layers(readings.KERNEL_SIZE)
+            for layer in history.layers(metric_names.KERNEL_SIZE)
             if (reason := _not_judged(history, layer))
         }
         if not reasons:
@@ -273,24 +273,24 @@ class FiltersNotJudged:
 
 
 def _not_judged(history: History, layer: str) -> str:
-    first_step = history.latest(readings.FIRST_STEP, layer)
+    first_step = history.latest(metric_names.FIRST_STEP, layer)
     return why_not_judged(
-        kernel_size=history.latest(readings.KERNEL_SIZE, layer),
+        kernel_size=history.latest(metric_names.KERNEL_SIZE, layer),
         first_step=first_step,
-        initial_roughness=history.latest(readings.INITIAL_ROUGHNESS, layer),
-        roughness_error=history.latest(readings.ROUGHNESS_ERROR, layer),
-        rate=history.latest(readings.LEARNING_RATE, layer),
-        change=history.latest(readings.FILTER_CHANGE, layer),
+        initial_roughness=history.latest(metric_names.INITIAL_ROUGHNESS, layer),
+        roughness_error=history.latest(metric_names.ROUGHNESS_ERROR, layer),
+        rate=history.latest(metric_names.LEARNING_RATE, layer),
+        change=history.latest(metric_names.FILTER_CHANGE, layer),
         has_stepped=history.steps[-1] > max(first_step, 0),
     )
 
 
 def _first_judged(history: History, layer: str) -> int | None:
     """Returns the first entry late enough at which no warm-up is on, None where none is."""
-    planned = history.latest(readings.PLANNED_STEPS)
+    planned = history.latest(metric_names.PLANNED_STEPS)
     share_of_run = 0.0 if math.isnan(planned) else FIRST_JUDGED_SHARE * planned
     earliest = max(FIRST_JUDGED_STEP, share_of_run)
-    rates = history.series(readings.LEARNING_RATE, layer)
+    rates = history.series(metric_names.LEARNING_RATE, layer)
     for entry, step in enumerate(history.steps):
         is_rising = entry > 0 and rates[entry] > rates[entry - 1] * (1 + 1e-9)
         if step >= earliest and not is_rising:
@@ -300,15 +300,15 @@ def _first_judged(history: History, layer: str) -> int | None:
 
 def _evidence(history: History, layer: str) -> dict[str, float | int | str]:
     metrics = (
-        readings.FILTER_ROUGHNESS,
-        readings.INITIAL_ROUGHNESS,
-        readings.FILTER_CHANGE,
-        readings.INHERITED_SHARE,
-        readings.LEARNED_ROUGHNESS,
-        readings.NOISE_LIKE,
-        readings.DECAY_LEFT,
-        readings.LEARNING_RATE,
-        readings.NUM_FILTERS,
+        metric_names.FILTER_ROUGHNESS,
+        metric_names.INITIAL_ROUGHNESS,
+        metric_names.FILTER_CHANGE,
+        metric_names.INHERITED_SHARE,
+        metric_names.LEARNED_ROUGHNESS,
+        metric_names.NOISE_LIKE,
+        metric_names.DECAY_LEFT,
+        metric_names.LEARNING_RATE,
+        metric_names.NUM_FILTERS,
     )
     known = {metric: history.latest(metric, layer) for metric in metrics}
     return {"layer": layer} | {m: value for m, value in known.items() if not math.isnan(value)}
@@ -323,7 +323,7 @@ def _trend(history: History) -> dict[str, float | int | str]:
 
 
 def _remedy(history: History, layer: str) -> str:
-    rate = history.latest(readings.LEARNING_RATE, layer)
+    rate = history.latest(metric_names.LEARNING_RATE, layer)
     numbers = "" if math.isnan(rate) else f", {10 * rate:.3g}"
     return (
         f"Try ten times the learning rate{numbers}: it was better by 3 points of accuracy or more"

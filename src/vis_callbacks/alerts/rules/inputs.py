@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.readings import CONSTANT_INPUTS, INPUT_MEAN, INPUT_STD, NUM_SAMPLES
+from vis_callbacks.alerts.metric_names import CONSTANT_INPUTS, INPUT_MEAN, INPUT_STD, NUM_SAMPLES
 from vis_callbacks.alerts.rules.conditions import (
     MAX_CONSTANT_SHARE,
     constant_share,

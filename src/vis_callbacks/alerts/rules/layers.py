@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.readings import NUM_SAMPLES, REACHED, flat_share_of
+from vis_callbacks.alerts.metric_names import NUM_SAMPLES, REACHED, flat_share_of
 from vis_callbacks.alerts.rules.conditions import has_broken_down, learning_rate, quoted, share
 
 _MIN_SNAPSHOTS, _MIN_SAMPLES = 3, 160  # of the window that a remark rests on

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.readings import NON_FINITE, NON_FINITE_LOSS, WEIGHT_NORM
+from vis_callbacks.alerts.metric_names import NON_FINITE, NON_FINITE_LOSS, WEIGHT_NORM
 from vis_callbacks.alerts.rules.conditions import learning_rate
 from vis_callbacks.alerts.rules.dead_units import DyingUnits
 
@@ -26,7 +26,7 @@ class NonFinite:
 
     def check(self, history: History) -> Outcome:
         """Returns the first layer, in forward order, and the first step."""
-        marks = [history.landmark(metric) for metric in (NON_FINITE, NON_FINITE_LOSS)]
+        marks = [history.first_occurrence(metric) for metric in (NON_FINITE, NON_FINITE_LOSS)]
         first = min((mark for mark in marks if mark), key=lambda mark: mark.step, default=None)
         if first is None:
             return None

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.rules.conditions import quoted
@@ -49,7 +49,7 @@ class OverFitting:
             return None
         rough = [
             layer
-            for layer in history.layers(readings.LEARNED_ROUGHNESS)
+            for layer in history.layers(metric_names.LEARNED_ROUGHNESS)
             if self._is_rough(history, layer)
         ]
         also = (
@@ -75,19 +75,19 @@ class OverFitting:
         )
 
     def _is_rough(self, history: History, layer: str) -> bool:
-        if not history.latest(readings.KERNEL_SIZE, layer) >= _SINGLE_FILTERS:
+        if not history.latest(metric_names.KERNEL_SIZE, layer) >= _SINGLE_FILTERS:
             return False
-        learned = history.latest(readings.LEARNED_ROUGHNESS, layer)
+        learned = history.latest(metric_names.LEARNED_ROUGHNESS, layer)
         return learned >= self.min_learned_roughness * history.latest(
-            readings.INPUT_ROUGHNESS, layer
+            metric_names.INPUT_ROUGHNESS, layer
         )
 
 
 def validations(history: History) -> list[tuple[float, float, int]]:
     """Returns (validation loss, training loss, step) wherever the validation loss is a new one."""
     found, before = [], math.nan
-    validation = history.series(readings.VALIDATION_LOSS)
-    training = history.series(readings.TRAINING_LOSS)
+    validation = history.series(metric_names.VALIDATION_LOSS)
+    training = history.series(metric_names.TRAINING_LOSS)
     for step, loss, trained in zip(history.steps, validation, training, strict=True):
         if not math.isnan(loss) and loss != before:
             before = loss

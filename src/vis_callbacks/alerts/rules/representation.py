@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Evidence, Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.readings import (
+from vis_callbacks.alerts.metric_names import (
     CLASS_AGREEMENT,
     EFFECTIVE_RANK,
     FEATURE_SPREAD,

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.readings import WEIGHT_DECAY, WEIGHT_NORM
+from vis_callbacks.alerts.metric_names import WEIGHT_DECAY, WEIGHT_NORM
 from vis_callbacks.alerts.rules.conditions import (
     has_broken_down,
     loss_level,

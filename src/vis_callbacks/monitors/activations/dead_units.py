@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.monitors.activations.science import UnitRows, UnitTable
 
 ALIVE, DEAD, REVIVED, NEVER_FIRED, NOT_MEASURED = 0, 1, 2, 3, -1
@@ -134,18 +134,20 @@ class DeadUnitTracker:
         is_full = (layers["num_batches"] >= MIN_BATCHES) & (layers["num_samples"] >= MIN_SAMPLES)
         fewest = torch.where(dead, units["zero_samples"], math.inf).amin(1)
         numbers = {
-            readings.NUM_UNITS: self.table.widths,
-            readings.NEWLY_DEAD: newly_dead,
-            readings.NEWLY_DEAD_LATE: newly_dead_late,
-            readings.NEVER_FIRED: never_fired,
-            readings.DEAD_FRACTION: dead_fraction,
-            readings.REVIVED: revived,
-            readings.NORM_AT_DEATH: masked_median(units["death_norm"], newly),
-            readings.FIRST_DEATH_STEP: torch.where(newly, units["zero_since"], math.inf).amin(1),
-            readings.WINDOW_SAMPLES: torch.minimum(fewest, layers["num_samples"]),
-            readings.WINDOW_FULL: is_full.float(),
-            readings.REFERENCE_STEP: layers["reference_step"],
-            readings.COUNTS_ROWS: self.counts_rows().float(),
+            metric_names.NUM_UNITS: self.table.widths,
+            metric_names.NEWLY_DEAD: newly_dead,
+            metric_names.NEWLY_DEAD_LATE: newly_dead_late,
+            metric_names.NEVER_FIRED: never_fired,
+            metric_names.DEAD_FRACTION: dead_fraction,
+            metric_names.REVIVED: revived,
+            metric_names.NORM_AT_DEATH: masked_median(units["death_norm"], newly),
+            metric_names.FIRST_DEATH_STEP: torch.where(newly, units["zero_since"], math.inf).amin(
+                1
+            ),
+            metric_names.WINDOW_SAMPLES: torch.minimum(fewest, layers["num_samples"]),
+            metric_names.WINDOW_FULL: is_full.float(),
+            metric_names.REFERENCE_STEP: layers["reference_step"],
+            metric_names.COUNTS_ROWS: self.counts_rows().float(),
         }
         table = torch.stack(list(numbers.values()))
         is_unknown = self.table.among(self.cannot_die) | ~self.was_reached() | table.isinf()

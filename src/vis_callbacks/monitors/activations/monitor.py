@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Rule
 from vis_callbacks.alerts.rules.dead_units import DeadFromStart, DyingUnits, NewlyDeadUnits
 from vis_callbacks.alerts.rules.inputs import ConstantInputs, RawInputs
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 _MAX_LAYER_SCALARS = 20
 _MAX_GROUPS = 3
 
-_DEAD = readings.DEAD_FRACTION
-_SHOWN = (readings.SPARSITY, readings.DORMANT_FRACTION, readings.EFFECTIVE_AREA)
+_DEAD = metric_names.DEAD_FRACTION
+_SHOWN = (metric_names.SPARSITY, metric_names.DORMANT_FRACTION, metric_names.EFFECTIVE_AREA)
 _WITH_FLAT_ZERO = frozenset(n.kind for n in NONLINEARITIES if n.has_flat_zero)
 _SATURATING = frozenset(n.kind for n in NONLINEARITIES if n.saturates)
 
@@ -237,7 +237,7 @@ class ActivationMonitor(Monitor):
         tracker.update(snapshot.step, rows, norms)
         names, metrics = tracker.metrics()
         yield RuleMetrics(
-            metrics=(readings.NON_FINITE, readings.REACHED, *names),
+            metrics=(metric_names.NON_FINITE, metric_names.REACHED, *names),
             layers=rows.table.layers,
             values=torch.cat([torch.stack([rows.non_finite(), rows.num_samples]), metrics]),
         )
@@ -246,7 +246,7 @@ class ActivationMonitor(Monitor):
             sizes = torch.stack([torch.linalg.vector_norm(n) for n, _ in weights.values()])
             counts = torch.stack([count for _, count in weights.values()]).to(sizes)
             yield RuleMetrics(
-                metrics=(readings.WEIGHT_NORM, readings.NUM_WEIGHTS),
+                metrics=(metric_names.WEIGHT_NORM, metric_names.NUM_WEIGHTS),
                 layers=tuple(weights),
                 values=torch.stack([sizes, counts]),
             )
@@ -308,8 +308,8 @@ class ActivationMonitor(Monitor):
         can_die: bool,
     ) -> Iterator[Scalar]:
         if can_die:
-            width = metrics[readings.NUM_UNITS]
-            for metric in (_DEAD, readings.NEWLY_DEAD):
+            width = metrics[metric_names.NUM_UNITS]
+            for metric in (_DEAD, metric_names.NEWLY_DEAD):
                 total = (metrics[metric] * width).nansum() / width.nansum()
                 yield Scalar(tag=tag(metric, "total"), value=total)
             worst = metrics[_DEAD].nan_to_num(0).amax()
@@ -344,16 +344,16 @@ def _of_run(snapshot: Snapshot) -> Iterator[RuleMetrics]:
     """Yields the numbers of the whole run that rules look at."""
     groups, stats = snapshot.optimizer, snapshot.input_stats
     numbers: dict[str, float | Tensor | None] = {
-        readings.LEARNING_RATE: max((group.lr for group in groups), default=math.nan),
-        readings.WEIGHT_DECAY: max((group.weight_decay for group in groups), default=math.nan),
-        readings.NUM_SAMPLES: float(snapshot.num_samples.get("units", 0)),
-        readings.CONSTANT_INPUTS: stats.get("share_constant"),
-        readings.INPUT_MEAN: stats.get("mean"),
-        readings.INPUT_STD: stats.get("std"),
+        metric_names.LEARNING_RATE: max((group.lr for group in groups), default=math.nan),
+        metric_names.WEIGHT_DECAY: max((group.weight_decay for group in groups), default=math.nan),
+        metric_names.NUM_SAMPLES: float(snapshot.num_samples.get("units", 0)),
+        metric_names.CONSTANT_INPUTS: stats.get("share_constant"),
+        metric_names.INPUT_MEAN: stats.get("mean"),
+        metric_names.INPUT_STD: stats.get("std"),
     }
     if snapshot.loss is not None:
         loss = torch.as_tensor(snapshot.loss)
-        numbers |= {readings.LOSS: loss, readings.NON_FINITE_LOSS: ~loss.isfinite()}
+        numbers |= {metric_names.LOSS: loss, metric_names.NON_FINITE_LOSS: ~loss.isfinite()}
     for metric, value in numbers.items():
         if value is not None:
             values = value.double()[None] if isinstance(value, Tensor) else (value,)
@@ -370,7 +370,7 @@ def _of_flat_parts(rows: UnitRows, infos: Mapping[str, LayerInfo]) -> Iterator[R
     for kind, of_kind in places.items():
         layers = tuple(rows.table.layers[place] for place in of_kind)
         yield RuleMetrics(
-            metrics=(readings.flat_share_of(kind),), layers=layers, values=shares[of_kind]
+            metrics=(metric_names.flat_share_of(kind),), layers=layers, values=shares[of_kind]
         )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vis_callbacks._lightning import RunView
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Rule
 from vis_callbacks.alerts.rules.representation import RepresentationCollapse
 from vis_callbacks.engine.layers import named_modules
@@ -277,7 +277,11 @@ class EmbeddingMonitor(Monitor):
 def _cloud_items(clouds: Sequence[Cloud], num_classes: int) -> Iterator[Item]:
     """Yields the numbers of the clouds, for rules and for loggers."""
     yield RuleMetrics(
-        metrics=(readings.EFFECTIVE_RANK, readings.FEATURE_SPREAD, readings.CLASS_AGREEMENT),
+        metrics=(
+            metric_names.EFFECTIVE_RANK,
+            metric_names.FEATURE_SPREAD,
+            metric_names.CLASS_AGREEMENT,
+        ),
         layers=tuple(cloud.layer for cloud in clouds),
         values=(
             tuple(cloud.effective_rank for cloud in clouds),
@@ -287,7 +291,7 @@ def _cloud_items(clouds: Sequence[Cloud], num_classes: int) -> Iterator[Item]:
     )
     num_embedded = min(len(cloud.places) for cloud in clouds)
     yield RuleMetrics(
-        metrics=(readings.NUM_EMBEDDED, readings.NUM_CLASSES),
+        metrics=(metric_names.NUM_EMBEDDED, metric_names.NUM_CLASSES),
         layers=("",),
         values=((float(num_embedded),), (float(num_classes),)),
     )

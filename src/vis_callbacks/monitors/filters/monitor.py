@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Rule
 from vis_callbacks.alerts.rules.filters import (
     FiltersBlowUp,
@@ -226,8 +226,8 @@ class FilterMonitor(Monitor):
             training = torch.as_tensor(snapshot.loss)
         if snapshot.planned_steps is not None:
             planned = (float(snapshot.planned_steps),)
-            yield RuleMetrics(metrics=(readings.PLANNED_STEPS,), layers=("",), values=planned)
-        losses = {readings.TRAINING_LOSS: training, readings.VALIDATION_LOSS: validation}
+            yield RuleMetrics(metrics=(metric_names.PLANNED_STEPS,), layers=("",), values=planned)
+        losses = {metric_names.TRAINING_LOSS: training, metric_names.VALIDATION_LOSS: validation}
         for metric, value in losses.items():
             if value is not None:
                 yield RuleMetrics(metrics=(metric,), layers=("",), values=value.reshape(1))

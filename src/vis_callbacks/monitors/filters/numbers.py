@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitors.filters.layers import WatchedLayer, group_of
@@ -26,26 +26,26 @@ from vis_callbacks.report import RuleMetrics, Scalar, tag
 # What is measured on the device, in the order in which it crosses to the host: numbers of the
 # layer, then means over its filters as `FilterNumbers` has them.
 MEASURED = (
-    readings.INITIAL_ROUGHNESS,
-    readings.FILTER_CHANGE,
-    readings.INHERITED_SHARE,
-    readings.LEARNED_ROUGHNESS,
-    readings.INPUT_ROUGHNESS,
-    readings.FILTER_ROUGHNESS,
-    readings.FILTER_NOISE,
-    readings.NOISE_LIKE,
-    readings.DEAD_FILTERS,
-    readings.DOMINATING_FILTERS,
-    readings.DUPLICATED_FILTERS,
-    readings.ODD_FILTERS,
+    metric_names.INITIAL_ROUGHNESS,
+    metric_names.FILTER_CHANGE,
+    metric_names.INHERITED_SHARE,
+    metric_names.LEARNED_ROUGHNESS,
+    metric_names.INPUT_ROUGHNESS,
+    metric_names.FILTER_ROUGHNESS,
+    metric_names.FILTER_NOISE,
+    metric_names.NOISE_LIKE,
+    metric_names.DEAD_FILTERS,
+    metric_names.DOMINATING_FILTERS,
+    metric_names.DUPLICATED_FILTERS,
+    metric_names.ODD_FILTERS,
 )
 _TAGS = {
-    readings.FILTER_NOISE: "filter_noise",
-    readings.FILTER_CHANGE: "filter_change",
-    readings.INHERITED_SHARE: "filter_inherited",
-    readings.LEARNED_ROUGHNESS: "filter_learned_noise",
-    readings.NOISE_LIKE: "filter_share/noise_like",
-    readings.ODD_FILTERS: "filter_share/odd",
+    metric_names.FILTER_NOISE: "filter_noise",
+    metric_names.FILTER_CHANGE: "filter_change",
+    metric_names.INHERITED_SHARE: "filter_inherited",
+    metric_names.LEARNED_ROUGHNESS: "filter_learned_noise",
+    metric_names.NOISE_LIKE: "filter_share/noise_like",
+    metric_names.ODD_FILTERS: "filter_share/odd",
 }
 
 
@@ -110,13 +110,17 @@ def layer_numbers(
         numbers=numbers,
         measured=torch.cat([torch.stack(of_layer), numbers.means]),
         known={
-            readings.NUM_FILTERS: float(len(filters)),
-            readings.KERNEL_SIZE: float(layer.kernel_size(filters)),
-            readings.ROUGHNESS_ERROR: error,
-            readings.FIRST_STEP: float(record.first_step),
+            metric_names.NUM_FILTERS: float(len(filters)),
+            metric_names.KERNEL_SIZE: float(layer.kernel_size(filters)),
+            metric_names.ROUGHNESS_ERROR: error,
+            metric_names.FIRST_STEP: float(record.first_step),
             # No group of any optimizer holds it: then nothing moves it.
-            readings.LEARNING_RATE: group.lr if group else 0.0 if snapshot.optimizer else math.nan,
-            readings.DECAY_LEFT: record.decay_left(snapshot.step, group),
+            metric_names.LEARNING_RATE: group.lr
+            if group
+            else 0.0
+            if snapshot.optimizer
+            else math.nan,
+            metric_names.DECAY_LEFT: record.decay_left(snapshot.step, group),
         },
     )
 
@@ -134,15 +138,15 @@ def readings_of(layers: Sequence[LayerNumbers]) -> Iterator[RuleMetrics]:
 def scalars_of(of: LayerNumbers) -> Iterator[Scalar]:
     """Yields what is written of a layer; what cannot be judged is left out."""
     is_judged = {
-        readings.FILTER_NOISE: of.known[readings.KERNEL_SIZE] > 1,
-        readings.LEARNED_ROUGHNESS: of.known[readings.KERNEL_SIZE] > 1,
-        readings.NOISE_LIKE: of.numbers.noise_like is not None,
+        metric_names.FILTER_NOISE: of.known[metric_names.KERNEL_SIZE] > 1,
+        metric_names.LEARNED_ROUGHNESS: of.known[metric_names.KERNEL_SIZE] > 1,
+        metric_names.NOISE_LIKE: of.numbers.noise_like is not None,
     }
     for metric, name in _TAGS.items():
         if is_judged.get(metric, True):
             value = of.measured[MEASURED.index(metric)]
             yield Scalar(tag=tag(name, of.layer.name), value=value)
-    if not math.isnan(left := of.known[readings.DECAY_LEFT]):
+    if not math.isnan(left := of.known[metric_names.DECAY_LEFT]):
         yield Scalar(tag=tag("filter_decay_left", of.layer.name), value=left)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vis_callbacks.alerts import readings
+from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.rules.filters import why_not_judged
 from vis_callbacks.pictures.canvas import (
     crossed,
@@ -71,7 +71,7 @@ def draw_grid(
         rough: (filters,) the roughness.
         noise_like: (filters,) those that get an orange frame.
         is_dead: (filters,) those that are crossed.
-        numbers: The layer's, by the names of `vis_callbacks.alerts.readings`.
+        numbers: The layer's, by the names of `vis_callbacks.alerts.metric_names`.
         layer: Its name.
         step: Of the snapshot.
         num_filters: All that the layer has.
@@ -101,7 +101,7 @@ def draw_grid(
         )
         for picture, share in zip(added, shares, strict=True)
     ]
-    energy = percent(1 - numbers[readings.INHERITED_SHARE])
+    energy = percent(1 - numbers[metric_names.INHERITED_SHARE])
     body = side_by_side(
         [
             _panel("the filters", of_filters),
@@ -280,37 +280,41 @@ def _strip_tiles(filters: NDArray[Any], scales: NDArray[np.float64]) -> Rgb:
 
 def _noise_lines(numbers: Mapping[str, float], step: int, has_verdicts: bool) -> list[str]:
     reason = why_not_judged(
-        kernel_size=numbers[readings.KERNEL_SIZE],
-        first_step=numbers[readings.FIRST_STEP],
-        initial_roughness=numbers[readings.INITIAL_ROUGHNESS],
-        roughness_error=numbers[readings.ROUGHNESS_ERROR],
-        rate=numbers[readings.LEARNING_RATE],
-        change=numbers[readings.FILTER_CHANGE],
-        has_stepped=step > numbers[readings.FIRST_STEP],
+        kernel_size=numbers[metric_names.KERNEL_SIZE],
+        first_step=numbers[metric_names.FIRST_STEP],
+        initial_roughness=numbers[metric_names.INITIAL_ROUGHNESS],
+        roughness_error=numbers[metric_names.ROUGHNESS_ERROR],
+        rate=numbers[metric_names.LEARNING_RATE],
+        change=numbers[metric_names.FILTER_CHANGE],
+        has_stepped=step > numbers[metric_names.FIRST_STEP],
     )
     lines = [f"No verdict on noise: {reason}." if reason else ""]
-    if numbers[readings.KERNEL_SIZE] <= 1:
+    if numbers[metric_names.KERNEL_SIZE] <= 1:
         return lines
     noise = (
-        f"noise {numbers[readings.FILTER_NOISE]:.2f} (white noise has 1, a constant 0); it was "
-        f"{numbers[readings.INITIAL_ROUGHNESS]:.2f} at step {numbers[readings.FIRST_STEP]:,.0f}"
+        f"noise {numbers[metric_names.FILTER_NOISE]:.2f} (white noise has 1, a constant 0); it was"
+        f" {numbers[metric_names.INITIAL_ROUGHNESS]:.2f} at step"
+        f" {numbers[metric_names.FIRST_STEP]:,.0f}"
     )
     if not has_verdicts:
         small = "a single filter of this size cannot be told from noise, so none is framed"
         return [*lines, noise, small]
-    count = round(numbers[readings.NOISE_LIKE] * numbers[readings.NUM_FILTERS])
+    count = round(numbers[metric_names.NOISE_LIKE] * numbers[metric_names.NUM_FILTERS])
     framed = f"orange frame: {count} that cannot be told from noise; healthy networks keep some"
     return [*lines, noise, framed if count else "no filter is taken for noise"]
 
 
 def _learned_line(numbers: Mapping[str, float]) -> str:
-    rough, of_inputs = numbers[readings.LEARNED_ROUGHNESS], numbers[readings.INPUT_ROUGHNESS]
-    change, first_step = numbers[readings.FILTER_CHANGE], numbers[readings.FIRST_STEP]
+    rough, of_inputs = (
+        numbers[metric_names.LEARNED_ROUGHNESS],
+        numbers[metric_names.INPUT_ROUGHNESS],
+    )
+    change, first_step = numbers[metric_names.FILTER_CHANGE], numbers[metric_names.FIRST_STEP]
     words = f"moved by {percent(change)} of the norm since step {first_step:,.0f}"
     if np.isfinite(rough):
         words += f"; noise of the learned part {rough:.2f}"
         words += f" (of the inputs {of_inputs:.2f})" if np.isfinite(of_inputs) else ""
-    left = numbers[readings.DECAY_LEFT]
+    left = numbers[metric_names.DECAY_LEFT]
     if np.isfinite(left):
         words += f"; weight decay alone has left {percent(left)} of the initial weights"
     return words
@@ -318,12 +322,12 @@ def _learned_line(numbers: Mapping[str, float]) -> str:
 
 def _odd_line(numbers: Mapping[str, float]) -> str:
     words = {
-        readings.DEAD_FILTERS: "near zero (crossed)",
-        readings.DOMINATING_FILTERS: "far larger than the median",
-        readings.DUPLICATED_FILTERS: "nearly equal to another one",
+        metric_names.DEAD_FILTERS: "near zero (crossed)",
+        metric_names.DOMINATING_FILTERS: "far larger than the median",
+        metric_names.DUPLICATED_FILTERS: "nearly equal to another one",
     }
     known = {metric: numbers[metric] for metric in words if np.isfinite(numbers[metric])}
-    counts = {m: round(share * numbers[readings.NUM_FILTERS]) for m, share in known.items()}
+    counts = {m: round(share * numbers[metric_names.NUM_FILTERS]) for m, share in known.items()}
     return ", ".join(f"{count} {words[metric]}" for metric, count in counts.items() if count)
 
 

@@ -71,7 +71,7 @@ NUM_EMBEDDED = "num_embedded"  # samples they are read of; of the whole run
 NUM_CLASSES = "num_classes"  # different labels among these; of the whole run
 
 # The first time that one of these is above 0 is remembered for the whole run.
-LANDMARKS = (NON_FINITE, NON_FINITE_LOSS)
+FIRST_OCCURRENCES = (NON_FINITE, NON_FINITE_LOSS)
 
 
 def flat_share_of(kind: str) -> str:
