@@ -191,7 +191,8 @@ def _cell(tile: Tile, sizes: tuple[int, int], min_width: int) -> Rgb:
     width, top = max(picture.shape[1], min_width), line_height() if tile.title else 0
     canvas = blank(top + len(picture) + len(tile.lines) * line_height(), width)
     canvas[top : top + len(picture), : picture.shape[1]] = picture
-    write(canvas, shortened(tile.title, width), 0, 0, colour=FAINT_INK)
+    if tile.title:
+        write(canvas, shortened(tile.title, width), 0, 0, colour=FAINT_INK)
     for index, text in enumerate(tile.lines):
         y = top + len(picture) + index * line_height()
         write(canvas, shortened(text, width), 0, y, colour=FAINT_INK if index else INK)
@@ -237,8 +238,11 @@ def _row(cells: Sequence[Rgb], name: Rgb | None, row: TileRow, sizes: tuple[int,
 
 def _widened(picture: Rgb, width: int) -> Rgb:
     """Returns the picture with white to its right."""
-    room = max(0, width - picture.shape[1])
-    return np.pad(picture, ((0, 0), (0, room), (0, 0)), constant_values=255)
+    if picture.shape[1] >= width:
+        return picture
+    canvas = blank(len(picture), width)
+    canvas[:, : picture.shape[1]] = picture
+    return canvas
 
 
 def _in_rows(pictures: Sequence[Rgb], across: int, gap: int) -> list[Rgb]:
