@@ -20,7 +20,6 @@ from vis_callbacks.pictures.colours import (
     Scale,
     class_colour,
     colour_map,
-    shares_its_colour,
 )
 from vis_callbacks.pictures.text import (
     Colour,
@@ -204,16 +203,3 @@ def marker_legend(
     for (x, y), (text, _) in zip(spots, entries, strict=True):
         write(legend, text, x + height + 2, y)
     return legend
-
-
-__all__ = [
-    "NO_CLASS",
-    "Marks",
-    "class_colour",
-    "class_legend",
-    "marked",
-    "marker_legend",
-    "marker_style",
-    "shares_its_colour",
-    "value_scale",
-]

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vis_callbacks.pictures.canvas import MAX_FRAME_WIDTH, blank, stacked, with_caption
-from vis_callbacks.pictures.colours import Scale
+from vis_callbacks.pictures.colours import Scale, class_colour
 from vis_callbacks.pictures.markers import (
     NO_CLASS,
     Marks,
-    class_colour,
     marked,
     marker_legend,
     marker_style,

@@ -166,11 +166,6 @@ def tile_grid(
     return with_caption(body, caption, bar=None if scale is None else colour_bar(scale, units))
 
 
-def fitted_tile(picture: Rgb, tile: tuple[int, int] = (96, 160)) -> Rgb:
-    """Returns the picture at the size at which a table with this ``tile`` shows it."""
-    return fitted(picture, *tile)
-
-
 def _cell(tile: Tile, sizes: tuple[int, int], min_width: int) -> Rgb:
     """Returns one tile with its title and its lines."""
     if tile.picture is None:

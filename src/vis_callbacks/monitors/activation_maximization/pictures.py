@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vis_callbacks.pictures.canvas import blank, hatched
+from vis_callbacks.pictures.canvas import blank, fitted, hatched
 from vis_callbacks.pictures.colours import rgb_of
 from vis_callbacks.pictures.inputs import input_pictures, signal_pictures
 from vis_callbacks.pictures.text import Rgb, number
-from vis_callbacks.pictures.tiles import Tile, TileRow, fitted_tile, tile_table
+from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.input_layout import InputKind
@@ -88,7 +88,7 @@ def draw_images(
     has_others = not is_best.all()
     rows = []
     for row, name in enumerate(facts.names):
-        size = fitted_tile(real[row]).shape[:2]
+        size = fitted(real[row]).shape[:2]
         pictures = [hatched(*size) if is_silent[row] else made[row], real[row]]
         if has_others:
             pictures.append(blank(*size) if is_best[row] else best[row])
@@ -137,7 +137,7 @@ def draw_over_time(
             pictures = signal_pictures(deviations)
         else:
             pictures = deviation_pictures(deviations, facts.base(centre, real), facts.std)
-        size = fitted_tile(pictures[0]).shape[:2]
+        size = fitted(pictures[0]).shape[:2]
         tiles = [
             Tile(picture=hatched(*size) if is_silent else picture)
             for picture, is_silent in zip(pictures, silent[:, index], strict=True)

@@ -22,10 +22,10 @@ from vis_callbacks.pictures.canvas import (
     stacked,
     with_caption,
 )
-from vis_callbacks.pictures.colours import WHITE, colours_in_order
+from vis_callbacks.pictures.colours import WHITE, colours_in_order, shares_its_colour
 from vis_callbacks.pictures.film_strip import evenly_spread
 from vis_callbacks.pictures.inputs import Shown, input_pictures
-from vis_callbacks.pictures.markers import Marks, marked, shares_its_colour, value_scale
+from vis_callbacks.pictures.markers import Marks, marked, value_scale
 from vis_callbacks.pictures.plots import line_plot, scatter_frames, scatter_plot
 from vis_callbacks.pictures.text import FAINT_INK, Rgb, shortened
 from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vis_callbacks.pictures.canvas import Box, blank, colour_bar, hatched, line, stacked
+from vis_callbacks.pictures.canvas import Box, blank, colour_bar, fitted, hatched, line, stacked
 from vis_callbacks.pictures.colours import (
     NOT_FINITE,
     WHITE,
@@ -29,7 +29,7 @@ from vis_callbacks.pictures.inputs import (
 )
 from vis_callbacks.pictures.markers import class_legend, marked
 from vis_callbacks.pictures.text import Colour, Rgb, number
-from vis_callbacks.pictures.tiles import Tile, TileRow, fitted_tile, tile_table
+from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.input_layout import InputKind
@@ -155,7 +155,7 @@ class _Planes(NamedTuple):
         """Returns values or colours of positions, each where the square's centre was nearest."""
         nearest = []
         for axis, along in enumerate(self.centres):
-            length, size = image.shape[axis], fitted_tile(image).shape[axis]
+            length, size = image.shape[axis], fitted(image).shape[axis]
             pixels = (np.arange(size) + 0.5) * length / size  # where they lie on the image itself
             nearest.append(np.abs(np.subtract.outer(pixels, along)).argmin(axis=1))
         spread: NDArray[Any] = values[np.ix_(*nearest)]
@@ -232,7 +232,7 @@ def draw_views(
         else:
             legend.append(colour_bar(share, "share of the activity"))
     if classes is not None:
-        width = min(2, len(rows)) * len(rows[0].tiles) * fitted_tile(planes.images[0]).shape[1]
+        width = min(2, len(rows)) * len(rows[0].tiles) * fitted(planes.images[0]).shape[1]
         listed = class_legend(classes[classes >= 0], facts.names, width)
         legend += [line(f"{highest}:"), *listed]
     below = stacked(legend, 1) if legend else None

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from vis_callbacks.monitors.saliency.methods import METHODS
 from vis_callbacks.monitors.saliency.science import shrunk
-from vis_callbacks.pictures.canvas import blank
+from vis_callbacks.pictures.canvas import blank, fitted
 from vis_callbacks.pictures.colours import Scale, colour_map, missing_note
 from vis_callbacks.pictures.inputs import input_pictures
 from vis_callbacks.pictures.text import FAINT_INK, Rgb, class_name, line_height, number, write
-from vis_callbacks.pictures.tiles import Tile, TileRow, fitted_tile, tile_table
+from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table
 from vis_callbacks.report import Picture
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _scale(is_signed: bool) -> Scale:
 
 def _same_as_before(image: Rgb) -> Rgb:
     """Returns a tile that says that the map before it is this one's as well."""
-    height, width = fitted_tile(image, _TILE).shape[:2]
+    height, width = fitted(image, *_TILE).shape[:2]
     tile = blank(height, width, (244, 244, 244))
     y = max(0, (height - line_height()) // 2)
     write(tile, "the same map", width // 2, y, align="centre", colour=FAINT_INK)

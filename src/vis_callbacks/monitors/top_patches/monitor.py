@@ -174,8 +174,7 @@ class TopPatchesMonitor(Monitor):
         # In place: the probe of this run looks at the same dictionary.
         self._fields.clear()
         for name, of_field in state.get("fields", {}).items():
-            if "grid" in of_field:  # else an older version wrote it; the field is measured anew
-                self._fields[str(name)] = ReceptiveField.from_state_dict(of_field)
+            self._fields[str(name)] = ReceptiveField.from_state_dict(of_field)
         last = state.get("last", {})
         self._last = {str(name): (int(step), shown) for name, (step, shown) in last.items()}
 

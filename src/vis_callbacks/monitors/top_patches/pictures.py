@@ -13,11 +13,11 @@ from vis_callbacks.monitors.top_patches.reader import UnitChoice
 from vis_callbacks.monitors.top_patches.receptive_field import ReceptiveField
 from vis_callbacks.monitors.top_patches.records import TopPatches, unpacked
 from vis_callbacks.monitors.top_patches.science import class_purity, drawn_by_lot, num_kept
-from vis_callbacks.pictures.canvas import MAX_WIDTH, Box
+from vis_callbacks.pictures.canvas import MAX_WIDTH, Box, fitted
 from vis_callbacks.pictures.colours import NOT_MEASURED, class_colour
 from vis_callbacks.pictures.inputs import input_pictures
 from vis_callbacks.pictures.text import Colour, Rgb, class_name, number
-from vis_callbacks.pictures.tiles import Tile, TileRow, fitted_tile, tile_table
+from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table
 
 _TILE = (56, 96)  # the least and the most pixels of a patch's longer side
 _LEAST_WIDTH = 62  # room for a value and a few letters of a class
@@ -71,7 +71,7 @@ def draw(
     tiles, words = _tiles(top, is_shown, page)
     notes = _notes(top, is_shown, fired, before, page)
     sample = tiles[0].picture if tiles else None  # all have one size
-    wide = 0 if sample is None else fitted_tile(sample, _TILE).shape[1] + 4  # with its border
+    wide = 0 if sample is None else fitted(sample, *_TILE).shape[1] + 4  # with its border
     width = max(_LEAST_WIDTH, wide)
     columns = (MAX_WIDTH - _NAMES_WIDTH) // (width + 4)
     if (left_out := records.shape[1] - columns) > 0:
