@@ -99,10 +99,8 @@ def test_a_slow_disk_does_not_stall_the_run(package, tmp_path):
 
 
 @pytest.fixture
-def logger(tmp_path):
-    logger = TensorBoardLogger(tmp_path, name="run", version="")
-    yield logger
-    logger.finalize("success")
+def logger(tensorboard):
+    return tensorboard
 
 
 def writer_of(logger, tmp_path):

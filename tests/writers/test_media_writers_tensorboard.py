@@ -23,14 +23,9 @@ from vis_callbacks.writers.media_writers import TensorBoardMedia
 PATIENCE = 5.0
 
 
-@pytest.fixture(params=["torch", "tensorboardX"])
-def logger(request, tmp_path):
-    if request.param == "torch":
-        logger = TensorBoardLogger(tmp_path, name="run", version="")
-    else:
-        logger = TensorboardXLogger(tmp_path / "run")
-    yield logger
-    logger.finalize("success")
+@pytest.fixture
+def logger(any_tensorboard):
+    return any_tensorboard
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from tests.writers.stand_ins import (
     ImageRecorder,
     Recorder,
     TensorBoardLogger,
-    TensorboardXLogger,
     alert,
     full_report,
     noise,
@@ -35,23 +34,6 @@ def writer_of(tmp_path):
         return Writer(**defaults | options)
 
     return make
-
-
-@pytest.fixture
-def tensorboard(tmp_path):
-    logger = TensorBoardLogger(tmp_path, name="run", version="")
-    yield logger
-    logger.finalize("success")
-
-
-@pytest.fixture(params=["torch", "tensorboardX"])
-def any_tensorboard(request, tmp_path):
-    if request.param == "torch":
-        logger = TensorBoardLogger(tmp_path, name="run", version="")
-    else:
-        logger = TensorboardXLogger(tmp_path / "run")
-    yield logger
-    logger.finalize("success")
 
 
 def test_every_kind_of_item_reaches_tensorboard(any_tensorboard, writer_of, tmp_path, said):
