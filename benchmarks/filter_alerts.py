@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.steps import one_thread
-from photographs import PhotoPatches, channel_statistics, load_photographs, split_photographs
+from benchmarks.photographs import PhotoPatches, channel_statistics, load_photographs, split_photographs
 from vis_callbacks import FilterMonitor
 
 STEPS = 400

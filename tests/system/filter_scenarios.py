@@ -21,7 +21,7 @@ from tests.scenarios import one_thread
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from photographs import PhotoPatches, channel_statistics, load_photographs, split_photographs
+from benchmarks.photographs import PhotoPatches, channel_statistics, load_photographs, split_photographs
 from vis_callbacks import FilterMonitor
 
 STEPS = 300

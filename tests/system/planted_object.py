@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from skimage import data
 from torch import Tensor, nn
 
-from photographs import load_photographs, split_photographs
+from benchmarks.photographs import load_photographs, split_photographs
 
 SIDE, DETAIL = 32, 8
 CLASS_NAMES = ("upper left", "upper right", "lower left", "lower right", "nowhere")

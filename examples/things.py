@@ -1,14 +1,15 @@
-"""Trains one network twice, in health and with a learning rate that kills its units.
+"""Trains one network three times: in health, with a rate that kills its units, and on a shortcut.
 
-    python examples/photo_patches.py
+    python examples/things.py
 
-The network learns which of twelve photographs a patch of 32 x 32 pixels is from (see
-photographs.py; nothing is downloaded). The two runs lie side by side in ``demo_runs/``:
+The network names the thing on an image of 64 x 64 pixels (see things_data.py; nothing is
+downloaded). The three runs lie side by side in ``demo_runs/``:
 
-* ``healthy``: learning rate 0.01. The activations begin dense and become sparse; no alert.
-* ``sick``: learning rate 0.1. Within the first epoch most units of the second layer, which
-  fired at first, fall silent for every image. The monitor raises an alert long before the
-  validation accuracy tells: it stays below that of ``healthy``, with some seeds at chance.
+* ``healthy``: learning rate 0.02. It finds the things; no alert.
+* ``sick``: learning rate 0.1. Units die within the first epoch, and it ends at chance. The alert
+  comes while the first epoch runs.
+* ``shortcut``: learning rate 0.02, and a yellow square on every cat that it is trained on. The
+  training looks perfect. Saliency and occlusion show that "cat" means "yellow square".
 
 What is needed for your own training are the lines marked with (1) to (3).
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,13 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from photographs import (
-    CLASS_NAMES,
-    PhotoPatches,
-    channel_statistics,
-    load_photographs,
-    split_photographs,
-)
+from things_data import CLASS_NAMES, MEAN, STD, Things, make_things
 from vis_callbacks import (  # (1)
     ActivationMaximizationMonitor,
     Monitor,
@@ -42,28 +37,59 @@ from vis_callbacks import (  # (1)
     default_monitors,
 )
 
-LEARNING_RATES = {"healthy": 0.01, "sick": 0.1}
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the demo.
+
+    Attributes:
+        learning_rate: Of SGD.
+        has_shortcut: Whether a yellow square lies on every cat of the training data, and on every
+            third image of the validation, of any class.
+        look_at: What its pictures show.
+    """
+
+    learning_rate: float
+    look_at: str
+    has_shortcut: bool = False
 
 
-class PatchClassifier(LightningModule):
-    """A small convolutional network with a large first filter, trained by SGD."""
+RUNS = {
+    "healthy": Run(
+        0.02, "saliency/gradient and occlusion/views: what counts lies on the thing itself."
+    ),
+    "sick": Run(
+        0.1, "activations/unit_life: rows light up within the first epoch, as the alert says."
+    ),
+    "shortcut": Run(
+        0.02,
+        "saliency/gradient and occlusion/views: the yellow square decides, and not the cat.",
+        has_shortcut=True,
+    ),
+}
 
-    def __init__(self, num_classes: int, learning_rate: float) -> None:
+
+class ThingClassifier(LightningModule):
+    """A small convolutional network that asks how strong each feature is at its best place."""
+
+    def __init__(self, learning_rate: float) -> None:
         super().__init__()
         self.learning_rate = learning_rate
         self.features = nn.Sequential(
-            nn.Conv2d(3, 48, kernel_size=7, stride=2, padding=3),
+            nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(48, 64, kernel_size=3, padding=1),
+            nn.Conv2d(32, 64, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, kernel_size=3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(64, 96, kernel_size=3, padding=1),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
+            nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
         )
-        self.classifier = nn.Linear(96, num_classes)
+        self.classifier = nn.Linear(96, len(CLASS_NAMES))
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the class scores, (samples, classes), for (samples, 3, height, width)."""
@@ -92,48 +118,50 @@ class PatchClassifier(LightningModule):
 
 
 @dataclass(frozen=True)
-class PatchData:
-    """Both data sets, and how their images were normalised."""
+class ThingData:
+    """What one run is trained on and validated with."""
 
-    training: PhotoPatches
-    validation: PhotoPatches
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    training: Things
+    validation: Things
+
+    def with_shortcut(self) -> ThingData:
+        """Returns the data with the yellow square on the cats, and on a third of the validation."""
+        every_third = torch.arange(len(self.validation)) % 3 == 0
+        return ThingData(
+            self.training.with_square(self.training.labels == CLASS_NAMES.index("cat")),
+            self.validation.with_square(every_third),
+        )
 
 
-def load_data(patches_per_photograph: int = 1000) -> PatchData:
-    """Returns training patches, and an eighth as many for validation."""
-    left, right = split_photographs(load_photographs())
-    mean, std = channel_statistics(left)
-    return PatchData(
-        training=PhotoPatches(left, patches_per_photograph, mean=mean, std=std, seed=0),
-        validation=PhotoPatches(right, patches_per_photograph // 8, mean=mean, std=std, seed=1),
-        mean=mean,
-        std=std,
+def load_data(num_training: int = 5000, num_validation: int = 1000) -> ThingData:
+    """Returns the data of the runs without a shortcut."""
+    return ThingData(
+        make_things(num_training, seed=0, is_training=True),
+        make_things(num_validation, seed=1, is_training=False),
     )
 
 
-def make_monitors(data: PatchData) -> list[Monitor]:
+def make_monitors() -> list[Monitor]:
     """Returns the four that may always be on, and the three that one adds to look closer."""
-    images = {"class_names": CLASS_NAMES, "mean": data.mean, "std": data.std}
+    images = {"class_names": CLASS_NAMES, "mean": MEAN, "std": STD}
     return [
         *default_monitors(**images),
         OcclusionMonitor(**images),
-        TopPatchesMonitor(layers=["features.4", "features.7"], **images),
+        TopPatchesMonitor(layers=["features.6", "features.9"], **images),
         ActivationMaximizationMonitor(**images),
     ]
 
 
-def train(name: str, learning_rate: float, data: PatchData, options: argparse.Namespace) -> None:
+def train(name: str, run: Run, data: ThingData, options: argparse.Namespace) -> None:
     """Trains one network into ``<output>/<name>`` and prints what came of it."""
     if (options.output / name).exists():
         raise SystemExit(
             f"{options.output / name} exists already, and TensorBoard would mix two runs: "
             "remove it, or give another --output."
         )
-    print(f"\n=== {name}: learning rate {learning_rate:g} ===", flush=True)
+    print(f"\n=== {name}: learning rate {run.learning_rate:g} ===", flush=True)
     seed_everything(options.seed, verbose=False)
-    monitors = make_monitors(data)  # (2)
+    monitors = make_monitors()  # (2)
     trainer = Trainer(
         callbacks=[*monitors],  # (3) a copy: Lightning adds its own to the list
         max_epochs=options.epochs,
@@ -142,8 +170,9 @@ def train(name: str, learning_rate: float, data: PatchData, options: argparse.Na
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+    data = data.with_shortcut() if run.has_shortcut else data
     trainer.fit(
-        PatchClassifier(len(CLASS_NAMES), learning_rate),
+        ThingClassifier(run.learning_rate),
         DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True),
         DataLoader(data.validation, batch_size=250),
     )
@@ -154,6 +183,7 @@ def train(name: str, learning_rate: float, data: PatchData, options: argparse.Na
         print(f"{name}: [{alert.severity}] step {alert.step}: {alert.message} {alert.remedy}")
     if not alerts:
         print(f"{name}: no alert")
+    print(f"{name}: look at {run.look_at}")
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -162,28 +192,27 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=[*RUNS], help="which to train")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     parser.add_argument("--output", type=Path, default=Path("demo_runs"))
-    parser.add_argument(
-        "--learning-rate", type=float, help="train one run at this rate instead of the two"
-    )
+    parser.add_argument("--learning-rate", type=float, help="instead of that of each run")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains the runs and says how to look at them."""
     options = parse_options(arguments)
-    rates = LEARNING_RATES
-    if options.learning_rate is not None:
-        rates = {f"learning_rate_{options.learning_rate:g}": options.learning_rate}
     data = load_data()
-    for name, learning_rate in rates.items():
-        train(name, learning_rate, data, options)
+    for name in options.runs:
+        run = RUNS[name]
+        if options.learning_rate is not None:
+            run = replace(run, learning_rate=options.learning_rate)
+        train(name, run, data, options)
     print(f"\nNow look at them:\n\n    tensorboard --logdir {options.output}\n")
 
 
 if __name__ == "__main__":
-    # The patches are sliced from memory: more worker processes would only slow them down.
+    # The images are in memory: more worker processes would only slow them down.
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     main()
