@@ -97,5 +97,5 @@ def test_the_sick_run_is_told_within_its_first_fifth_and_the_remedy_is_a_lower_r
     said = capsys.readouterr().out
     assert "Units are dying" in said
     step = int(said.partition("] step ")[2].partition(":")[0])
-    assert step <= 8 * 78 / 5
+    assert step <= 6 * 78 / 5
     assert "a tenth of" in said
