@@ -51,8 +51,8 @@ programs: .venv/dev.stamp ## train the programs of other kinds and renew their t
 bench: .venv/dev.stamp ## what the monitors cost: a table (about ten minutes)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-demo: .venv/demo.stamp ## a healthy and a sick training, to look at in TensorBoard (under 4 minutes)
-	rm -rf demo_runs && $(BIN)/python examples/photo_patches.py $(ARGS)
+demo: .venv/demo.stamp ## a healthy, a sick and a cheating training, to look at in TensorBoard (under 4 minutes)
+	rm -rf demo_runs && $(BIN)/python examples/things.py $(ARGS)
 
 clean: ## remove what the other commands made, but .venv
 	rm -rf demo_runs lightning_logs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

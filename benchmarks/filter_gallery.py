@@ -25,7 +25,12 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.models import resnet18
 
 from benchmarks.nets import cnn
-from benchmarks.photographs import PhotoPatches, channel_statistics, load_photographs, split_photographs
+from benchmarks.photographs import (
+    PhotoPatches,
+    channel_statistics,
+    load_photographs,
+    split_photographs,
+)
 from gallery import save_latest_pictures
 from vis_callbacks import FilterMonitor
 

@@ -4,7 +4,6 @@ import socket
 
 import pytest
 import torch
-
 from benchmarks.photographs import (
     CLASS_NAMES,
     PhotoPatches,

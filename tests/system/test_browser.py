@@ -9,7 +9,7 @@ import pytest
 from tests.system.tensorboard_page import Card, TensorBoardPage, browser_page, served
 from tests.writers.reading import images, read
 
-import photo_patches
+import things
 
 pytestmark = pytest.mark.browser
 
@@ -34,7 +34,7 @@ def chromium() -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's folder after one epoch; its sick run alerts within that."""
     folder = tmp_path_factory.mktemp("browser") / "demo_runs"
-    photo_patches.main(["--epochs", "1", "--output", str(folder)])
+    things.main(["--runs", *RUNS, "--epochs", "1", "--output", str(folder)])
     return folder
 
 
