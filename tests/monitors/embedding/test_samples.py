@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from vis_callbacks.engine import sample_numbers
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.guard import NothingToShow
-from vis_callbacks.monitors.embedding import samples as module
 from vis_callbacks.monitors.embedding.samples import (
     CHOSEN,
     FACTS,
@@ -71,7 +71,9 @@ def test_the_first_samples_are_taken_and_the_rest_passes_by():
 def test_samples_are_numbered_as_a_sampler_deals_them_out_to_the_ranks(monkeypatch):
     indices = []
     for rank in (0, 1):
-        monkeypatch.setattr(module, "_rank", lambda rank=rank: (rank, 2))
+        told = {"is_initialized": True, "get_rank": rank, "get_world_size": 2}
+        for name, answer in told.items():
+            monkeypatch.setattr(sample_numbers.dist, name, lambda answer=answer: answer)
         seen, given = collector(11), batch(4)  # the fifth to the eighth sample of each rank
         seen.read("features", activation(first := batch(0)), first)
         indices.append(seen.read("features", activation(given), given)["index"].tolist())

@@ -44,7 +44,6 @@ from vis_callbacks.report import Picture, Report, Scalar
 if TYPE_CHECKING:
     from vis_callbacks.engine.input_layout import InputKind
     from vis_callbacks.engine.isolation import IsolatedForward
-    from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.options import MonitorOptions
@@ -187,10 +186,6 @@ class ActivationMaximizationMonitor(Monitor):
         super().__init__(**options)
         self._last: Tensor | None = None  # z of the last result, (rows, channels, ...)
         self._strip = FilmStrip()
-
-    def probes(self) -> Sequence[Probe]:
-        """Asks for nothing: all passes are its own."""
-        return ()
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Goes on with each image for some steps and says how high its score has come."""

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vis_callbacks.engine.capture import Capture, CapturedActivation
+from vis_callbacks.engine.maps import blurred
 from vis_callbacks.engine.score_functions import run_with_layers
 from vis_callbacks.engine.scores import (
     MethodUnsuitedError,
@@ -77,23 +77,6 @@ def baseline_images(images: Tensor, baseline: Baseline, window_size: int) -> Ten
             f"{images.shape[1]} channels. Give one number for each, or one for all of them."
         )
     return colour.view(1, -1, *[1] * (images.dim() - 2))
-
-
-def blurred(images: Tensor, sigma: float) -> Tensor:
-    """Returns (samples, channels, *places) under a Gaussian of ``sigma`` pixels."""
-    if sigma <= 0:
-        return images
-    dtype = images.dtype if images.is_floating_point() else torch.float32
-    radius = math.ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=dtype)
-    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    smooth = images.to(dtype)
-    for axis in range(2, images.dim()):
-        lines = smooth.movedim(axis, -1)
-        padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (radius, radius), mode="replicate")
-        smooth = F.conv1d(padded, kernel).view(lines.shape).movedim(-1, axis)
-    return smooth.to(images.dtype)
 
 
 @torch.no_grad()

@@ -179,16 +179,6 @@ def saliency_maps(values: Tensor, *, is_signed: bool = False) -> Tensor:
     return maps
 
 
-def effective_area(maps: Tensor) -> Tensor:
-    """Returns (samples,) how widely saliency is spread: 1 evenly, 1/P in one of P positions.
-
-    It is (sum |m|)^2 / (P sum m^2), and NaN for a map that is 0 everywhere.
-    """
-    sizes = maps.flatten(1).abs()
-    sizes = sizes / sizes.amax(1, keepdim=True)  # the squares of tiny gradients would be 0
-    return sizes.sum(1).square() / (sizes.square().sum(1) * sizes.shape[1])
-
-
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     """Returns (samples,) Spearman's correlation of the magnitudes of two sets of maps.
 

@@ -9,13 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from vis_callbacks.engine.labels import class_labels
+from vis_callbacks.engine.sample_numbers import sample_numbers
 from vis_callbacks.engine.scores import Unit, describe
 from vis_callbacks.guard import NothingToShow
-from vis_callbacks.monitors.embedding.reductions import numeric
 from vis_callbacks.monitors.top_patches.receptive_field import ReceptiveField
 from vis_callbacks.monitors.top_patches.records import merged, packed
 from vis_callbacks.monitors.top_patches.science import (
@@ -264,12 +263,12 @@ class PatchReader:
             self._images[factor] = as_bytes(inputs, factor)
         images, shown = self._images[factor], values[:, index].float()
         is_valid = finite_samples(shown, images)
-        labels, _ = class_labels(numeric(batch.labels), len(inputs))
+        labels, _ = class_labels(batch.labels, len(inputs))
         self._meet(inputs, labels is not None)
         top = top_patches(
             shown,
             images,
-            samples=_numbers(batch, values.device),
+            samples=sample_numbers(batch, values.device),
             is_valid=is_valid,
             labels=labels,
             boxes=boxes,
@@ -323,17 +322,16 @@ def _visible(inputs: Tensor | None) -> Tensor:
     Raises:
         NothingToShow: There are none, or they are tokens or indices.
     """
-    shown = numeric(inputs)
-    if shown is None:
+    if inputs is None:
         raise NothingToShow(
             "the batches have no inputs to cut patches from. Write input_fn=lambda batch: ... that "
             "returns the images."
         )
-    if shown.dim() < 3 and not shown.is_floating_point():
+    if inputs.dim() < 3 and not inputs.is_floating_point():
         raise NothingToShow(
-            f"the inputs are {describe(shown)}, tokens or indices, of which no part can be shown."
+            f"the inputs are {describe(inputs)}, tokens or indices, of which no part can be shown."
         )
-    return shown
+    return inputs
 
 
 def boxes_of(
@@ -359,16 +357,3 @@ def boxes_of(
     if height is None:
         height = torch.tensor([0, size[0]]).expand_as(width)
     return torch.stack([height[:, 0], width[:, 0], height[:, 1], width[:, 1]], 1).int()
-
-
-def _numbers(batch: Batch, device: torch.device) -> Tensor:
-    """Returns the samples' numbers: their places in the data set.
-
-    Of several ranks it is so with the sampler that Lightning puts in, which deals samples out
-    one by one; with another one they are still all different.
-    """
-    ranks, rank = 1, 0
-    if dist.is_available() and dist.is_initialized():
-        ranks, rank = dist.get_world_size(), dist.get_rank()
-    here = torch.arange(batch.num_samples, device=device) + batch.first_index
-    return here * ranks + rank
