@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,24 +186,6 @@ def test_samples_without_inputs_are_known_again_by_their_place():
         prints.append(collector().read("features", activation(given), given)["fingerprint"])
     assert torch.equal(*prints)
     assert len(prints[0].unique()) == 4
-
-
-class Tagged(Tensor):
-    """A tensor that carries something along, as MONAI's MetaTensor does."""
-
-
-def test_what_is_kept_of_a_tensor_subclass_is_a_plain_tensor():
-    given = batch()
-    tagged = Batch(
-        inputs=given.inputs.as_subclass(Tagged),
-        labels=given.labels.as_subclass(Tagged),
-        num_samples=4,
-    )
-    of = activation(given)
-    values = replace(of, values=of.values.as_subclass(Tagged))
-    read = collector().read("features", values, tagged)
-    assert len(read) == 4 + len(FACTS)
-    assert {type(value) for value in read.values()} == {Tensor}
 
 
 def test_it_is_pickled_in_the_midst_of_an_evaluation():

@@ -193,7 +193,7 @@ def own_name(name: str, names: Sequence[str]) -> str:
 
 def _rows(kind: Kind, activation: Activation, batch: Batch, count: int) -> Tensor:
     """Returns the rows of the first ``count`` samples of a batch."""
-    values = activation.values[:count].as_subclass(Tensor)
+    values = activation.values[:count]
     if kind == "predictions":
         return predicted_classes(values)
     input_axes = 0 if batch.inputs is None else batch.inputs.dim()

@@ -213,7 +213,7 @@ class PatchReader:
 
         Of layers whose rows are no samples, and of those that are not chosen, nothing.
         """
-        layer, values = activation.layer, activation.values.as_subclass(Tensor)
+        layer, values = activation.layer, activation.values
         self._turn_to(batch)
         if len(values) != batch.num_samples:
             self.misfits.add(layer)
