@@ -64,19 +64,15 @@ _KINDS = frozenset(nonlinearity.kind for nonlinearity in NONLINEARITIES)
 class SampleCollector:
     """Makes the rows of activations that pass by; one lives as long as a run.
 
-    Each row has the running number of its sample, over all ranks, in the order in which a
-    sampler deals samples out to them. So the rows of layers, batches and ranks find together.
-    What belongs to a sample and to no layer (label, fingerprint, pixels) comes with the layer
-    that an evaluation meets first. Layers without one row a sample (the tokens that an expert is
-    sent, packed sequences, boxes, tables of positions) are marked as misfits.
+    Each row has the running number of its sample, so the rows of layers, batches and ranks find
+    together. What belongs to a sample and to no layer (label, fingerprint, pixels) comes with the
+    layer that an evaluation meets first. Layers without one row a sample (the tokens that an expert
+    is sent, packed sequences, boxes, tables of positions) are marked as misfits.
 
     Which linear layer is the last, and which nonlinearities are evenly spaced, is known once the
     first batch of a run has passed. Until then the rows of few layers are kept: of the linear
     layers that the model registers last, among which the last one nearly always is, and of as
     many nonlinearities as 8 MB hold. What is missed is missing in the first map alone.
-
-    ``linear_names`` are in the order in which the model has the layers. With ``maps_last`` the
-    last of them is mapped, else all layers that are read.
     """
 
     def __init__(
@@ -254,8 +250,7 @@ class Samples:
 def samples_of(values: Mapping[str, Values], *, maps_last: bool, max_probed: int) -> Samples | None:
     """Returns the samples of an evaluation; None where nothing was collected.
 
-    ``values`` are those of the probes "features", "predictions" and "probes". With ``maps_last``
-    only the last layer of "features" is mapped.
+    With ``maps_last`` only the last layer of the probe "features" is mapped.
     """
     carriers = [n for of_probe in values.values() for n in of_probe.values() if FACTS[0] in n]
     if not carriers:

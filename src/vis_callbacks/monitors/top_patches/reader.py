@@ -42,13 +42,7 @@ _NUM_LAYERS = 2  # shown where none are named
 
 @dataclass(frozen=True)
 class UnitChoice:
-    """Which units of a layer are watched.
-
-    Attributes:
-        units: A word; or indices that hold for all layers, and ``"layer:index"``.
-        max_units: How many a word chooses.
-        seed: Of what is drawn at random.
-    """
+    """Which units of a layer are watched: ``max_units`` that a word chooses, or those named."""
 
     units: Chosen | Sequence[int | str]
     max_units: int
@@ -60,11 +54,7 @@ class UnitChoice:
         return self.units in ("strongest", "selective")
 
     def candidates(self, layer: str, num_units: int, most: int) -> list[int]:
-        """Returns the units to read, in increasing order; at most ``most`` that are not named.
-
-        Raises:
-            ValueError: The layer does not have a unit that is named.
-        """
+        """Returns the units to read, in increasing order; at most ``most`` that are not named."""
         if isinstance(self.units, str):
             count = min(num_units, most if self.is_measured else self.max_units)
             generator = torch.Generator().manual_seed(self.seed)
@@ -88,11 +78,7 @@ class UnitChoice:
 
 
 def check_units(units: object) -> None:
-    """Raises unless it is one of the words, or whole numbers and names of units.
-
-    Raises:
-        TypeError, ValueError: The message says what to write.
-    """
+    """Raises unless it is one of the words, or whole numbers and names of units."""
     words = get_args(Chosen)
     listed = ", ".join(f'"{word}"' for word in words)
     if isinstance(units, str):
@@ -155,8 +141,7 @@ class PatchReader:
 
     Args:
         choice: Which units.
-        top_k: Patches a unit.
-        per_image: At most so many of one image.
+        top_k, per_image: At most so many patches of a unit, and of one image.
         keep_whole: Keep the whole images.
         fields: By layer; one that is not there yet sees the whole image.
         meet: Called with the inputs of each batch, and whether they have labels.
@@ -317,11 +302,7 @@ class PatchReader:
 
 
 def _visible(inputs: Tensor | None) -> Tensor:
-    """Returns inputs of which something can be shown.
-
-    Raises:
-        NothingToShow: There are none, or they are tokens or indices.
-    """
+    """Returns inputs of which something can be shown. Raises NothingToShow for all others."""
     if inputs is None:
         raise NothingToShow(
             "the batches have no inputs to cut patches from. Write input_fn=lambda batch: ... that "
@@ -337,14 +318,10 @@ def _visible(inputs: Tensor | None) -> Tensor:
 def boxes_of(
     field: ReceptiveField, grid: Sequence[int], size: Sequence[int], rank: int
 ) -> Tensor | None:
-    """Returns what each position sees of a picture, (positions, 4); None where it is not known.
+    """Returns what each position of a grid sees of a picture, (positions, 4), where it is known.
 
-    Args:
-        field: The layer's.
-        grid: The lengths of its positions.
-        size: Height and width of the picture.
-        rank: Dimensions of the inputs: a picture of sequences has one spatial axis only, the
-            width; one of volumes shows the last two.
+    ``size`` is the picture's height and width. A picture of sequences (inputs of rank 3) has one
+    spatial axis only, the width; one of volumes shows the last two.
     """
     num_axes = rank - 2
     if field.is_global or len(field.axes) != num_axes:
