@@ -16,8 +16,7 @@ from vis_callbacks.engine.batch_parts import tensors_in
 from vis_callbacks.engine.capture import FUSED, Capture, CapturedActivation, Plan, Site
 from vis_callbacks.engine.function_mode import remove_inert_modes
 from vis_callbacks.engine.isolation import IsolatedForward, is_compiled, isolated
-from vis_callbacks.engine.layer_names import LayerNames
-from vis_callbacks.engine.layers import ModelNames, matches, module_names, no_such_layer
+from vis_callbacks.engine.layers import LayerNames, ModelNames, matches, module_names, no_such_layer
 from vis_callbacks.engine.planned_capture import PlannedCapture
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, WeightInfo
 from vis_callbacks.engine.state_watch import StateWatch

@@ -63,12 +63,9 @@ class Outputs:
     def learn(self, scores: Tensor, labels: Tensor | None) -> bool:
         """Compares outputs with labels; returns whether the outputs are classes.
 
-        It waits for the device: call it where pictures are made, not at each step.
-
-        Args:
-            scores: (samples, outputs, ...), as the model returns them in evaluation mode.
-            labels: As a loss takes them, see `class_labels`. Labels of another form, such as the
-                masks of a segmentation, are no evidence.
+        It waits for the device: call it where pictures are made, not at each step. Scores are
+        (samples, outputs, ...), as the model returns them in evaluation mode. Labels are as a loss
+        takes them, see `class_labels`; of another form, such as masks, they are no evidence.
         """
         learned = self._learned
         scores = per_output(scores.detach())

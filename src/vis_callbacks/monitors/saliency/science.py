@@ -24,6 +24,7 @@ from vis_callbacks.monitors.saliency.relu_rules import RuleInUse, relu_rule
 _MAX_VALUES = 2**20
 
 _INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_MAX_REMEMBERED = 64  # pixels of a side of a map that is kept
 _FEW = 8  # rows or columns that are not averaged: the channels of a series
 
 
@@ -53,12 +54,7 @@ def attribute(
 ) -> Attribution:
     """Returns what each value of the inputs contributes to the score, as a method sees it.
 
-    Args:
-        method: A name of `METHODS`, or a method of your own.
-        score: Inputs to (samples,), unnormalised; the model in evaluation mode.
-        inputs: (samples, ...), floating point.
-        layer_gradient: For Grad-CAM: inputs to a layer's activation and the score's gradient
-            there.
+    The score takes inputs (samples, ...) to (samples,), unnormalised, by a model in evaluation mode.
 
     Raises:
         ValueError: There is no such method, or it needs ``layer_gradient``.
@@ -222,10 +218,10 @@ def shrunk(maps: Tensor, max_size: int) -> Tensor:
     return F.adaptive_avg_pool2d(maps.unsqueeze(1), (height, width)).squeeze(1)
 
 
-def remembered(maps: Tensor, max_size: int = 64) -> Tensor:
+def remembered(maps: Tensor) -> Tensor:
     """Returns maps to keep: small, in half precision, each with a mean magnitude of 1.
 
     They are scaled first, because in half precision gradients of 1e-8 would be 0.
     """
     means = maps.abs().flatten(1).mean(1).view(-1, 1, 1)
-    return shrunk(maps / torch.where(means > 0, means, 1), max_size).half()
+    return shrunk(maps / torch.where(means > 0, means, 1), _MAX_REMEMBERED).half()

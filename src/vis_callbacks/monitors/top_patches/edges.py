@@ -46,8 +46,8 @@ class Edge:
     """How far from one border of the input the field of each position of a layer begins.
 
     The distances lie between ``low`` and ``high``, both of the shape of the layer's grid. Where a
-    position sees nothing, the distance is the ``length`` of the input. ``side`` is 0 for the input's
-    beginning and 1 for its end; ``hint`` is what the positions are thought to see.
+    position sees nothing, the distance is the ``length`` of the input. ``side`` is 0 for the
+    input's beginning and 1 for its end; ``hint`` is what the positions are thought to see.
     """
 
     def __init__(

@@ -96,9 +96,9 @@ def strongest_places(
 ) -> tuple[Tensor, Tensor]:
     """Returns the largest values of each unit in each sample, and their positions.
 
-    Both are (samples, units, per_sample), of values (samples, units, positions). Of equal values the
-    first position counts. After each one, positions whose boxes (positions, 4) overlap it by more
-    than `MAX_OVERLAP` are suppressed; what is then missing is minus infinity.
+    Both are (samples, units, per_sample), of values (samples, units, positions). Of equal values
+    the first position counts. After each one, positions whose boxes (positions, 4) overlap it by
+    more than `MAX_OVERLAP` are suppressed; what is then missing is minus infinity.
     """
     best, place = values.max(dim=2)
     found = [(best, place)]
@@ -151,7 +151,8 @@ def top_patches(
         labels: (samples,) classes.
         boxes: (positions, 4) what each position sees; None: the whole image.
         keep_whole: Keep the pixels of the whole image, not of the box alone.
-        top_k, per_sample: At most so many patches of a unit, and of one sample.
+        top_k: Patches a unit.
+        per_sample: At most so many of one sample.
         side: Of the square of pixels that is kept.
         seed: Of the lots.
     """
@@ -243,8 +244,8 @@ def drawn_by_lot(top: TopPatches, is_shown: Tensor) -> Tensor:
 def class_purity(labels: Tensor, is_shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns by unit the most common class, how many patches have it, and their share.
 
-    Labels, below 0 where they are not known, and ``is_shown`` are (units, k). The class is the first
-    met of equally common ones; -1, 0 and NaN where no label is known.
+    Labels, below 0 where they are not known, and ``is_shown`` are (units, k). The class is the
+    first met of equally common ones; -1, 0 and NaN where no label is known.
     """
     is_known = is_shown & (labels >= 0)
     same = (labels.unsqueeze(2) == labels.unsqueeze(1)) & is_known.unsqueeze(1)
@@ -257,8 +258,8 @@ def class_purity(labels: Tensor, is_shown: Tensor) -> tuple[Tensor, Tensor, Tens
 def selective_order(classes: Tensor, counts: Tensor) -> Tensor:
     """Returns the order of units in which each class in turn has its most selective one.
 
-    Without turns, all of the first would be of the class that is told apart most easily. ``classes``
-    are the most common ones of each unit's patches, ``counts`` how many of these have it, (units,).
+    Without turns, all of the first would be of the class that is told apart most easily. The
+    ``classes`` (units,) are the most common ones of their patches, ``counts`` how many have it.
     """
     by_count = counts.argsort(descending=True, stable=True)
     ranked = classes[by_count]
