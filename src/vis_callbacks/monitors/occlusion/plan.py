@@ -96,8 +96,8 @@ def plan_occlusion(
 
     Where the bound is exceeded the stride grows, up to the window, so that every pixel is still
     hidden once. After that images are left out. An axis of length 1 has no part in the defaults:
-    a window of a quarter of the shortest side, rounded up (of a signal a sixteenth), and a stride of
-    a quarter of that, which makes about 13 x 13 positions.
+    a window of a quarter of the shortest side, rounded up (of a signal a sixteenth), and a stride
+    of a quarter of that, which makes about 13 x 13 positions.
 
     Raises:
         ValueError: The square is larger than the image, the stride leaves gaps, or not even one

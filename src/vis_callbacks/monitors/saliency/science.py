@@ -54,7 +54,7 @@ def attribute(
 ) -> Attribution:
     """Returns what each value of the inputs contributes to the score, as a method sees it.
 
-    The score takes inputs (samples, ...) to (samples,), unnormalised, by a model in evaluation mode.
+    The score takes inputs (samples, ...) to (samples,), unnormalised, the model in evaluation mode.
 
     Raises:
         ValueError: There is no such method, or it needs ``layer_gradient``.
