@@ -40,11 +40,8 @@ class EngineGuards:
 class Engine:
     """Opens one capture a step for all that is due, and merges what it reads.
 
-    Args:
-        model: The module whose layers are read (not its DDP wrapper).
-        guards: Take failures of what all monitors share, which are no monitor's own.
-        forward_context: Autocast as in the user's own passes, for isolated ones.
-        wrapped_root: See `Capture`.
+    ``model`` is no DDP wrapper. The guards take failures of what all monitors share, and
+    ``forward_context`` makes autocast as in the user's own passes.
     """
 
     def __init__(

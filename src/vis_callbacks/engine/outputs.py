@@ -42,10 +42,6 @@ class Outputs:
 
     A single output is the score of class 1; class 0 has its negative, and the probability that is
     left. Once its labels were other numbers than 0 and 1, such as ages, it stays a value.
-
-    Args:
-        kind: What the user says.
-        class_names: By class.
     """
 
     def __init__(self, kind: OutputKind = "auto", class_names: Sequence[str] | None = None) -> None:

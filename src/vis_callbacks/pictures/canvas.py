@@ -43,9 +43,8 @@ def blank(height: int, width: int, colour: Colour = WHITE) -> Rgb:
     return np.full((height, width, 3), value, dtype=np.uint8)
 
 
-def enlarge(image: NDArray[Any], factor: int | tuple[int, int]) -> NDArray[Any]:
-    """Returns (height, width, ...) with each pixel repeated; the factor may be (rows, columns)."""
-    rows, columns = (factor, factor) if isinstance(factor, int) else factor
+def enlarge(image: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """Returns (height, width, ...) with each pixel repeated in so many rows and columns."""
     return np.repeat(np.repeat(image, rows, axis=0), columns, axis=1)
 
 
@@ -74,7 +73,7 @@ def fitted(image: Rgb, least: int = 96, most: int = 160) -> Rgb:
     height, width = image.shape[:2]
     factor = factor_for(max(height, width), least, most)
     rows = max(factor, math.ceil(factor * width / 6 / height)) if height < width / 6 else factor
-    result: Rgb = enlarge(image, (rows, factor))
+    result: Rgb = enlarge(image, rows, factor)
     return result
 
 

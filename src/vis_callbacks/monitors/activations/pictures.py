@@ -127,7 +127,7 @@ def _lines(values: NDArray[Any], states: NDArray[Any], steps: Sequence[int], sca
     column_width = max(40, *(text_width(f"{step:,}") + 10 for step in steps))
     cells = colour_map(shared, scale=scale)
     cells[shared == 0] = NOT_MEASURED
-    plot = enlarge(cells, (row_height, column_width))
+    plot = enlarge(cells, row_height, column_width)
     for state in _STATE_NAMES:
         is_other = largest_of_neighbours(states != state, _MAX_HEIGHT)
         plot[np.repeat(~is_other, row_height), :3] = STATE_COLOURS[state]
