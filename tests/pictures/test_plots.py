@@ -186,7 +186,9 @@ matplotlib.rcParams["font.size"] = 33
 before = matplotlib.rcParams.copy()  # a dict() of them would resolve the backend: pyplot
 from vis_callbacks.pictures.markers import Marks
 from vis_callbacks.pictures.plots import line_plot, scatter_plot
-curve_plot({"a": ([0, 1], [0, 1])})
+labels = {"y_label": "accuracy", "x_label": "layer"}
+more = {"y_range": (0, 1), "colours": [(0, 0, 0)], "levels": {"guessing": 0.5}}
+line_plot({"a": ([0, 1], [0, 1])}, **labels, **more)
 scatter_plot(np.zeros((1, 2)), Marks(labels=np.zeros(1)))
 assert matplotlib.rcParams.copy() == before, "rcParams changed"
 print("matplotlib.pyplot" in sys.modules)
