@@ -135,7 +135,6 @@ def draw_maps(
 ) -> Rgb:
     """Returns each image with its maps: of several targets, or of several steps.
 
-
     Shapes are (samples, ...) or (columns, samples, ...). ``indices`` are of classes or outputs,
     or -1 for a unit; ``values`` are the probability, or the output's or the unit's value;
     ``labels`` are -1 where they name no class; ``strengths`` are the maps' mean magnitudes.
