@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from time import thread_time
 
 from vis_callbacks.guard import Catch
-from vis_callbacks.report import Item
+from vis_callbacks.report import Embedding, Histogram, Markdown, Picture
 from vis_callbacks.writers.media_items import Media, prepare
 
+Shown = Picture | Markdown | Histogram | Embedding
 # A report has up to some forty pictures, and four monitors may report at one step.
 _CAPACITY = 160
 _PATIENCE_OF_A_FORK = 1.0
@@ -34,7 +35,7 @@ class Order:
         spend: Is told the seconds that drawing took of a core.
     """
 
-    item: Item
+    item: Shown
     prefix: str
     step: int
     spend: Callable[[float], object]
