@@ -287,10 +287,7 @@ class Writer:
         return False
 
     def _prepared(self, orders: Sequence[Order]) -> list[Media]:
-        """The items drawn and checked, but for those that the thread draws.
-
-        Those that fail are left out, each on its own.
-        """
+        """What is drawn and checked here and now; what fails is left out, each on its own."""
         prepared: list[Media] = []
         for order in orders:
             name = f'"{order.item.tag}"'
