@@ -6,7 +6,7 @@ import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -106,6 +106,19 @@ def spectrally_normed(normalise: Callable[[nn.Module], nn.Module]) -> nn.Module:
     network = mlp()
     network[0] = normalise(network[0])
     return network
+
+
+def convolutional() -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(3, 4, 3),
+            norm=nn.BatchNorm2d(4),
+            relu=nn.ReLU(),
+            dropout=nn.Dropout(0.3),
+            flatten=nn.Flatten(),
+            head=nn.LazyLinear(4),
+        )
+    )
 
 
 class FrozenNorm(Net):
@@ -239,6 +252,7 @@ PLAIN = {
         partial(spectrally_normed, nn.utils.parametrizations.spectral_norm)
     ),
     "hooks of the user": Scenario(lambda: Hooked(mlp())),
+    "hooks of the user, convolutional": Scenario(lambda: Hooked(convolutional()), pictures),
     "gan": Scenario(Gan),
     "accumulation": _cnn(accumulate_grad_batches=3, max_epochs=6),
     "clipping": _cnn(gradient_clip_val=0.1),
@@ -257,27 +271,50 @@ PLAIN = {
 }
 
 COMPILED = {
-    "a function": _with(WithCompiledFunction),
-    "a part": _with(partial(WithCompiledPart, "aot_eager"), make_data=pictures),
-    "in place": _with(compiled_in_place, make_data=pictures),
-    "the whole module": Scenario(lambda: torch.compile(Net(Cnn()), backend="aot_eager"), pictures),
+    "compiled: a function": _with(WithCompiledFunction),
+    "compiled: a part": _with(partial(WithCompiledPart, "aot_eager"), make_data=pictures),
+    "compiled: in place": _with(compiled_in_place, make_data=pictures),
+    "compiled: the whole module": Scenario(
+        lambda: torch.compile(Net(Cnn()), backend="aot_eager"), pictures
+    ),
 }
 if shutil.which("g++"):
-    COMPILED["a part, inductor"] = _with(partial(WithCompiledPart, "inductor"), make_data=pictures)
+    COMPILED["compiled: a part, inductor"] = _with(
+        partial(WithCompiledPart, "inductor"), make_data=pictures
+    )
+
+SCENARIOS = PLAIN | COMPILED
 
 
 # What shows images cannot look at token numbers.
 OF_IMAGES = ("filters", "saliency", "occlusion", "top_patches", "activation_maximization")
 
 
-def assert_same_run(first: Run, second: Run) -> None:
-    """Fails, naming what differs; the second run may have more tags than the first."""
-    ours, theirs = first.facts, second.facts
-    odd = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+@dataclass(frozen=True)
+class Trace:
+    """What a run left behind, read at its end: the random states and flags are of then."""
+
+    facts: dict[str, Any]
+    tags: list[str]
+    curves: str
+
+
+def trace(run: Run, tags: list[str] | None = None) -> Trace:
+    facts, tags = run.facts, run.tags if tags is None else tags
+    return Trace(facts, tags, digest(run.curves(tags)))
+
+
+def assert_same_run(plain: Trace, watched: Run) -> None:
+    """Fails, naming what differs; the second run may have more tags than the first.
+
+    A training that is not reproducible fails as well.
+    """
+    assert plain.tags, "nothing was logged"
+    found = trace(watched, plain.tags)
+    both = {**plain.facts, **found.facts}
+    odd = [name for name in both if plain.facts.get(name) != found.facts.get(name)]
     assert not odd, f"{len(odd)} facts differ: {odd[:12]}"
-    tags = first.tags
-    assert tags, "nothing was logged"
-    assert digest(first.curves(tags)) == digest(second.curves(tags))
+    assert found.curves == plain.curves
 
 
 def assert_watched(run: Run, monitors: Sequence[Any], num_steps: int, caplog: Any) -> None:
@@ -290,26 +327,30 @@ def assert_watched(run: Run, monitors: Sequence[Any], num_steps: int, caplog: An
     assert not [record for record in caplog.records if getattr(record, "contained", None)]
 
 
-def check(scenario: Scenario, folder: Any, caplog: Any) -> None:
-    plain = scenario.run(folder / "plain")
-    assert_same_run(plain, scenario.run(folder / "again"))
-    monitors = watchers(gradients=scenario.gradients)
-    watched = scenario.run(folder / "watched", monitors)
-    assert_same_run(plain, watched)
-    assert_watched(watched, monitors, scenario.num_steps, caplog)
+Unwatched = Callable[[str], Trace]
+
+
+@pytest.fixture(scope="module")
+def unwatched(tmp_path_factory: pytest.TempPathFactory) -> Unwatched:
+    """Returns what a scenario is without monitors; it is trained once."""
+
+    @cache
+    def trained(name: str) -> Trace:
+        return trace(SCENARIOS[name].run(tmp_path_factory.mktemp("plain")))
+
+    return trained
 
 
 @pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
-@pytest.mark.parametrize("scenario", PLAIN.values(), ids=PLAIN.keys())
-def test_monitors_leave_no_trace_in_a_run(scenario: Scenario, tmp_path: Any, caplog: Any) -> None:
-    check(scenario, tmp_path, caplog)
-
-
-@pytest.mark.parametrize("scenario", COMPILED.values(), ids=COMPILED.keys())
-def test_monitors_leave_no_trace_in_a_compiled_run_and_make_no_graph(
-    scenario: Scenario, tmp_path: Any, caplog: Any
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_monitors_leave_no_trace_in_a_run_and_make_no_graph(
+    name: str, unwatched: Unwatched, tmp_path: Any, caplog: Any
 ) -> None:
-    check(scenario, tmp_path, caplog)
+    scenario, plain = SCENARIOS[name], unwatched(name)
+    monitors = watchers(gradients=scenario.gradients)
+    watched = scenario.run(tmp_path, monitors)
+    assert_same_run(plain, watched)
+    assert_watched(watched, monitors, scenario.num_steps, caplog)
 
 
 class Captures(pl.Callback):
@@ -339,12 +380,14 @@ IN_BURSTS = {
 
 @pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
 @pytest.mark.parametrize("name", IN_BURSTS)
-def test_monitors_that_read_in_bursts_leave_no_trace(name: str, tmp_path: Any) -> None:
-    scenario, captures = PLAIN[name], Captures()
+def test_monitors_that_read_in_bursts_leave_no_trace(
+    name: str, unwatched: Unwatched, tmp_path: Any
+) -> None:
+    scenario, captures = SCENARIOS[name], Captures()
     monitor = ActivationMonitor()
     monitor.schedule = Threes(1)
-    plain = scenario.run(tmp_path / "plain")
-    assert_same_run(plain, scenario.run(tmp_path / "watched", [monitor, captures]))
+    plain = unwatched(name)
+    assert_same_run(plain, scenario.run(tmp_path, [monitor, captures]))
     assert len(monitor.history) >= scenario.num_steps
     assert monitor.guard.counts == {}
     assert captures.kinds.total()
@@ -389,32 +432,17 @@ def test_an_evaluation_that_is_read_gives_the_metrics_of_one_that_is_not(tmp_pat
     assert len(monitors[2].history) == 1 + NUM_STEPS // STEPS_AN_EPOCH
 
 
-def convolutional() -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(3, 4, 3),
-            norm=nn.BatchNorm2d(4),
-            relu=nn.ReLU(),
-            dropout=nn.Dropout(0.3),
-            flatten=nn.Flatten(),
-            head=nn.LazyLinear(4),
-        )
-    )
-
-
-TOGETHER = {
-    "cnn": _cnn(),
-    "hooks of the user": Scenario(lambda: Hooked(convolutional()), pictures),
-    "transformer": PLAIN["transformer, norm first"],
-}
+TOGETHER = ("cnn", "hooks of the user, convolutional", "transformer, norm first")
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_all_monitors_of_the_library_together_leave_no_trace(name: str, tmp_path: Any) -> None:
-    shows_images = name != "transformer"
+def test_all_monitors_of_the_library_together_leave_no_trace(
+    name: str, unwatched: Unwatched, tmp_path: Any
+) -> None:
+    shows_images = "transformer" not in name
     kinds = [kind for kind in SHIPPED if shows_images or kind.stem not in OF_IMAGES]
     monitors = [smallest(kind, every_n_train_steps=None, every_n_epochs=1) for kind in kinds]
-    plain = TOGETHER[name].run(tmp_path / "plain")
-    assert_same_run(plain, TOGETHER[name].run(tmp_path / "watched", monitors))
+    plain = unwatched(name)
+    assert_same_run(plain, SCENARIOS[name].run(tmp_path, monitors))
     assert {m.stem: m.guard.counts for m in monitors} == {m.stem: {} for m in monitors}
     assert all(monitor.last_report is not None for monitor in monitors)
