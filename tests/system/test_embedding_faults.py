@@ -29,8 +29,8 @@ def test_a_run_whose_features_are_all_equal_comes_to_its_end(tmp_path: Path) -> 
 def test_what_is_held_of_a_resnet_is_a_few_megabytes() -> None:
     torch.manual_seed(0)
     seen = Evaluated(torchvision.models.resnet18().eval(), EmbeddingMonitor())
-    # Images of 64 pixels leave behind what those of 224 do: 32 x 32 of them, and pooled features.
-    batches = [(torch.rand(100, 3, 64, 64), torch.arange(100) % 10) for _ in range(5)]
+    # Images of 32 pixels leave behind what those of 224 do: 32 x 32 of them, and pooled features.
+    batches = [(torch.rand(100, 3, 32, 32), torch.arange(100) % 10) for _ in range(5)]
     for step in (10, 20):
         seen.monitor.last_report = seen.look(batches, step=step)
         held = [seen.monitor.__dict__, [s.values for s in seen.subscriptions]]
