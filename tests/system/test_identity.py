@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -21,17 +19,22 @@ from tests.system.models import (
     NUM_STEPS,
     STEPS_AN_EPOCH,
     Cnn,
-    CountingData,
     Net,
-    Run,
     Transformer,
     mlp,
     pictures,
     quiet,
     tokens,
     train,
-    vectors,
     watchers,
+)
+from tests.system.traces import (
+    LiveReads,
+    Scenario,
+    Trace,
+    assert_same_run,
+    assert_watched,
+    trace,
 )
 from tests.tiny import Threes, smallest
 from torch import Tensor, nn
@@ -49,37 +52,6 @@ pytestmark = [
 
 
 # -- networks and modules of the user's
-
-
-class WithCompiledFunction(nn.Module):
-    """Nobody can find such a function before it runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 4)
-        self.compiled = torch.compile(_compiled, backend="aot_eager")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.compiled(self.first(x)))
-
-
-def _compiled(x: Tensor) -> Tensor:
-    return F.relu(x) * 1.5
-
-
-class WithCompiledPart(nn.Module):
-    def __init__(self, backend: str, make: Callable[[], nn.Module] = Cnn) -> None:
-        super().__init__()
-        self.network = torch.compile(make(), backend=backend)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
-
-
-def compiled_in_place() -> nn.Module:
-    network = Cnn()
-    network.compile(backend="aot_eager")
-    return network
 
 
 class Checkpointed(nn.Module):
@@ -209,26 +181,6 @@ class EndsEpochsEarly(Net):
 # -- the table
 
 
-@dataclass(frozen=True)
-class Scenario:
-    make: Callable[[], nn.Module]
-    make_data: Callable[[], CountingData] = vectors
-    callbacks: Callable[[], Sequence[pl.Callback]] = tuple
-    options: dict[str, Any] = field(default_factory=dict)
-    num_steps: int = NUM_STEPS
-    gradients: bool = True
-
-    def run(self, folder: Any, monitors: Sequence[Any] = ()) -> Run:
-        return train(
-            self.make,
-            folder,
-            monitors,
-            make_data=self.make_data,
-            callbacks=self.callbacks,
-            **self.options,
-        )
-
-
 def _cnn(**options: Any) -> Scenario:
     return Scenario(lambda: Net(Cnn()), pictures, options=options)
 
@@ -237,7 +189,7 @@ def _with(network: Callable[[], nn.Module], **kwargs: Any) -> Scenario:
     return Scenario(lambda: Net(network()), **kwargs)
 
 
-PLAIN = {
+SCENARIOS = {
     "mlp": _with(mlp),
     "cnn": _cnn(),
     "transformer, norm last": _with(partial(Transformer, norm_first=False), make_data=tokens),
@@ -270,61 +222,8 @@ PLAIN = {
     ),
 }
 
-COMPILED = {
-    "compiled: a function": _with(WithCompiledFunction),
-    "compiled: a part": _with(partial(WithCompiledPart, "aot_eager"), make_data=pictures),
-    "compiled: in place": _with(compiled_in_place, make_data=pictures),
-    "compiled: the whole module": Scenario(
-        lambda: torch.compile(Net(Cnn()), backend="aot_eager"), pictures
-    ),
-}
-if shutil.which("g++"):
-    COMPILED["compiled: a part, inductor"] = _with(
-        partial(WithCompiledPart, "inductor"), make_data=pictures
-    )
-
-SCENARIOS = PLAIN | COMPILED
-
-
 # What shows images cannot look at token numbers.
 OF_IMAGES = ("filters", "saliency", "occlusion", "top_patches", "activation_maximization")
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What a run left behind, read at its end: the random states and flags are of then."""
-
-    facts: dict[str, Any]
-    tags: list[str]
-    curves: str
-
-
-def trace(run: Run, tags: list[str] | None = None) -> Trace:
-    facts, tags = run.facts, run.tags if tags is None else tags
-    return Trace(facts, tags, digest(run.curves(tags)))
-
-
-def assert_same_run(plain: Trace, watched: Run) -> None:
-    """Fails, naming what differs; the second run may have more tags than the first.
-
-    A training that is not reproducible fails as well.
-    """
-    assert plain.tags, "nothing was logged"
-    found = trace(watched, plain.tags)
-    both = {**plain.facts, **found.facts}
-    odd = [name for name in both if plain.facts.get(name) != found.facts.get(name)]
-    assert not odd, f"{len(odd)} facts differ: {odd[:12]}"
-    assert found.curves == plain.curves
-
-
-def assert_watched(run: Run, monitors: Sequence[Any], num_steps: int, caplog: Any) -> None:
-    """Fails unless every monitor has taken all its snapshots, without a contained failure."""
-    due = run.recorder.num_snapshots_due
-    assert due == num_steps
-    assert [len(monitor.history) for monitor in monitors[:2]] == [due, due]
-    assert len(monitors[2].history) == len(run.recorder.epochs_validated)
-    assert [monitor.guard.counts for monitor in monitors] == [{}, {}, {}]
-    assert not [record for record in caplog.records if getattr(record, "contained", None)]
 
 
 Unwatched = Callable[[str], Trace]
@@ -343,7 +242,7 @@ def unwatched(tmp_path_factory: pytest.TempPathFactory) -> Unwatched:
 
 @pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_monitors_leave_no_trace_in_a_run_and_make_no_graph(
+def test_monitors_leave_no_trace_in_a_run(
     name: str, unwatched: Unwatched, tmp_path: Any, caplog: Any
 ) -> None:
     scenario, plain = SCENARIOS[name], unwatched(name)
@@ -395,29 +294,10 @@ def test_monitors_that_read_in_bursts_leave_no_trace(
         assert captures.kinds["PlannedCapture"] == IN_BURSTS[name]
 
 
-class LiveReads(pl.Callback):
-    """Notes at each step whether the engine reads the user's own pass."""
-
-    def __init__(self) -> None:
-        self.seen: list[bool] = []
-
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        self.seen.append(session_of(trainer).run.engine.reads_live)
-
-
 def test_a_plain_model_is_read_live_from_its_first_step_on(tmp_path: Any) -> None:
     look = LiveReads()
     train(lambda: Net(mlp()), tmp_path, [ActivationMonitor(every_n_train_steps=1), look])
     assert look.seen == [True] * NUM_STEPS
-
-
-def test_a_compiled_model_is_never_read_live(tmp_path: Any) -> None:
-    look = LiveReads()
-    network = partial(WithCompiledPart, "aot_eager")
-    monitors = [ActivationMonitor(every_n_train_steps=1), look]
-    run = train(lambda: Net(network()), tmp_path, monitors, make_data=pictures)
-    assert look.seen == [False] * NUM_STEPS
-    assert run.graphs["stats"]["unique_graphs"] > 0
 
 
 def test_an_evaluation_that_is_read_gives_the_metrics_of_one_that_is_not(tmp_path: Any) -> None:
