@@ -63,8 +63,11 @@ SICK = ("healthy", "sick")
 CHEAT = ("healthy", "shortcut")
 # The limits are those of the demo's pictures.
 FIGURES = {
+    "three_runs": Figure(
+        (Card("activations/unit_life"), Card("saliency/gradient", max_height=440)), (*TITLE_COLOURS,)
+    ),
     "activations": Figure((Card("activations/unit_life"), Card("activations/raster")), SICK),
-    "maps": Figure((Card("activations/maps/features.4", max_height=470),), SICK),
+    "maps": Figure((Card("activations/maps/features.6", max_height=470),), SICK),
     "filters": Figure((Card("filters/over_time/features.0", max_width=790),), SICK),
     "filters_at_the_end": Figure((Card("filters/features.0"),), SICK),
     "embedding": Figure((Card("embedding/map/classifier"),), SICK),
@@ -123,7 +126,7 @@ def _with_few_colours(picture: Image.Image) -> Image.Image:
 
     Pillow's own choice goes by area, which gives colour bars and legends other colours.
     """
-    return picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    return picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=5, dither=Image.Dither.NONE)
 
 
 def _shown(card: Card, png: bytes, max_width: int) -> Pixels:

@@ -166,7 +166,7 @@ def draw_maps(
                 continue
             drawn.append(maps[column, sample])
             tiles.append(map_tile(drawn[-1], image, title, lines, is_signed=is_signed))
-            if has_overlay:
+            if has_overlay and not column:
                 tiles.append(Tile(picture=overlay(drawn[-1], image, is_signed), title="on it"))
         rows.append(TileRow(tiles=tiles))
     measured = [_range_of(strengths), _without(without_gradient), _completeness(completeness)]
