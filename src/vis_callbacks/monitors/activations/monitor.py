@@ -166,7 +166,8 @@ class ActivationMonitor(Monitor):
         from vis_callbacks.engine.probe import Probe
 
         reduce = partial(measure, number=lru_cache(256)(new_number))
-        reduce_maps = partial(measure_maps, edges=log_edges() if self.histograms else None)
+        edges = lru_cache(8)(log_edges) if self.histograms else None  # sending them takes long
+        reduce_maps = partial(measure_maps, edges=edges)
         return (
             Probe(name="units", reduce=reduce, merge=UNIT_SUMS, layers=self.layers),
             Probe(

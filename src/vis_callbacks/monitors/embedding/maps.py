@@ -38,6 +38,7 @@ from vis_callbacks.monitors.embedding.tsne import (
     as_start,
     barnes_hut_tsne,
     fitting_perplexity,
+    is_exact_faster,
     tsne,
 )
 from vis_callbacks.pictures.film_strip import FilmStrip
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from vis_callbacks.options import Options
 
 Method = Literal["tsne", "pca"]
-Backend = Literal["torch", "sklearn"]
+Backend = Literal["auto", "torch", "sklearn"]
 
 # With fewer of the samples known, their places say nothing of where the others belong.
 _MIN_KNOWN_SHARE = 0.5
@@ -70,7 +71,7 @@ class Layout:
     """How maps are laid out."""
 
     method: Method = "tsne"
-    backend: Backend = "torch"
+    backend: Backend = "auto"
     perplexity: float = 30.0
 
 
@@ -145,7 +146,11 @@ def _laid_out(cloud: Cloud, last: Points | None, layout: Layout) -> Points:
         else:
             start = torch.from_numpy(last).to(features.device)
         perplexity, is_warm = fitting_perplexity(layout.perplexity, len(features)), last is not None
-        if layout.backend == "sklearn":
+        is_exact = layout.backend == "torch" or (
+            layout.backend == "auto"
+            and is_exact_faster(features.device, len(features), is_warm=is_warm)
+        )
+        if not is_exact:
             points = barnes_hut_tsne(features, start, perplexity=perplexity, is_warm=is_warm)
         else:
             descent = WARM if is_warm else COLD

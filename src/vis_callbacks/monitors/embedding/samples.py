@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from vis_callbacks.engine.labels import class_labels
+from vis_callbacks.engine.labels import whole_labels
 from vis_callbacks.engine.layers import matches
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.probe import Activation, Batch
@@ -160,7 +160,7 @@ class SampleCollector:
         """Returns what belongs to the samples of these numbers themselves."""
         count, device = len(index), index.device
         inputs, labels = numeric(batch.inputs), numeric(batch.labels)
-        classes, _ = class_labels(labels, batch.num_samples)
+        classes = whole_labels(labels, batch.num_samples)
         known = torch.full((count,), _NO_CLASS, device=device)
         if classes is not None:
             known = classes[:count].to(device).clamp_min(_NO_CLASS)
@@ -169,7 +169,7 @@ class SampleCollector:
         facts = {
             "fingerprint": fingerprints(identity, known),
             "label": known,
-            "target": target_values(labels, batch.num_samples)[:count].to(device),
+            "target": target_values(labels, batch.num_samples, device)[:count],
         }
         pixels = None if inputs is None else shrunk_inputs(inputs[:count])
         if pixels is not None:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vis_callbacks.engine.labels import class_labels
+from vis_callbacks.engine.labels import whole_labels
 from vis_callbacks.engine.scores import Unit, describe
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.embedding.reductions import numeric
@@ -264,7 +264,7 @@ class PatchReader:
             self._images[factor] = as_bytes(inputs, factor)
         images, shown = self._images[factor], values[:, index].float()
         is_valid = finite_samples(shown, images)
-        labels, _ = class_labels(numeric(batch.labels), len(inputs))
+        labels = whole_labels(numeric(batch.labels), len(inputs))
         self._meet(inputs, labels is not None)
         top = top_patches(
             shown,
