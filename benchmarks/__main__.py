@@ -2,6 +2,7 @@
 
     python -m benchmarks                        everything, about twelve minutes
     python -m benchmarks --nets cnn --pairs 30  a quick look
+    python -m benchmarks --device cuda          resnet50 and ViT-B/16 on a GPU, steps alone
 
 Times are of one thread. A step with a snapshot is compared with the step before it in the
 same run, a step without one with steps of runs without callbacks that take turns.
@@ -22,7 +23,7 @@ from pytorch_lightning import Callback
 
 from benchmarks.defaults import kinds_of, measure, seconds_of
 from benchmarks.imports import added_import_seconds
-from benchmarks.nets import BENCHMARKS, Benchmark
+from benchmarks.nets import BENCHMARKS, Benchmark, large_benchmarks
 from benchmarks.ratio import paired_ratio
 from benchmarks.steps import (
     WARM_UP_STEPS,
@@ -98,6 +99,8 @@ def step_rows(benchmark: Benchmark, num_pairs: int) -> Iterator[Row]:
     limit = None if plain_seconds < TOO_FAST else benchmark.max_ratio
     yield _row(benchmark, "step with a snapshot / plain", str(ratio), ratio.median, limit, "x")
     yield Row(benchmark.name, "the last one of a burst / plain", str(paired_ratio(*ending)))
+    for what, pairs in (("a snapshot", within), ("the last one of a burst", ending)):
+        yield Row(benchmark.name, f"{what} adds", f"{1e3 * _median_difference(*pairs):.2f} ms")
     idle = paired_ratio(*idle_pairs(benchmark, resting, num_pairs=num_pairs))
     yield Row(benchmark.name, "step without a snapshot / plain", str(idle))
     python = idle_python(benchmark, resting)
@@ -191,6 +194,10 @@ def import_row() -> Row:
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
     """Yields the table, line by line as it is measured."""
+    if options.device != "cpu":
+        for benchmark in large_benchmarks(options.device):
+            yield from step_rows(benchmark, options.pairs)
+        return
     for benchmark in BENCHMARKS:
         if benchmark.name in options.nets:
             yield from step_rows(benchmark, options.pairs)
@@ -234,6 +241,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = [benchmark.name for benchmark in BENCHMARKS]
     parser.add_argument("--nets", nargs="+", choices=names, default=names)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for large networks there")
     parser.add_argument("--pairs", type=int, default=120)
     parser.add_argument("--steps-an-epoch", type=int, default=500)
     return parser.parse_args(arguments)

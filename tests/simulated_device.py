@@ -122,9 +122,7 @@ class SimulatedDevice(TorchDispatchMode):
         wanted = [w.function for w in self.waits if w.step in steps and w.function]
         return {function: wanted.count(function) for function in sorted(set(wanted))}
 
-    def _check(
-        self, func: Any, name: str, args: Any, tensors: list[Tensor], is_ours: bool
-    ) -> None:
+    def _check(self, func: Any, name: str, args: Any, tensors: list[Tensor], is_ours: bool) -> None:
         are_ours = [isinstance(x, SimulatedTensor) for x in tensors]
         if name in _COPIES:
             if is_ours != are_ours[-1]:

@@ -33,13 +33,10 @@ from vis_callbacks.monitors.embedding.science import (
     trustworthiness,
 )
 from vis_callbacks.monitors.embedding.tsne import (
-    COLD,
-    WARM,
+    Backend,
     as_start,
-    barnes_hut_tsne,
     fitting_perplexity,
-    is_exact_faster,
-    tsne,
+    laid_out_by_tsne,
 )
 from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.pictures.text import number
@@ -51,7 +48,6 @@ if TYPE_CHECKING:
     from vis_callbacks.options import Options
 
 Method = Literal["tsne", "pca"]
-Backend = Literal["auto", "torch", "sklearn"]
 
 # With fewer of the samples known, their places say nothing of where the others belong.
 _MIN_KNOWN_SHARE = 0.5
@@ -145,16 +141,14 @@ def _laid_out(cloud: Cloud, last: Points | None, layout: Layout) -> Points:
             start = as_start(principal_components(features))
         else:
             start = torch.from_numpy(last).to(features.device)
-        perplexity, is_warm = fitting_perplexity(layout.perplexity, len(features)), last is not None
-        is_exact = layout.backend == "torch" or (
-            layout.backend == "auto"
-            and is_exact_faster(features.device, len(features), is_warm=is_warm)
+        points = laid_out_by_tsne(
+            features,
+            cloud.distances,
+            start,
+            perplexity=fitting_perplexity(layout.perplexity, len(features)),
+            is_warm=last is not None,
+            backend=layout.backend,
         )
-        if not is_exact:
-            points = barnes_hut_tsne(features, start, perplexity=perplexity, is_warm=is_warm)
-        else:
-            descent = WARM if is_warm else COLD
-            points = tsne(cloud.distances, start, perplexity=perplexity, descent=descent)
     return np.asarray(points.cpu().numpy())
 
 

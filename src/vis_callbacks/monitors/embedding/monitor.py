@@ -23,7 +23,7 @@ from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitor import Monitor
-from vis_callbacks.monitors.embedding.maps import Backend, EmbeddingMaps, Layout, Method
+from vis_callbacks.monitors.embedding.maps import EmbeddingMaps, Layout, Method
 from vis_callbacks.monitors.embedding.probing import ProbeCurves
 from vis_callbacks.monitors.embedding.reductions import from_bytes
 from vis_callbacks.monitors.embedding.samples import (
@@ -40,7 +40,7 @@ from vis_callbacks.monitors.embedding.science import (
     clouds_of,
     squared_distances,
 )
-from vis_callbacks.monitors.embedding.tsne import MAX_POINTS
+from vis_callbacks.monitors.embedding.tsne import MAX_POINTS, Backend
 from vis_callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.report import Item, Report, RuleMetrics, Scalar, tag
 
@@ -82,8 +82,8 @@ class EmbeddingMonitor(Monitor):
             hide each other.
         backend: ``"torch"`` runs an exact t-SNE where the features are, of at most 5,000 samples;
             ``"sklearn"`` runs scikit-learn's, which leaves pairs out, on the CPU. ``"auto"`` takes
-            the faster one: scikit-learn's above 1,250 samples on a CPU (above 3,000 where it
-            begins from the last map), and above 5,000 on a GPU.
+            the faster one: scikit-learn's above 1,250 samples for each thread of a CPU (above
+            3,000 where it begins from the last map), and above 5,000 everywhere.
         projector: Also write the data of TensorBoard's Embedding Projector, as often as
             thumbnails are drawn.
         **options: Those of every `Monitor`. ``num_samples`` is 500 here: the first ones of an

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from itertools import chain, repeat
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+Backend = Literal["auto", "torch", "sklearn"]
 
 MAX_POINTS = 5_000  # P and the weights take 4 N^2 bytes each: 100 MB
 
@@ -26,7 +28,6 @@ _EXAGGERATION = 12.0  # as Belkina et al. (2019) advise
 _LEAST_GAIN = 0.01
 _INITIAL_STD = 1e-4
 _MIN_SKLEARN_ITERATIONS = 250  # fewer are refused
-_MAX_THREADS = 2  # of Barnes-Hut
 
 
 class Descent(NamedTuple):
@@ -42,15 +43,43 @@ COLD = Descent(250, 350)
 WARM = Descent(0, 100)
 
 
+def laid_out_by_tsne(
+    features: Tensor,
+    squared_distances: Tensor,
+    start: Tensor,
+    *,
+    perplexity: float,
+    is_warm: bool,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Returns a map (points, 2) by the solver asked for, or by the faster one.
+
+    Args:
+        features: (points, dimensions).
+        squared_distances: (points, points), theirs.
+        start: (points, 2); see `tsne`.
+        perplexity: See `fitting_perplexity`.
+        is_warm: Whether the start is the last map.
+        backend: ``"torch"`` takes all pairs, ``"sklearn"`` Barnes-Hut.
+    """
+    if backend == "auto":
+        is_exact = is_exact_faster(features.device, len(features), is_warm=is_warm)
+        backend = "torch" if is_exact else "sklearn"
+    if backend == "sklearn":
+        return barnes_hut_tsne(features, start, perplexity=perplexity, is_warm=is_warm)
+    descent = WARM if is_warm else COLD
+    return tsne(squared_distances, start, perplexity=perplexity, descent=descent)
+
+
 def is_exact_faster(device: torch.device, num_points: int, *, is_warm: bool) -> bool:
     """Whether all pairs at once are faster than Barnes-Hut; never above `MAX_POINTS`.
 
-    Barnes-Hut is run on two threads at the most, see `barnes_hut_tsne`.
+    All pairs are shared among the threads, Barnes-Hut is not (see `barnes_hut_tsne`).
     """
     most = MAX_POINTS
     if device.type == "cpu":
-        more_threads = max(1, torch.get_num_threads() // _MAX_THREADS)
-        most = min(most, (_EXACT_WARM if is_warm else _EXACT_COLD) * more_threads)
+        of_a_thread = _EXACT_WARM if is_warm else _EXACT_COLD
+        most = min(most, of_a_thread * torch.get_num_threads())
     return num_points <= most
 
 
@@ -84,9 +113,9 @@ def barnes_hut_tsne(features: Tensor, start: Tensor, *, perplexity: float, is_wa
     """Returns a map (points, 2) by scikit-learn; ``is_warm``: the start is the last map.
 
     With a start of its own (``init="pca"``) it ends the whole process on constant features. So
-    it is given one, and never features that are all equal. It runs on no more threads than torch,
-    and on two at the most: the sums of three threads are added in any order, and so no map
-    would be the same twice.
+    it is given one, and never features that are all equal. It runs on one thread: the sums of
+    several are added in any order, so that no map would be the same twice, and threads that wait
+    for each other in each iteration crawl where others are at work.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -97,7 +126,7 @@ def barnes_hut_tsne(features: Tensor, start: Tensor, *, perplexity: float, is_wa
     solver.set_params(**{count: _MIN_SKLEARN_ITERATIONS if is_warm else sum(COLD)})
     if is_warm:
         solver.set_params(early_exaggeration=1.0)
-    with threadpool_limits(min(_MAX_THREADS, torch.get_num_threads())):
+    with threadpool_limits(1):
         return torch.from_numpy(solver.fit_transform(features.float().cpu().numpy()))
 
 
