@@ -19,7 +19,6 @@ from vis_callbacks.alerts.alert import Alert, Outcome, Rule
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Catch, log
-from vis_callbacks.options import DEFAULT_SHARE
 from vis_callbacks.overhead import Budget
 from vis_callbacks.reactions import Told, act, tell
 from vis_callbacks.report import Report, RuleMetrics, Scalar, transfer
@@ -28,9 +27,9 @@ from vis_callbacks.step_facts import GroupTable
 from vis_callbacks.writers.writer import Writer
 
 _BUDGET = "budget"  # the name of its numbers, among what ranks add up
-# How many times the default share a fixed schedule may take before it is told of, and after how
-# many seconds: the first snapshots of a run come close together.
-_MANIFOLD, _HARDLY_BEGUN = 3, 60.0
+# A fixed schedule is told of where it takes more than three times the budget that is on by
+# default, after so many seconds: the first snapshots of a run come close together.
+_DEAR, _HARDLY_BEGUN = 0.09, 60.0
 
 
 class _Observed(NamedTuple):
@@ -124,7 +123,7 @@ class Pipeline:
                 self._look(looking, run)
         else:
             self._look(looking, run)
-        if self.budget.exceeds(_MANIFOLD * DEFAULT_SHARE, after=_HARDLY_BEGUN):
+        if self.budget.exceeds(_DEAR, after=_HARDLY_BEGUN):
             self._tell_of_costs()
 
     def _tell_of_costs(self) -> None:
@@ -136,7 +135,7 @@ class Pipeline:
                 state.guard.log_once(
                     f"the monitors have taken {percent:.0f} % of the training time so far, "
                     f"and none waits, because every_n_train_steps={options.every_n_train_steps} "
-                    f"fixes when they look. Use a larger one, or max_overhead={DEFAULT_SHARE}."
+                    "fixes when they look. Use a larger one, or max_overhead=0.03."
                 )
                 return
 
