@@ -237,8 +237,10 @@ class Pipeline:
             history.append(one.report.step, one.report.rule_metrics())
             judged: list[tuple[Rule, Outcome]] = []
             for rule in monitor.active_rules:
-                with guard.catch(f"the rule {rule.kind}"):
+                with Catch() as caught:  # cheaper than guard.catch, and there are many
                     judged.append((rule, rule.check(history)))
+                if caught.error is not None:
+                    guard.record(f"the rule {rule.kind}", caught.error)
             changes += monitor.tracker.update(
                 judged, step=one.report.step, epoch=context.epoch, stage=context.stage
             )
