@@ -137,6 +137,13 @@ def test_what_is_only_shown_may_take_what_the_ends_pictures_leave_of_it(clock, s
     assert one.may_show is may_show  # 10 of 100 seconds, and 1 - 2 x .2
 
 
+def test_what_is_drawn_beside_the_training_is_counted_too(clock):
+    budget, one = budget_of(clock, drawing=1.0)
+    budget.spend_drawing(one, 4.0, in_any_case=False)
+    budget.spend_drawing(one, 2.0, in_any_case=True)
+    assert budget.numbers()[2:] == [6.0, 2.0, 7.0]
+
+
 def test_ranks_come_to_the_same_decision_from_the_sum_of_their_numbers(clock):
     (idle, one), (busy, other) = (budget_of(clock, seconds=s, drawing=1.0) for s in (0.0, 17.0))
     assert idle.claim(one)

@@ -112,6 +112,12 @@ class Budget:
         finally:
             self._in_any_case += sum(one.seconds for one in self._overheads) - before
 
+    def spend_drawing(self, one: Overhead, seconds: float, *, in_any_case: bool) -> None:
+        """Counts what a monitor's pictures took beside the training."""
+        one.seconds += seconds
+        one.drawing += seconds
+        self._in_any_case += seconds if in_any_case else 0.0
+
     def _left(self, one: Overhead) -> float:
         if one.limit is None:
             return math.inf

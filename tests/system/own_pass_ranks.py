@@ -1,16 +1,12 @@
 """Trainings under monitors that run the network themselves, in one of two processes.
 
-Run as ``python -m tests.system.own_pass_ranks FOLDER`` with the environment that torchrun sets.
-Each training leaves ``FOLDER/<name>.<rank>.json``; a rank that waits for the other in vain ends
-after the time-out of the process group.
+See ``two_ranks``.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -135,12 +131,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def main(folder: Path) -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+def train_all(folder: Path) -> None:
     for name, run in SCENARIOS.items():
         outcome = run(folder / name)
         (folder / f"{name}.{rank()}.json").write_text(json.dumps(outcome))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.system.own_pass_ranks import MONITORS, NUM_STEPS, SCENARIOS
+from tests.system.own_pass_ranks import MONITORS, NUM_STEPS, SCENARIOS, train_all
 from tests.system.processes import RANKS, run_in_two_ranks
 from tests.writers.reading import read
 
@@ -20,7 +20,7 @@ PICTURES = {"saliency/gradient", "saliency/over_time/gradient", "occlusion/views
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs all trainings, in two processes that are started once."""
     folder = tmp_path_factory.mktemp("own_pass_ranks")
-    run_in_two_ranks("tests.system.own_pass_ranks", folder)
+    run_in_two_ranks(train_all, folder)
     return folder
 
 
