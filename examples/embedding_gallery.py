@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     seed_everything(0, verbose=False)
     data = load_data(options.patches)
-    monitor = EmbeddingMonitor(class_names=CLASS_NAMES, mean=data.mean, std=data.std)
+    monitor = EmbeddingMonitor(
+        class_names=CLASS_NAMES, mean=data.mean, std=data.std, max_overhead=None
+    )
     trainer = Trainer(
         callbacks=[monitor],
         max_epochs=options.epochs,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -193,16 +193,15 @@ def transfer(reports: Sequence[Report]) -> list[Report]:
 def _with_tensors(item: Item, change: Callable[[Tensor], Values]) -> Item:
     """Returns the item with each of its tensors changed."""
     changes: dict[str, Any] = {}
-    for entry in fields(item):
-        value = getattr(item, entry.name)
+    for name, value in vars(item).items():
         if isinstance(value, Tensor):
             changed = change(value)
             is_number = isinstance(changed, np.ndarray) and changed.ndim == 0
-            changes[entry.name] = float(changed) if is_number else changed
-        elif isinstance(value, Mapping):
-            changes[entry.name] = {
-                name: change(inner) if isinstance(inner, Tensor) else inner
-                for name, inner in value.items()
+            changes[name] = float(changed) if is_number else changed
+        elif type(value) is dict or isinstance(value, Mapping):
+            changes[name] = {
+                key: change(inner) if isinstance(inner, Tensor) else inner
+                for key, inner in value.items()
             }
     return replace(item, **changes) if changes else item
 

@@ -355,10 +355,12 @@ def _of_run(snapshot: Snapshot) -> Iterator[RuleMetrics]:
     if snapshot.loss is not None:
         loss = torch.as_tensor(snapshot.loss)
         numbers |= {metric_names.LOSS: loss, metric_names.NON_FINITE_LOSS: ~loss.isfinite()}
-    for metric, value in numbers.items():
-        if value is not None:
-            values = value.double()[None] if isinstance(value, Tensor) else (value,)
-            yield RuleMetrics(metrics=(metric,), layers=("",), values=values)
+    tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+    plain = {n: v for n, v in numbers.items() if v is not None and n not in tensors}
+    yield RuleMetrics(metrics=tuple(plain), layers=("",), values=tuple(plain.values()))
+    if tensors:
+        values = torch.stack([value.double() for value in tensors.values()])
+        yield RuleMetrics(metrics=tuple(tensors), layers=("",), values=values)
 
 
 def _of_flat_parts(rows: UnitRows, infos: Mapping[str, LayerInfo]) -> Iterator[RuleMetrics]:
