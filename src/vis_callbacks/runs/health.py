@@ -41,7 +41,8 @@ def verdict_of_alerts(alerts: AlertCases, up_to: str = "") -> Verdict:
         worst = firing[0]
         level: Level = "critical" if worst.alert.severity == "critical" else "warning"
         others = f" and {_counted(len(firing) - 1, 'other alert')}" if len(firing) > 1 else ""
-        return Verdict(level, f"{described(worst)}{others}")
+        text = f"{described(worst)}{others}"
+        return Verdict(level, text[:1].upper() + text[1:])
     if cases:
         latest = max(case.alert.step for case in cases)
         resolved = _counted(len(cases), "alert")

@@ -149,7 +149,9 @@ class Run:
         if num_too_long:
             said.append(f"{num_too_long} records above 64 MiB were passed over.")
         if self.num_left_out:
-            said.append(f"{self.num_left_out} values of further tags, or unreadable, are left out.")
+            said.append(
+                f"{self.num_left_out} values are left out: of too many tags, or not readable."
+            )
         return said
 
     def picture(self, tag: str, step: int) -> bytes | None:

@@ -107,7 +107,11 @@ class Pages:
         if run is None:
             return _unknown_run(request)
         step = request.args.get("step", -1, type=int)
-        image = run.picture(request.args.get("tag", ""), step) or b""
+        tag = request.args.get("tag", "")
+        image = run.picture(tag, step)
+        if image is None:  # the run may have been forgotten since the page was shown
+            run.refresh(SECONDS)
+            image = run.picture(tag, step) or b""
         kind = image_type(image)
         if kind is None:
             return _answer(request, {"error": "There is no such picture."}, 404)

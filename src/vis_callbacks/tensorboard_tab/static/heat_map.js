@@ -106,6 +106,7 @@ export class HeatMap {
   }
 
   axis(pen, width, height, wide, style) {
+    pen.fillStyle = style.getPropertyValue("--soft");
     pen.font = `11px ${style.fontFamily}`;
     const every = Math.ceil(60 / wide);
     for (let k = 0; k < this.steps.length; k += every) {

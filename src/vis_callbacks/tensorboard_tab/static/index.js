@@ -22,10 +22,13 @@ const server = {
   picture: (run, tag, step) => here("picture", { run, tag, step }),
 };
 
-// TensorBoard's own switch where there is one, else the system's.
+// TensorBoard's own switch, which is on the page around this one.
 function followDarkMode() {
   const host = window.parent.document.body;
-  const follow = () => document.documentElement.classList.toggle("dark", host.classList.contains("dark-mode"));
+  const follow = () => {
+    document.documentElement.classList.toggle("dark", host.classList.contains("dark-mode"));
+    document.dispatchEvent(new Event("colours"));
+  };
   new MutationObserver(follow).observe(host, { attributes: true, attributeFilter: ["class"] });
   follow();
 }

@@ -25,6 +25,7 @@ class Page {
         el("nav", { "aria-label": "runs" }, el("h3", {}, "Runs"), this.filter, this.list, this.note),
         el("main", {}, this.error, this.stage)),
     );
+    document.addEventListener("colours", () => this.panels.forEach((panel) => panel.heatMap?.draw()));
     this.begin();
   }
 

@@ -76,7 +76,7 @@ export class RunPanel {
         choice("kind", [["", "all"], ...kinds], kinds.includes(kind) ? kind : "", (value) => this.page.choose({ kind: value }))),
       ...raised.map((alert) => this.card(alert)),
     );
-    if (raised.length === 0) this.parts.alerts.append(el("p", { class: "hint" }, "No alert of this kind."));
+    if (raised.length === 0) this.parts.alerts.append(el("p", { class: "hint" }, kind ? "No alert of this kind." : "No alert."));
     if (remarks.length > 0) {
       this.parts.alerts.append(
         el("details", { open: Boolean(kind) },
@@ -156,7 +156,7 @@ export class RunPanel {
     }
     const marks = data.alerts.filter((alert) => alert.layers.includes(layer) && alert.state !== "remark").map((alert) => alert.first_step);
     const curves = Object.entries(data.metrics).map(([metric, rows]) =>
-      chart({ title: words(metric), points: data.steps.map((at, k) => [at, rows[row][k]]), bounds: [0, 1], marks, step, format: percent }),
+      chart({ title: words(metric), points: data.steps.map((at, k) => [at, rows[row][k]]), bounds: [0, 1], marks, step, format: percent, width: 250 }),
     );
     const own = Object.entries(data.pictures).filter(([, picture]) => picture.layer === layer).map(([tag]) => tag);
     const tags = [...own, ...Object.keys(data.pictures).filter((tag) => OF_ALL_LAYERS.some((end) => tag.endsWith(end)))];
@@ -173,7 +173,7 @@ export class RunPanel {
     const { steps } = this.data.pictures[tag];
     const at = steps[nearest(steps, step)];
     return el("button", { type: "button", class: "thumb", click: () => this.enlarge(tag) },
-      el("img", { src: this.page.source.picture(this.name, tag, at), alt: `${tag} at step ${at}`, loading: "lazy" }),
+      el("img", { src: this.page.source.picture(this.name, tag, at), alt: `${tag} at step ${at}`, loading: "lazy", load: showTop }),
       el("span", {}, `${tag}, step ${at}`));
   }
 
@@ -257,6 +257,11 @@ class Player {
     this.timer = null;
     this.button.textContent = "play";
   }
+}
+
+// Of a film strip, which is tall, a small picture shows the top.
+function showTop({ target }) {
+  target.classList.toggle("tall", target.naturalHeight > 0.8 * target.naturalWidth);
 }
 
 function firstCurve(tags) {
