@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.runs.stand_ins import ALERT, NASTY, event_file, picture, record, table
+from tests.system.tensorboard_page import browser_page, chromium_or_skip
 
 from vis_callbacks import html_report as module
 from vis_callbacks.alerts.log import append_alerts
@@ -44,6 +45,24 @@ def test_nothing_is_loaded_from_elsewhere(run: Path) -> None:
     page = html_report([("run", run)])
     assert "content=\"default-src 'none'; img-src data:;" in page
     assert not re.search(r"^(?:import|export) |@import", page, re.MULTILINE)
+
+
+@pytest.mark.browser
+def test_a_browser_shows_all_of_it_without_a_server(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    out.write_text(html_report([("run", run)]))
+    complaints: list[str] = []
+    with browser_page(chromium_or_skip()) as page:
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("request", lambda request: complaints.append(request.url))
+        page.goto(out.as_uri())
+        page.locator(".card").get_by_text(f"{NASTY}</script><!--<script>").first.wait_for()
+        page.locator(".names button").click()
+        page.locator(".player img").evaluate("image => image.decode()")
+        assert page.locator("canvas").count() == 1
+        assert page.evaluate("window.broken") is None
+    assert [each[:40] for each in complaints if not each.startswith("data:")] == [out.as_uri()[:40]]
 
 
 def test_pictures_stop_where_the_page_would_grow_too_large(

@@ -24,7 +24,11 @@ def test_a_run_holds_alerts_curves_pictures_and_numbers_of_layers(tmp_path: Path
     run = run_of(tmp_path)
     assert run.curves["loss"].items() == [(3, 2.0)]
     assert run.picture("maps", 3) == png(9)
-    assert table_over_time(run.tables, 100) == ([5], ["a", "b"], {"dead_fraction": [[0.0], [None]]})
+    assert table_over_time(run.tables, 100) == (
+        [5],
+        ["a", "b"],
+        {"dead_fraction": [(0.0,), (None,)]},
+    )
     assert (run.last_step, run.last_time, run.is_complete, run.is_watched) == (5, 1e9, True, True)
     assert run.alerts.ranked()[0].alert.kind == "dying_units"
     assert run.problems() == []
@@ -109,7 +113,7 @@ def test_a_heat_map_stays_within_its_cells_and_keeps_the_ends(tmp_path: Path) ->
     steps, layers, metrics = table_over_time(run_of(tmp_path).tables, 2 * 20)
     assert (steps[0], steps[-1], len(steps) <= 20) == (0, 49, True)
     assert layers == ["a", "b"]
-    assert metrics["m"] == [[0.5] * len(steps), [None] * len(steps)]
+    assert metrics["m"] == [(0.5,) * len(steps), (None,) * len(steps)]
 
 
 def test_layers_that_join_later_are_not_known_before(tmp_path: Path) -> None:
@@ -118,5 +122,5 @@ def test_layers_that_join_later_are_not_known_before(tmp_path: Path) -> None:
     assert table_over_time(run_of(tmp_path).tables, 100) == (
         [0, 1],
         ["a", "b"],
-        {"m": [[0.5, 0.25], [None, 1.0]]},
+        {"m": [(0.5, 0.25), (None, 1.0)]},
     )

@@ -238,22 +238,26 @@ def table_over_time(
     steps = sorted(by_step)
     while len(steps) > 2 and len(steps) * len(layers) * len(metrics) > max_cells:
         steps = [*steps[:-1:2], steps[-1]]
-    known = {
-        (metric, layer, step): numbers.values[m * len(numbers.layers) + i]
-        for step in steps
-        for numbers in by_step[step]
-        for m, metric in enumerate(numbers.metrics)
-        for i, layer in enumerate(numbers.layers)
+    places = {layer: place for place, layer in enumerate(layers)}
+    columns = {
+        metric: [_column(metric, by_step[step], places) for step in steps] for metric in metrics
     }
-    rows = {
-        metric: [[_rounded(known.get((metric, layer, step))) for step in steps] for layer in layers]
-        for metric in metrics
-    }
-    return steps, layers, {metric: row for metric, row in rows.items() if _is_known(row)}
+    rows = {metric: list(zip(*some, strict=True)) for metric, some in columns.items()}
+    return steps, layers, {metric: some for metric, some in rows.items() if _is_known(some)}
 
 
-def _rounded(value: float | None) -> float | None:
-    return float(f"{value:.3g}") if value is not None and math.isfinite(value) else None
+def _column(
+    metric: str, tables: Sequence[Numbers], places: Mapping[str, int]
+) -> list[float | None]:
+    """One number of all layers at one step; None where it is not known."""
+    column: list[float | None] = [None] * len(places)
+    for table in tables:
+        if metric in table.metrics:
+            start = table.metrics.index(metric) * len(table.layers)
+            values = table.values[start : start + len(table.layers)]
+            for layer, value in zip(table.layers, values, strict=True):
+                column[places[layer]] = round(value, 4) if math.isfinite(value) else None
+    return column
 
 
 def _is_known(rows: Sequence[Sequence[float | None]]) -> bool:
