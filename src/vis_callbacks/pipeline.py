@@ -90,6 +90,19 @@ class Pipeline:
         self._tell(run)
         self._writer.flush()
 
+    @property
+    def has_drawn(self) -> bool:
+        """Whether a picture is drawn and not written yet."""
+        return self._writer.has_drawn
+
+    def write_drawn(self) -> None:
+        """Writes pictures that were drawn while training went on."""
+        self._writer.write_drawn()
+
+    def close(self) -> None:
+        """Lets nothing go on. Harmless when done twice."""
+        self._writer.end_drawing()
+
     def react(self, run: RunView) -> None:
         """Tells of alerts and acts on the run, on all ranks together."""
         told = self._tell(run)
@@ -212,6 +225,7 @@ class Pipeline:
                 epoch=context.epoch,
                 prefix=prefix if context.stage == "fit" else f"{context.stage}/{prefix}",
                 also=also,
+                spend=state.overhead.spend,
             )
 
     def _write_alerts(self, one: _Observed, changes: Sequence[Alert], active: int) -> None:

@@ -104,6 +104,7 @@ class Session:
         """Takes everything off the model and lets go of it. Harmless when done twice."""
         if self.run is not None:
             self.run.engine.close()
+            self.run.pipeline.close()
         self.run = self._step = None
         self._collecting = []
 
@@ -146,6 +147,8 @@ class Session:
     def on_train_batch_start(self, trainer: Any, batch: Any) -> None:
         """Opens a capture over the user's step where a snapshot is due."""
         step, run = step_of(trainer), self.run
+        if run is not None and run.pipeline.has_drawn:
+            self._write_drawn(run)
         if run is None or (self._step is None and step < run.next_due):
             return  # most steps end here
         with self._divided():
@@ -159,6 +162,10 @@ class Session:
                 self._step.was_read = self._step.is_live and run.engine.reads_live
                 with self.guard.catch("reading statistics of the inputs"):
                     self._step.sums.add_inputs(run.engine.inputs, view.device)
+
+    @_timed
+    def _write_drawn(self, run: WatchedRun) -> None:
+        run.pipeline.write_drawn()
 
     def _begin_step(self, run: WatchedRun, view: RunView, step: int, batch: Any) -> None:
         due = run.due_at(step)

@@ -130,6 +130,7 @@ def _writer_of(run: RunView, monitors: Sequence[Observer]) -> Writer:
         is_global_zero=run.is_global_zero,
         save_images=any(m.options.save_images for m in monitors),
         is_silent=run.is_silent,
+        draws_aside=run.stage == "fit",  # beside an evaluation there is nothing to wait for
     )
 
 

@@ -292,19 +292,3 @@ def test_both_options_exclude_each_other():
         ValueError, match=r"every_n_train_steps=5 and every_n_epochs=1 exclude each other"
     ):
         schedule_from_options(5, 1, Bursts())
-
-
-@pytest.mark.parametrize("value", [0, -3])
-@pytest.mark.parametrize("option", ["every_n_train_steps", "every_n_epochs"])
-def test_a_period_below_1_is_refused(option, value):
-    options = {"every_n_train_steps": None, "every_n_epochs": None, option: value}
-    with pytest.raises(ValueError, match=rf"{option}={value} is too small. Use a whole number"):
-        schedule_from_options(**options, default=Bursts())
-
-
-@pytest.mark.parametrize(("value", "kind"), [(2.0, "float"), (True, "bool"), ("5", "str")])
-@pytest.mark.parametrize("option", ["every_n_train_steps", "every_n_epochs"])
-def test_a_period_that_is_no_whole_number_is_refused(option, value, kind):
-    options = {"every_n_train_steps": None, "every_n_epochs": None, option: value}
-    with pytest.raises(TypeError, match=rf"{option}={value!r} is a {kind}. Use a whole number"):
-        schedule_from_options(**options, default=Bursts())

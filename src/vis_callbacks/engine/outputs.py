@@ -42,10 +42,6 @@ class Outputs:
 
     A single output is the score of class 1; class 0 has its negative, and the probability that is
     left. Once its labels were other numbers than 0 and 1, such as ages, it stays a value.
-
-    Args:
-        kind: What the user says.
-        class_names: By class.
     """
 
     def __init__(self, kind: OutputKind = "auto", class_names: Sequence[str] | None = None) -> None:
@@ -63,12 +59,9 @@ class Outputs:
     def learn(self, scores: Tensor, labels: Tensor | None) -> bool:
         """Compares outputs with labels; returns whether the outputs are classes.
 
-        It waits for the device: call it where pictures are made, not at each step.
-
-        Args:
-            scores: (samples, outputs, ...), as the model returns them in evaluation mode.
-            labels: As a loss takes them, see `class_labels`. Labels of another form, such as the
-                masks of a segmentation, are no evidence.
+        It waits for the device: call it where pictures are made, not at each step. Scores are
+        (samples, outputs, ...), as the model returns them in evaluation mode. Labels are as a loss
+        takes them, see `class_labels`; of another form, such as masks, they are no evidence.
         """
         learned = self._learned
         scores = per_output(scores.detach())

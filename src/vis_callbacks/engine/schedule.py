@@ -197,18 +197,7 @@ class LogSpaced(Schedule):
 def schedule_from_options(
     every_n_train_steps: int | None, every_n_epochs: int | None, default: Schedule
 ) -> Schedule:
-    """Returns the schedule that a monitor's options ask for.
-
-    Raises:
-        TypeError: A period is no whole number.
-        ValueError: A period is below 1, or both are given.
-    """
-    for name, period in (
-        ("every_n_train_steps", every_n_train_steps),
-        ("every_n_epochs", every_n_epochs),
-    ):
-        if period is not None:
-            _check_period(name, period)
+    """Returns the schedule that a monitor's options ask for. Raises ValueError for both."""
     if every_n_train_steps is not None and every_n_epochs is not None:
         raise ValueError(
             f"every_n_train_steps={every_n_train_steps} and every_n_epochs={every_n_epochs} "
@@ -278,12 +267,3 @@ def _next_log_spaced(value: int, first: int, per_doubling: int) -> int:
     while (following := math.ceil(first * 2 ** (k / per_doubling) - 1e-9)) <= value:
         k += 1
     return following
-
-
-def _check_period(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}. Use a whole number of at least 1."
-        )
-    if value < 1:
-        raise ValueError(f"{name}={value} is too small. Use a whole number of at least 1.")

@@ -44,9 +44,9 @@ from vis_callbacks.report import Picture, Report, Scalar
 if TYPE_CHECKING:
     from vis_callbacks.engine.input_layout import InputKind
     from vis_callbacks.engine.isolation import IsolatedForward
-    from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
+    from vis_callbacks.monitors.activation_maximization.science import Maximized, Score
     from vis_callbacks.options import MonitorOptions
 
 _MAX_ROWS = 8  # of the strip
@@ -188,10 +188,6 @@ class ActivationMaximizationMonitor(Monitor):
         self._last: Tensor | None = None  # z of the last result, (rows, channels, ...)
         self._strip = FilmStrip()
 
-    def probes(self) -> Sequence[Probe]:
-        """Asks for nothing: all passes are its own."""
-        return ()
-
     def observe(self, snapshot: Snapshot) -> Report:
         """Goes on with each image for some steps and says how high its score has come."""
         references, forward = snapshot.own_passes("to tell what an input looks like")
@@ -203,24 +199,13 @@ class ActivationMaximizationMonitor(Monitor):
         targets, real_scores = self._look_at_real(forward, references)
         frame, spread = Frame.of(real), score_spread(real_scores)
         best = real_scores.nan_to_num(-torch.inf).argmax(0)
-        last = self._last
-        if last is not None and last.shape != (len(best), *real.shape[1:]):
-            last = None
 
         def score(images: Tensor) -> Tensor:
             """Returns each row's score, in units of its spread over real images."""
             scores, layers = targets.look(forward, layout.restored(images))
             return targets.of_rows(self._of_classes(scores), layers) / spread
 
-        result = maximize(
-            score,
-            frame.z(real[best]),
-            None if last is None else last.to(real),
-            self._preset,
-            frame,
-            num_steps=self.num_steps,
-            seed=self.seed + snapshot.step,
-        )
+        result = self._maximized(score, frame, real[best], snapshot.step)
         rows = evenly_spread(len(best), _MAX_ROWS)
         if snapshot.stage == "fit":
             self._last = result.z
@@ -255,6 +240,19 @@ class ActivationMaximizationMonitor(Monitor):
             tag = "activation_maximization/over_time"
             items.append(Picture(tag=tag, draw=draw, arrays={**shared, **arrays}))
         return Report(step=snapshot.step, items=tuple(items))
+
+    def _maximized(self, score: Score, frame: Frame, real: Tensor, step: int) -> Maximized:
+        """Goes on from the last images where they are of this shape, else from real ones."""
+        last = self._last
+        return maximize(
+            score,
+            frame.z(real),
+            None if last is None or last.shape != real.shape else last.to(real),
+            self._preset,
+            frame,
+            num_steps=self.num_steps,
+            seed=self.seed + step,
+        )
 
     def _facts(
         self, snapshot: Snapshot, references: References, kind: InputKind, targets: MaximizedTargets

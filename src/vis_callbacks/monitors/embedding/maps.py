@@ -156,11 +156,8 @@ def _laid_out(cloud: Cloud, last: Points | None, layout: Layout) -> Points:
 class EmbeddingMaps:
     """Follows the map of each layer, and makes its numbers and pictures.
 
-    Args:
-        layout: How maps are laid out.
-        options: Those of the monitor.
-        side: Which side of a layer is mapped, in words, or "".
-        projector: Whether to write for the Embedding Projector as well.
+    ``side`` says in words which side of a layer is mapped; with ``projector`` the data of the
+    Embedding Projector are made as well.
     """
 
     def __init__(self, layout: Layout, options: Options, *, side: str, projector: bool) -> None:

@@ -43,14 +43,9 @@ def tsne(
 ) -> Tensor:
     """Returns a map (points, 2) in which near neighbours stay near, without a random number.
 
-    Distances between clusters, their sizes and their densities mean little on it.
-
-    Args:
-        squared_distances: (points, points), of 4 to `MAX_POINTS` points that are not all equal.
-        start: (points, 2). For ``COLD``, the first principal components at a standard deviation
-            of 1e-4 (`as_start`); for ``WARM``, the last map as it is.
-        perplexity: About how many neighbours a point has; see `fitting_perplexity`.
-        descent: ``COLD`` builds a map; ``WARM`` lets one follow points that have moved a little.
+    Distances between clusters, their sizes and their densities mean little on it. It takes 4 to
+    `MAX_POINTS` points that are not all equal. ``COLD`` builds a map, and starts from the first
+    principal components (`as_start`); ``WARM`` lets the last map follow points that moved a little.
 
     References:
         van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; Belkina et al. 2019,

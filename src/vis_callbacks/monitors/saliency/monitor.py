@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.engine.cam_layer import CamLayer, choose_cam_layer, named_cam_layer
+from vis_callbacks.engine.maps import effective_area
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.score_functions import class_score, unit_score
 from vis_callbacks.engine.scores import (
@@ -30,7 +31,6 @@ from vis_callbacks.monitors.saliency.methods import METHODS, named_method
 from vis_callbacks.monitors.saliency.pictures import pictures_of
 from vis_callbacks.monitors.saliency.questions import Answer, Question, answer_to, sanity_score
 from vis_callbacks.monitors.saliency.science import (
-    effective_area,
     rank_correlation,
     remembered,
     share_in_mask,
@@ -41,7 +41,6 @@ from vis_callbacks.report import Picture, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import IsolatedForward
-    from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.options import MonitorOptions
@@ -151,10 +150,6 @@ class SaliencyMonitor(Monitor):
         self._unit = Unit.parse(unit) if isinstance(unit, str) else unit
         super().__init__(**options)
         self._begin_anew()
-
-    def probes(self) -> Sequence[Probe]:
-        """Asks for nothing: all passes are its own."""
-        return ()
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Explains the network's answers to the reference samples by each method."""

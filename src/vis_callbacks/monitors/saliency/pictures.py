@@ -64,17 +64,6 @@ def pictures_of(
         layer=answer.cam_layer and answer.cam_layer.name,
     )
     draw = partial(draw_maps, whole=whole, is_signed=METHODS[method].times_input, options=options)
-    arrays = {
-        "images": images,
-        "maps": torch.stack([shrunk(maps, MAX_TILE) for maps in answer.maps]),
-        "strengths": torch.stack([maps.abs().flatten(1).mean(1) for maps in answer.maps]),
-        "indices": torch.stack([question.indices for question in questions]),
-        "values": torch.stack([question.values for question in questions]),
-        "are_classes": torch.stack([question.are_classes for question in questions]),
-        "labels": _known_labels(references.labels, first),
-        "completeness": answer.first.completeness_error,
-        "without_gradient": answer.first.without_gradient,
-    }
     caption = [
         explanation,
         unit,
@@ -87,7 +76,7 @@ def pictures_of(
     yield Picture(
         tag=f"saliency/{method}",
         draw=partial(draw, titles=[question.column for question in questions], caption=caption),
-        arrays={name: array for name, array in arrays.items() if array is not None},
+        arrays={"images": images, **_arrays(answer, references)},
     )
     if film is None or len(film) < 2:
         return
@@ -105,6 +94,20 @@ def pictures_of(
         draw=partial(draw, titles=titles, caption=caption, is_over_time=True),
         arrays={"images": images[:num_samples], **over_time},
     )
+
+
+def _arrays(answer: Answer, references: References) -> dict[str, Tensor]:
+    """Returns what is drawn of an answer, as `draw_maps` takes it."""
+    arrays = {
+        "maps": torch.stack([shrunk(maps, MAX_TILE) for maps in answer.maps]),
+        "strengths": torch.stack([maps.abs().flatten(1).mean(1) for maps in answer.maps]),
+        "labels": _known_labels(references.labels, answer.questions[0]),
+        "completeness": answer.first.completeness_error,
+        "without_gradient": answer.first.without_gradient,
+    }
+    for name in ("indices", "values", "are_classes"):
+        arrays[name] = torch.stack([getattr(question, name) for question in answer.questions])
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def draw_maps(

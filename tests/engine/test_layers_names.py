@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vis_callbacks.engine.capture import CapturedActivation
-from vis_callbacks.engine.layer_names import LayerNames
+from vis_callbacks.engine.layers import LayerNames
 from vis_callbacks.engine.nonlinearities import RELU
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vis_callbacks.engine.snapshot import Group
 from vis_callbacks.monitors.filters.noise import roughness
-from vis_callbacks.monitors.filters.record import FilterRecord
+from vis_callbacks.monitors.filters.numbers import FilterRecord
 from vis_callbacks.observer import require_plain
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vis_callbacks.pictures.axes import (
+from vis_callbacks.pictures.time_plots import (
     bounds,
     labelled_rows,
     largest_of_neighbours,

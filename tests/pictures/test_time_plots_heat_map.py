@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vis_callbacks.pictures.colours import NOT_MEASURED, Scale, colour_map
-from vis_callbacks.pictures.heat_map import heat_map
+from vis_callbacks.pictures.time_plots import heat_map
 
 UNIT = Scale(low=0.0, high=1.0)
 

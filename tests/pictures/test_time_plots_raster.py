@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from vis_callbacks.pictures.colours import NOT_MEASURED
-from vis_callbacks.pictures.heat_map import heat_map
-from vis_callbacks.pictures.raster import (
+from vis_callbacks.pictures.text import INK, line_height
+from vis_callbacks.pictures.time_plots import (
     ALIVE,
     DEAD,
     NEVER_FIRED,
     REVIVED,
     STATE_COLOURS,
+    heat_map,
     raster,
     sorted_by_death,
 )
-from vis_callbacks.pictures.text import INK, line_height
 
 
 def drawn(states: np.ndarray, steps: Sequence[int]) -> np.ndarray:
