@@ -42,6 +42,7 @@ from vis_callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.report import (
     Histogram,
     Item,
+    LayerTable,
     Picture,
     Report,
     RuleMetrics,
@@ -139,6 +140,7 @@ class ActivationMonitor(Monitor):
         "activations/unit_life",
         "activations/raster",
         "activations/histogram/<layer>",
+        "activations/layers",
     )
 
     def __init__(
@@ -284,6 +286,12 @@ class ActivationMonitor(Monitor):
         stats = rows.statistics(maps)
         values = torch.stack([stats[name] for name in _SHOWN])
         yield RuleMetrics(metrics=_SHOWN, layers=layers, values=values)
+        yield LayerTable(
+            tag="activations/layers",
+            metrics=(_DEAD, *_SHOWN),
+            layers=layers,
+            values=torch.cat([metrics[_DEAD][None].to(values), values]),
+        )
         can_die = any(layer not in self.dead_units.cannot_die for layer in layers)
         yield from self._scalars(layers, stats, metrics, can_die)
         percents = (100 * (metrics[_DEAD] if can_die else stats["dormant_fraction"])).round()
