@@ -48,7 +48,7 @@ gallery: .venv/dev.stamp ## train once and renew the pictures of the documentati
 programs: .venv/dev.stamp ## train the programs of other kinds and renew their table in the documentation
 	OMP_NUM_THREADS=1 VIS_CALLBACKS_WRITE_PROGRAMS=1 $(BIN)/python -m pytest -q tests/system/test_programs.py
 
-bench: .venv/dev.stamp ## what the monitors cost: a table (about ten minutes)
+bench: .venv/dev.stamp ## what the monitors cost: a table (about twenty minutes)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 demo: .venv/demo.stamp ## a healthy, a sick and a cheating training, to look at in TensorBoard (under 4 minutes)

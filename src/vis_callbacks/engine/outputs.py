@@ -64,14 +64,14 @@ class Outputs:
         takes them, see `class_labels`; of another form, such as masks, they are no evidence.
         """
         learned = self._learned
-        scores = per_output(scores.detach())
+        scores = per_output(scores.detach()).cpu()  # a few numbers, looked at in many ways
         scores, is_finite = scores.float(), scores.isfinite().all(1)
         if scores.shape[1] == 1 and not _in_range(scores[is_finite]):
             learned.is_beyond_probability = True
         classes, _ = class_labels(labels, len(scores))
         if classes is None or self._kind != "auto" or learned.has_agreed:
             return self.are_classes
-        classes = classes.to(scores.device)
+        classes = classes.cpu()
         if scores.shape[1] == 1 and bool((classes > 1).any()):
             learned.has_other_labels = True
         is_known = is_finite & (classes >= 0)

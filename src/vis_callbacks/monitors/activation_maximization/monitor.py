@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
@@ -75,7 +75,7 @@ class MaximizedTargets:
 
     def of_all(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
         """Returns the score of each sample for each target, (samples, rows)."""
-        numbers = torch.tensor(self.classes, dtype=torch.int64, device=scores.device)
+        numbers = self._numbers_on(scores.device)
         values = [value_of_unit(layers[unit.layer], unit) for unit in self.units]
         return torch.cat(
             [per_output(scores)[:, numbers], *(value[:, None] for value in values)], dim=1
@@ -84,7 +84,7 @@ class MaximizedTargets:
     def of_rows(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
         """Returns the score of each row for its own target, (rows,)."""
         num_classes = len(self.classes)
-        numbers = torch.tensor(self.classes, dtype=torch.int64, device=scores.device)
+        numbers = self._numbers_on(scores.device)
         parts = [select_scores(scores[:num_classes], numbers)] if num_classes else []
         for row, unit in enumerate(self.units, start=num_classes):
             parts.append(value_of_unit(layers[unit.layer][row : row + 1], unit))
@@ -97,11 +97,21 @@ class MaximizedTargets:
         """
         known = real_scores.nan_to_num(-torch.inf)
         if labels is not None and self.classes:
-            numbers = known.new_tensor(self.classes, dtype=torch.int64)
+            numbers = self._numbers_on(known.device)
             is_other = labels[:, None] != numbers  # (samples, classes)
             is_other = is_other & ~is_other.all(0)
             known[:, : len(numbers)].masked_fill_(is_other, -torch.inf)
         return known.argmax(0)
+
+    def _numbers_on(self, device: torch.device) -> Tensor:
+        """Returns the classes' numbers, sent there once: each time would wait for the device."""
+        if device not in self._sent:
+            self._sent[device] = torch.tensor(self.classes, dtype=torch.int64, device=device)
+        return self._sent[device]
+
+    @cached_property
+    def _sent(self) -> dict[torch.device, Tensor]:
+        return {}
 
 
 class ActivationMaximizationMonitor(Monitor):

@@ -18,13 +18,13 @@ _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int
 _SEED = 20_080_401
 
 
-def target_values(labels: Tensor | None, num_samples: int) -> Tensor:
+def target_values(labels: Tensor | None, num_samples: int, device: torch.device) -> Tensor:
     """Returns (samples,) float32 targets of a regression; NaN where there is no number."""
     if labels is not None and labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels.squeeze(1)
     if labels is None or labels.shape != (num_samples,) or not labels.is_floating_point():
-        return torch.full((num_samples,), math.nan)
-    return labels.float()
+        return torch.full((num_samples,), math.nan, device=device)
+    return labels.float().to(device)
 
 
 def pooled(values: Tensor, *, class_token: bool = False) -> Tensor:

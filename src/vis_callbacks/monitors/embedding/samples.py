@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from vis_callbacks.engine.labels import class_labels
+from vis_callbacks.engine.labels import whole_labels
 from vis_callbacks.engine.layers import matches
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.probe import Activation, Batch
@@ -152,7 +152,7 @@ class SampleCollector:
         """Returns what belongs to the samples of these numbers themselves."""
         count, device = len(index), index.device
         inputs = batch.inputs
-        classes, _ = class_labels(batch.labels, batch.num_samples)
+        classes = whole_labels(batch.labels, batch.num_samples)
         known = torch.full((count,), _NO_CLASS, device=device)
         if classes is not None:
             known = classes[:count].to(device).clamp_min(_NO_CLASS)
@@ -161,7 +161,7 @@ class SampleCollector:
         facts = {
             "fingerprint": fingerprints(identity, known),
             "label": known,
-            "target": target_values(batch.labels, batch.num_samples)[:count].to(device),
+            "target": target_values(batch.labels, batch.num_samples, device)[:count],
         }
         pixels = None if inputs is None else shrunk_inputs(inputs[:count])
         if pixels is not None:

@@ -269,7 +269,7 @@ class FilterMonitor(Monitor):
             order=self.order,
         )
         frames = record.strip.stacked(of.filters.device)["filters"]
-        norms = of.numbers.norms[record.strip_places]
+        norms = record.of_strip(of.numbers.norms)
         return Picture(
             tag=f"filters/over_time/{tag(of.layer.name)}",
             draw=draw,

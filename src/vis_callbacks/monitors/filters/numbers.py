@@ -89,7 +89,11 @@ class FilterRecord:
         """Adds how the filters look after a step, as a frame of the strip."""
         if not self.strip.steps or step > self.strip.steps[-1]:
             # Not in half precision: changes of a thousandth would look rough by its rounding.
-            self.strip.add(step, filters=filters.index_select(0, self._index(filters)).float())
+            self.strip.add(step, filters=self.of_strip(filters).float())
+
+    def of_strip(self, values: Tensor) -> Tensor:
+        """Returns the rows of values (filters, ...) whose filters the strip shows."""
+        return values.index_select(0, self._index(values))
 
     def _index(self, filters: Tensor) -> Tensor:
         """Returns `strip_places` on the device: a list would be sent there at each snapshot."""

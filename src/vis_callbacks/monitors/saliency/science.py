@@ -116,7 +116,8 @@ def mean_gradient(
         stacked = torch.cat([point for point, _ in group]).requires_grad_()
         scores = score(stacked.clone())  # which the network may overwrite
         # (copies, samples). The weights are positive, so that rules see the same signs.
-        weights = scores.new_tensor([weight for _, weight in group]).unsqueeze(1)
+        # Made one by one on the device: a list would be sent there, and waited for.
+        weights = torch.stack([scores.new_full((1,), weight) for _, weight in group])
         weighted = scores.view(len(group), -1) * weights
         gradient = None
         if scores.requires_grad:

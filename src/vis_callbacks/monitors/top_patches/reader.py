@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from vis_callbacks.engine.labels import class_labels
+from vis_callbacks.engine.labels import whole_labels
 from vis_callbacks.engine.sample_numbers import sample_numbers
 from vis_callbacks.engine.scores import Unit, describe
 from vis_callbacks.guard import NothingToShow
@@ -248,7 +248,7 @@ class PatchReader:
             self._images[factor] = as_bytes(inputs, factor)
         images, shown = self._images[factor], values[:, index].float()
         is_valid = finite_samples(shown, images)
-        labels, _ = class_labels(batch.labels, len(inputs))
+        labels = whole_labels(batch.labels, len(inputs))
         self._meet(inputs, labels is not None)
         top = top_patches(
             shown,
