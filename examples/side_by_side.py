@@ -64,7 +64,8 @@ CHEAT = ("healthy", "shortcut")
 # The limits are those of the demo's pictures.
 FIGURES = {
     "three_runs": Figure(
-        (Card("activations/unit_life"), Card("saliency/gradient", max_height=440)), (*TITLE_COLOURS,)
+        (Card("activations/unit_life"), Card("saliency/gradient", max_height=440)),
+        (*TITLE_COLOURS,),
     ),
     "activations": Figure((Card("activations/unit_life"), Card("activations/raster")), SICK),
     "maps": Figure((Card("activations/maps/features.6", max_height=470),), SICK),
