@@ -55,7 +55,7 @@ def mlp() -> nn.Module:
 
 
 def cnn() -> nn.Module:
-    """Three convolutions for 32 x 32 pixels, the network of examples/photo_patches.py."""
+    """Three convolutions for patches of 32 x 32 pixels of twelve photographs."""
     return nn.Sequential(
         nn.Conv2d(3, 48, kernel_size=7, stride=2, padding=3),
         nn.ReLU(),

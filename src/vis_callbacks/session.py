@@ -138,9 +138,19 @@ class Session:
     @_timed
     def on_train_end(self, trainer: Any) -> None:
         """Looks at what is left, and flushes what was written."""
-        if self.run is not None:
-            self.run.pipeline.finish(RunView(trainer))
+        run, view = self.run, RunView(trainer)
+        if run is not None:
+            waiting = [state for state in run.states if state.waits]
+            self._look_at_the_end(run, view, waiting)
+            run.pipeline.finish(view)
         log_summary([self.guard, *self.engine_guards, *(m.guard for m in self._monitors)])
+
+    def _look_at_the_end(self, run: WatchedRun, view: RunView, due: list[RunState]) -> None:
+        """Has those look that wait for room, where the run ends before its last planned step."""
+        if due:
+            context = StepContext(view, run.facts, max(view.step - 1, 0), due, due, [])
+            context.draws_in_any_case = True
+            self._take(run, context, view)
 
     # -- a training step
 
@@ -169,7 +179,7 @@ class Session:
 
     def _begin_step(self, run: WatchedRun, view: RunView, step: int, batch: Any) -> None:
         due = run.due_at(step)
-        read = [s for state in due for s in state.due_at(step)]
+        read = [s for state in due for s in state.due_at(step, run.facts)]
         run.look_ahead(step + 1)
         if not due:
             return
@@ -184,10 +194,11 @@ class Session:
         whole = [state for state in due if state.is_whole(step, run.facts)]
         context = self._step = StepContext(view, run.facts, step, due, whole, read)
         context.is_live = run.engine.can_read_live
-        run.engine.begin(read, live=context.is_live, in_burst=not whole)
+        run.engine.begin(read, live=context.is_live, in_burst=context.is_lean)
         _leave_out_resting(due)
-        if whole:
+        if not context.is_lean:
             run.engine.forget_names()
+        if not all(state.is_lean(read) for state in whole):
             with self.guard.catch("watching the update"):
                 context.updates = UpdateWatch(view.optimizers)
 
@@ -244,7 +255,10 @@ class Session:
             for state in due:
                 state.last_evaluation = step
             read = subscriptions_of(due)
-            self._take(run, StepContext(view, run.facts, step, due, due, read), view)
+            context = StepContext(view, run.facts, step, due, due, read)
+            # An early stop after this validation; Lightning has made the ranks agree on it.
+            context.draws_in_any_case |= view.is_stopping
+            self._take(run, context, view)
 
     def _drop_step(self, run: WatchedRun) -> None:
         self._step = None
@@ -306,7 +320,7 @@ class Session:
             return
         run.engine.end()
         if step is not None:  # of which more micro-batches follow
-            run.engine.resume(step.read, live=step.is_live, in_burst=not step.whole)
+            run.engine.resume(step.read, live=step.is_live, in_burst=step.is_lean)
         if view.stage != "fit":
             others = [s for s in run.states if not s.collects and "forward" in s.monitor.needs]
             read = subscriptions_of(self._collecting)
@@ -326,11 +340,8 @@ class Session:
 
     def _take(self, run: WatchedRun, context: StepContext, view: RunView) -> None:
         """Takes what was read at a step through all that follows."""
-        thinning = [state.overhead.thinning for state in run.states]
         try:
             run.pipeline.take(context, view)
-            if thinning != [state.overhead.thinning for state in run.states]:
-                run.next_due = -1.0
             if context is self._step:
                 run.learn_batch_size(context.read)
         finally:

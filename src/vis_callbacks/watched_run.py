@@ -45,15 +45,29 @@ class WatchedRun:
         has_failed = any(not state.due_steps and not state.collects for state in self.states)
         if self.next_due < step or has_failed:
             self.look_ahead(step)
-        return [s for s in self.states if step in s.due_steps and self._takes_part(s)]
+        due = [s for s in self.states if step in s.due_steps and self._takes_part(s)]
+        return due + [s for s in self.states if due and s.waits and s not in due]
 
     def due_in_evaluation(self, run: RunView) -> list[RunState]:
         """Returns the monitors that read the evaluation which begins."""
         return [
             state
             for state in self.states
-            if state.collects and self._takes_part(state) and self._evaluation_is_due(state, run)
+            if state.collects
+            and self._takes_part(state)
+            and self._evaluation_is_due(state, run)
+            and self._has_room(state, run)
         ]
+
+    def _has_room(self, state: RunState, run: RunView) -> bool:
+        """Whether the budget has room for an evaluation that no alert rests on."""
+        is_last = self.facts.is_last(self._epoch_end(run))
+        in_any_case = not state.can_wait or run.stage != "fit" or is_last
+        return in_any_case or self.pipeline.budget.claim(state.overhead)
+
+    def _epoch_end(self, run: RunView) -> int:
+        per_epoch = self.facts.steps_per_epoch
+        return run.step if per_epoch is None else (run.epoch + 1) * per_epoch - 1
 
     def _takes_part(self, state: RunState) -> bool:
         # With several ranks a resting monitor still takes part, as failed: it may not rest on
@@ -64,12 +78,10 @@ class WatchedRun:
         """Whether this validation's epoch is due: one of the steps since the last one is."""
         if run.stage != "fit" or state.last_evaluation < 0:  # step 0, always due, lies before it
             return True
-        per_epoch = self.facts.steps_per_epoch
-        epoch_end = run.step if per_epoch is None else (run.epoch + 1) * per_epoch - 1
         next_due: int | None = None
         with state.guard.catch("the schedule"):
             next_due = state.schedule.next_due(state.last_evaluation, self.facts)
-        return next_due is not None and next_due <= epoch_end
+        return next_due is not None and next_due <= self._epoch_end(run)
 
     def learn_batch_size(self, read: Sequence[Subscription]) -> None:
         """Learns how many samples a snapshot has, from merged counts: the same on all ranks."""

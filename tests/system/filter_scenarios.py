@@ -16,12 +16,17 @@ from tempfile import TemporaryDirectory
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from benchmarks.photographs import (
+    PhotoPatches,
+    channel_statistics,
+    load_photographs,
+    split_photographs,
+)
 from sklearn.datasets import load_digits
 from tests.scenarios import one_thread
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from photographs import PhotoPatches, channel_statistics, load_photographs, split_photographs
 from vis_callbacks import FilterMonitor
 
 STEPS = 300

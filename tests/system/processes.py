@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from vis_callbacks import options
+
 RANKS = (0, 1)
 # Of the group. A busy machine must not reach it, and the limit of a test must not come before.
 TIMEOUT_S = 120
-
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.system.models", "tests.writers.stand_ins"])
 
@@ -38,6 +39,7 @@ def in_child(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def _send(sender: Connection, function: Callable[..., Any], *arguments: str) -> None:
+    options.DEFAULT_SHARE = None  # nothing waits, as in the process of the tests
     sender.send(function(*arguments))
 
 
@@ -76,6 +78,7 @@ def _as_rank(rank: int, port: int, work: Callable[[Path], None], folder: Path) -
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
     }
+    options.DEFAULT_SHARE = None  # nothing waits, as in the process of the tests
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -9,13 +9,12 @@ import pytest
 from tests.system.tensorboard_page import Card, TensorBoardPage, browser_page, served
 from tests.writers.reading import images, read
 
-import photo_patches
+import things
 from vis_callbacks import ActivationMonitor, FilterMonitor
 
 pytestmark = pytest.mark.browser
 
 RUNS = ("healthy", "sick")
-PATCHES = {"healthy": 32, "sick": 1000}  # of each photograph: 6 steps, and the demo's own 187
 PICTURES = ("activations/unit_life", "activations/raster")
 NUMBERS = ("train_loss", "val_accuracy", "alerts/active", "dead_fraction/total")
 WORDS = "Units are dying"
@@ -34,17 +33,15 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's folder after one epoch, a short one of the healthy run; the sick one alerts."""
+    """The folder of the demo after 30 steps of two of its runs; the sick one alerts."""
     folder = tmp_path_factory.mktemp("browser") / "demo_runs"
-    options = photo_patches.parse_options(["--epochs", "1", "--output", str(folder)])
+    options = things.parse_options(["--epochs", "1", "--output", str(folder)])
+    data = things.load_data(30 * 64, 200)  # the sick run alerts at step 15
     with pytest.MonkeyPatch.context() as patch:
         # What the other monitors write is pictures, too, and takes far longer.
-        patch.setattr(
-            photo_patches, "make_monitors", lambda data: [ActivationMonitor(), FilterMonitor()]
-        )
+        patch.setattr(things, "make_monitors", lambda: [ActivationMonitor(), FilterMonitor()])
         for run in RUNS:
-            data = photo_patches.load_data(PATCHES[run])
-            photo_patches.train(run, photo_patches.LEARNING_RATES[run], data, options)
+            things.train(run, things.RUNS[run], data, options)
     return folder
 
 

@@ -39,6 +39,14 @@ def test_a_rank_that_is_watched_trains_as_one_that_is_not(
     assert watched.state == plain.state
 
 
+@pytest.mark.parametrize("rank", RANKS)
+def test_ranks_find_room_for_a_look_at_the_same_steps(folder: Path, rank: int) -> None:
+    run = outcome(folder, "in a budget", rank)
+    assert run.failures == [{}]
+    # Rank 0 by itself would find room at step 1, rank 1 at the last step alone.
+    assert run.looks == [0, 2, 3]
+
+
 def test_rank_0_alone_writes_pictures(folder: Path) -> None:
     first, second = (outcome(folder, "watched", rank) for rank in RANKS)
     assert set(first.pictures) >= PICTURES

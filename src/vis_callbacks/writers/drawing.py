@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from time import thread_time
 
 from vis_callbacks.guard import Catch
-from vis_callbacks.report import Embedding, Histogram, Markdown, Picture
+from vis_callbacks.report import Embedding, Histogram, LayerTable, Markdown, Picture
 from vis_callbacks.writers.media_items import Media, prepare
 
-Shown = Picture | Markdown | Histogram | Embedding
+Shown = Picture | Markdown | Histogram | Embedding | LayerTable
 # A report has up to some forty pictures, and four monitors may report at one step.
 _CAPACITY = 160
 _PATIENCE_OF_A_FORK = 1.0

@@ -4,8 +4,7 @@ import socket
 
 import pytest
 import torch
-
-from photographs import (
+from benchmarks.photographs import (
     CLASS_NAMES,
     PhotoPatches,
     channel_statistics,

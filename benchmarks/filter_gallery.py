@@ -1,6 +1,6 @@
 """Trains eight small networks and saves what FilterMonitor shows of their first layers.
 
-    python examples/filter_gallery.py
+    python -m benchmarks.filter_gallery
 
 About six minutes on one core; nothing is downloaded. The pictures are those of the page on
 filters in the documentation.
@@ -24,8 +24,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.models import resnet18
 
+from benchmarks.nets import cnn
+from benchmarks.photographs import (
+    PhotoPatches,
+    channel_statistics,
+    load_photographs,
+    split_photographs,
+)
 from gallery import save_latest_pictures
-from photo_patches import PatchClassifier, load_data
 from vis_callbacks import FilterMonitor
 
 NUM_CLASSES = 12
@@ -109,7 +115,9 @@ def small_stem() -> nn.Module:
 
 def patches() -> Dataset[tuple[Tensor, Tensor]]:
     """Returns 500 patches of each photograph."""
-    return load_data(500).training
+    left, _ = split_photographs(load_photographs())
+    mean, std = channel_statistics(left)
+    return PhotoPatches(left, 500, mean=mean, std=std)
 
 
 def digits() -> Dataset[tuple[Tensor, Tensor]]:
@@ -141,15 +149,10 @@ def adam_w(rate: float) -> Optimizer:
     return lambda parameters: torch.optim.AdamW(parameters, lr=rate)
 
 
-def demo() -> nn.Module:
-    """Returns the network of photo_patches.py, with 48 filters of 7 x 7."""
-    return PatchClassifier(NUM_CLASSES, 0.0)
-
-
 ENTRIES = {
-    "demo": Entry(demo, patches, sgd(0.05, weight_decay=5e-4), batch_size=64),
+    "demo": Entry(cnn, patches, sgd(0.05, weight_decay=5e-4), batch_size=64),
     "demo_rate_100_times_too_small": Entry(
-        demo, patches, sgd(1e-4, weight_decay=5e-4), steps=300, batch_size=64
+        cnn, patches, sgd(1e-4, weight_decay=5e-4), steps=300, batch_size=64
     ),
     "resnet18_7x7": Entry(
         lambda: resnet18(num_classes=NUM_CLASSES), patches, sgd(0.05, weight_decay=5e-4), 500
@@ -171,7 +174,7 @@ ENTRIES = {
 def train(entry: Entry, run: Path) -> list[str]:
     """Trains one network with its pictures in ``run``; returns the alerts."""
     seed_everything(0, verbose=False)
-    monitor = FilterMonitor()
+    monitor = FilterMonitor(max_overhead=None)
     trainer = Trainer(
         max_steps=entry.steps,
         max_epochs=-1,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import filter_gallery
+from benchmarks import filter_gallery
 
 
 def test_a_network_is_trained_and_its_two_pictures_are_saved(tmp_path, monkeypatch, capsys):
