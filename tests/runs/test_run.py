@@ -116,6 +116,16 @@ def test_a_heat_map_stays_within_its_cells_and_keeps_the_ends(tmp_path: Path) ->
     assert metrics["m"] == [(0.5,) * len(steps), (None,) * len(steps)]
 
 
+def test_layers_of_two_monitors_stand_below_each_other(tmp_path: Path) -> None:
+    one, two = table({"m": [0.5]}, ["a"], "one"), table({"n": [0.25]}, ["b"], "two")
+    event_file(tmp_path, record(one, two, step=0))
+    assert table_over_time(run_of(tmp_path).tables, 100) == (
+        [0],
+        ["a", "b"],
+        {"m": [(0.5,), (None,)], "n": [(None,), (0.25,)]},
+    )
+
+
 def test_layers_that_join_later_are_not_known_before(tmp_path: Path) -> None:
     event_file(tmp_path, record(table({"m": [0.5]}, ["a"]), step=0))
     event_file(tmp_path, record(table({"m": [0.25, 1.0]}, ["a", "b"]), step=1))

@@ -1,13 +1,8 @@
-"""A training with monitors and one without, in one of two processes, on a GPU each or on the CPU.
-
-Run as ``python -m tests.system.gpu_ranks FOLDER`` with the environment that torchrun sets; it
-leaves ``FOLDER/seen.<rank>.pt``.
-"""
+"""A training with monitors and one without, in one of two processes, on GPUs or on the CPU."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -37,9 +32,8 @@ def weights_after(folder: Path, backend: str, monitors: Sequence[Monitor]) -> st
     return digest([parameter.cpu() for parameter in module.parameters()])
 
 
-def main(folder: Path) -> None:
-    """Trains twice, and writes what this rank has seen."""
-    backend = os.environ["VIS_CALLBACKS_BACKEND"]
+def train_twice(backend: str, folder: Path) -> None:
+    """Trains without monitors and with them, and leaves ``folder/seen.<rank>.pt``."""
     monitors = [ActivationMonitor(every_n_train_steps=1), FilterMonitor(every_n_train_steps=1)]
     seen = {
         "weights of a plain run": weights_after(folder, backend, []),
@@ -49,7 +43,3 @@ def main(folder: Path) -> None:
         "failures": {m.stem: dict(m.guard.counts) for m in monitors if m.guard.counts},
     }
     torch.save(seen, folder / f"seen.{os.environ['RANK']}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

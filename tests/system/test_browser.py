@@ -1,12 +1,17 @@
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.system.tensorboard_page import Card, TensorBoardPage, browser_page, served
+from tests.system.tensorboard_page import (
+    Card,
+    HealthPage,
+    TensorBoardPage,
+    browser_page,
+    chromium_or_skip,
+    served,
+)
 from tests.writers.reading import images, read
 
 import things
@@ -22,13 +27,7 @@ WORDS = "Units are dying"
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        reason = "there is no chromium on the PATH"
-        if os.environ.get("VIS_CALLBACKS_REQUIRE_BROWSER"):
-            pytest.fail(f"{reason}, but VIS_CALLBACKS_REQUIRE_BROWSER is set")
-        pytest.skip(reason)
-    return path
+    return chromium_or_skip()
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +99,25 @@ def test_text_tab_shows_the_alert_of_the_sick_run_alone(
     assert (card.run, card.tag.partition("/text_summary")[0]) == ("sick", "alerts/text")
     assert WORDS in card.text
     assert tensorboard.complaints == []
+
+
+def test_health_tab_shows_the_alert_of_the_sick_run_and_the_healthy_one_beside_it(
+    tensorboard: TensorBoardPage, tmp_path: Path
+) -> None:
+    tab = HealthPage(tensorboard.page, tensorboard.address)
+    frame = tab.open_within_tensorboard()
+    assert WORDS in frame.locator(".card").first.inner_text()
+    frame.locator(".card button.layer").first.click()
+    frame.locator(".player input").fill("1")
+    tab.wait_until_loaded(frame.locator(".player img"))
+    frame.get_by_label("show healthy beside").click()
+    healthy = frame.get_by_label("run healthy", exact=True)
+    tab.wait_until_loaded(healthy.locator(".player img"))
+    tab.screenshot(tmp_path / "health.png")
+
+    assert healthy.locator(".verdict").inner_text().startswith("No alert up to step")
+    assert healthy.locator(".player .says").inner_text().startswith("step 20, picture 2 of")
+    assert tab.complaints == []
 
 
 def sizes(cards: list[Card]) -> dict[tuple[str, str], tuple[int, int]]:

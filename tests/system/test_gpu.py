@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from tests.contracts.every_monitor import SHIPPED
 from tests.simulated_device import StepCount, on_simulated_device, simulated_device
+from tests.system.gpu_ranks import train_twice
 from tests.system.models import (
     LIGHTNING_CHATTER,
     NUM_STEPS,
@@ -25,7 +27,8 @@ from tests.system.models import (
     train,
 )
 from tests.system.processes import RANKS, run_in_two_ranks
-from tests.system.test_identity import OF_IMAGES, assert_same_run
+from tests.system.test_identity import OF_IMAGES
+from tests.system.traces import assert_same_run, trace
 from tests.tiny import fullest, smallest, tiny_fit, tiny_loader, tiny_module, tiny_trainer
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -87,7 +90,7 @@ def test_monitors_leave_no_trace(device: str, precision: str, network: str, tmp_
         options = {"accelerator": device, "precision": precision, "deterministic": True}
         return train(make, tmp_path / name, monitors, make_data=make_data, **options)
 
-    plain, monitors = run("plain"), every_monitor(network)
+    plain, monitors = trace(run("plain")), every_monitor(network)
     assert_same_run(plain, run("again"))
     watched = run("watched", monitors)
     assert_same_run(plain, watched)
@@ -268,10 +271,9 @@ def test_the_peak_of_memory_is_at_most_a_hundredth_higher(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["gloo", on_gpu("nccl", num_devices=2)])
 def test_two_processes_read_the_same_and_train_as_without_monitors(
-    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("VIS_CALLBACKS_BACKEND", backend)
-    run_in_two_ranks("tests.system.gpu_ranks", tmp_path)
+    run_in_two_ranks(partial(train_twice, backend), tmp_path)
     first, second = (torch.load(tmp_path / f"seen.{rank}.pt") for rank in RANKS)
     assert first["failures"] == second["failures"] == {}
     assert first["units"] == second["units"]
