@@ -43,7 +43,7 @@ docs: .venv/docs.stamp ## build the documentation into site/, warnings are error
 	$(BIN)/mkdocs build --strict
 
 gallery: .venv/dev.stamp ## train once and renew the pictures of the documentation
-	$(BIN)/python examples/gallery.py
+	$(BIN)/python examples/gallery.py $(ARGS)
 
 programs: .venv/dev.stamp ## train the programs of other kinds and renew their table in the documentation
 	OMP_NUM_THREADS=1 VIS_CALLBACKS_WRITE_PROGRAMS=1 $(BIN)/python -m pytest -q tests/system/test_programs.py
