@@ -19,7 +19,7 @@ from vis_callbacks.alerts.tracker import AlertTracker
 from vis_callbacks.engine import capture, function_mode, module_hooks
 from vis_callbacks.engine import engine as engine_module
 from vis_callbacks.engine.engine import Engine
-from vis_callbacks.engine.schedule import EveryNSteps
+from vis_callbacks.engine.schedule import EveryNEpochs, EveryNSteps
 from vis_callbacks.overhead import Budget, Overhead, divided
 from vis_callbacks.step_facts import GroupTable
 from vis_callbacks.writers.writer import Writer
@@ -320,6 +320,29 @@ def test_what_alerts_rest_on_never_waits(clock, tmp_path):
     fit_for(5, tmp_path, clock, monitor)
     assert monitor.drew_at == [0, 4]
     assert monitor.seen == list(monitor.history.steps) == [0, 1, 2, 3, 4]
+
+
+class Evaluates(EmbeddingDummy):
+    """Reads each validation, and takes 30 seconds to look at it."""
+
+    def __init__(self, clock, **options):
+        super().__init__(**options)
+        self.schedule = EveryNEpochs(1)
+        self.clock, self.looked_at = clock, []
+
+    def observe(self, snapshot):
+        self.looked_at.append(snapshot.step)
+        self.clock[0] += 30.0
+        return Report(step=snapshot.step)
+
+
+@pytest.mark.budget
+def test_an_evaluation_that_no_alert_rests_on_waits_for_room_too(clock, tmp_path):
+    monitor = Evaluates(clock, max_overhead=0.1)
+    trainer = tiny_trainer(tmp_path, [Passes(clock), monitor], max_epochs=10)
+    trainer.fit(tiny_module(), tiny_loader(4), tiny_loader(4))
+    # 30 seconds, and 30 more, are a tenth of 600: it is 630 at step 5. Then 960, of 900, at 8.
+    assert monitor.looked_at == [0, 5, 8, 9]
 
 
 @pytest.mark.budget

@@ -249,8 +249,10 @@ class Session:
             return
         self._drop_step(run)  # a step that the user's hook skipped has no end
         run.next_due, self.has_work = -1.0, True  # and begins again, in the next epoch
-        if self._collecting:
+        # Where an evaluation has passed by, the ranks tell each other of their budgets at least.
+        if self._collecting or run.has_passed_by:
             due, self._collecting = self._collecting, []
+            run.has_passed_by = False
             step = max(view.step - 1, 0)
             for state in due:
                 state.last_evaluation = step

@@ -33,6 +33,7 @@ class WatchedRun:
     has_ranks: bool  # whether they work together with those of other ranks
     next_due: float = -1.0  # when one of them may be due; below 0: they are to be asked
     is_first: bool = True  # no step was read yet
+    has_passed_by: bool = False  # an evaluation that a monitor has no room for
 
     def look_ahead(self, step: int) -> None:
         """Works out when monitors are due, from this step on."""
@@ -50,6 +51,8 @@ class WatchedRun:
 
     def due_in_evaluation(self, run: RunView) -> list[RunState]:
         """Returns the monitors that read the evaluation which begins."""
+        if not self.has_ranks:  # else they know what was so at the last snapshot
+            self.pipeline.budget.learn(self.pipeline.budget.numbers())
         return [
             state
             for state in self.states
@@ -63,7 +66,9 @@ class WatchedRun:
         """Whether the budget has room for an evaluation that no alert rests on."""
         is_last = self.facts.is_last(self._epoch_end(run))
         in_any_case = not state.can_wait or run.stage != "fit" or is_last
-        return in_any_case or self.pipeline.budget.claim(state.overhead)
+        has_room = in_any_case or self.pipeline.budget.claim(state.overhead)
+        self.has_passed_by |= not has_room
+        return has_room
 
     def _epoch_end(self, run: RunView) -> int:
         per_epoch = self.facts.steps_per_epoch
