@@ -7,7 +7,7 @@ downloaded). The three runs lie side by side in ``demo_runs/``:
 
 * ``healthy``: learning rate 0.002. It finds the things; no alert.
 * ``sick``: learning rate 0.03. Units die within the first steps, and it ends at chance. The alert
-  comes at step 15 of 468.
+  comes within 20 of 468 steps.
 * ``shortcut``: learning rate 0.002, and a yellow square on every cat that it is trained on. The
   training looks perfect. Saliency and occlusion show that "cat" means "yellow square".
 
