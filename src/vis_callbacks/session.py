@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from vis_callbacks._lightning import RunView, step_of
 from vis_callbacks.engine.engine import Engine, EngineGuards
+from vis_callbacks.engine.parameter_watch import ParameterWatch
 from vis_callbacks.engine.roll_call import RollCall
 from vis_callbacks.given_functions import try_given_functions
 from vis_callbacks.guard import Guard, log_summary
@@ -179,6 +180,9 @@ class Session:
         context.is_live = run.engine.can_read_live
         run.engine.begin(read, live=context.is_live, in_burst=not whole)
         _leave_out_resting(due)
+        if any(s.probe.site == "parameters" for s in read):
+            with self.guard.catch("watching the weights"):
+                context.parameters = ParameterWatch(view.model, view.optimizers)
         if whole:
             run.engine.forget_names()
             with self.guard.catch("watching the update"):
@@ -194,6 +198,18 @@ class Session:
             run.engine.pause()  # but a manual loop may run further forward passes
 
     @_timed
+    def on_before_optimizer_step(self, trainer: Any, optimizer: Any) -> None:
+        """Reads weights and gradients before an update."""
+        if self._step is not None and self._step.parameters is not None:
+            with self.guard.catch("reading gradients"):
+                self._step.parameters.before_step(getattr(optimizer, "optimizer", optimizer))
+
+    def note_loss(self, trainer: Any, outputs: Any) -> None:
+        """Keeps the loss of one batch where a monitor asks for those of all steps."""
+        if self.run is not None and self.run.losses is not None:
+            self.run.losses.note(step_of(trainer), loss_of(outputs))
+
+    @_timed
     def on_train_batch_end(self, trainer: Any, outputs: Any) -> None:
         """Takes the snapshot once the step's last micro-batch has passed."""
         step, run, view = self._step, self.run, RunView(trainer)
@@ -205,12 +221,20 @@ class Session:
             self._count(step, run.engine, view, outputs)
             is_over = view.is_last_micro_batch
             if is_over:
+                self._read_beside(run, step)
                 run.engine.end_capture()
                 self._take(run, step, view)
         finally:
             if is_over:
                 self._drop_step(run)
                 self.has_work = False
+
+    def _read_beside(self, run: WatchedRun, step: StepContext) -> None:
+        """Has what is no activation read, once the update is made."""
+        if step.parameters is not None:
+            run.engine.read_beside("parameters", step.parameters)
+        if run.losses is not None and any(s.probe.site == "losses" for s in step.read):
+            run.engine.read_beside("losses", run.losses.take())
 
     def _count(self, step: StepContext, engine: Engine, view: RunView, outputs: Any) -> None:
         """Adds one micro-batch: its samples and its loss."""

@@ -12,13 +12,14 @@ import torch
 
 from vis_callbacks._lightning import RunView
 from vis_callbacks.engine.engine import Engine, EngineGuards
+from vis_callbacks.engine.loss_log import LossLog
 from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.guard import Catch, Guard
 from vis_callbacks.observer import Observer
 from vis_callbacks.pipeline import Pipeline
-from vis_callbacks.run_state import RunState, settle_references
+from vis_callbacks.run_state import RunState, settle_references, subscriptions_of
 from vis_callbacks.writers.writer import Writer, alert_folder
 
 
@@ -33,6 +34,7 @@ class WatchedRun:
     has_ranks: bool  # whether they work together with those of other ranks
     next_due: float = -1.0  # when one of them may be due; below 0: they are to be asked
     is_first: bool = True  # no step was read yet
+    losses: LossLog | None = None  # of all steps, where a monitor asks for them
 
     def look_ahead(self, step: int) -> None:
         """Works out when monitors are due, from this step on."""
@@ -119,7 +121,10 @@ def open_run(
     if caught.error is not None:
         raise caught.error
     pipeline = Pipeline(engine, writer, states, has_ranks=has_ranks)
-    return WatchedRun(engine, pipeline, states, facts, has_ranks)
+    asks = any(one.probe.site == "losses" for one in subscriptions_of(states))
+    return WatchedRun(
+        engine, pipeline, states, facts, has_ranks, losses=LossLog() if asks else None
+    )
 
 
 def _writer_of(run: RunView, monitors: Sequence[Observer]) -> Writer:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vis_callbacks.engine.function_mode import WEIGHTED, FunctionMode
 from vis_callbacks.engine.layers import ModelNames, nth_call
+from vis_callbacks.engine.loss_calls import LOSSES, LossCall, LossInputs, loss_call
 from vis_callbacks.engine.module_hooks import ModuleHooks, in_backward
 from vis_callbacks.engine.nonlinearities import MODULE_TYPES, Nonlinearity, classify
 from vis_callbacks.engine.plain_tensors import is_plain, plain
@@ -29,7 +30,7 @@ from vis_callbacks.engine.unit_axis import samples_units_positions, unit_axis_of
 from vis_callbacks.engine.weight_search import WeightedCall, WeightSearch
 from vis_callbacks.guard import Contained, Fail
 
-Site = Literal["output", "input"]
+Site = Literal["output", "input", "loss", "losses", "parameters"]
 
 
 class CapturedActivation(NamedTuple):
@@ -145,6 +146,8 @@ class Capture(ModuleHooks):
         self._inner: set[int] = set()
         self._by_module: dict[int, dict[str, CapturedActivation]] = {}
         self._is_modules_only = True
+        self._returned: Any = None  # by the outermost module, the latest
+        self._loss_calls: list[LossCall] = []
 
     def _open(self) -> None:
         super()._open()
@@ -186,6 +189,12 @@ class Capture(ModuleHooks):
         calls = {key: tuple(calls.values()) for key, calls in self._by_module.items()}
         return Plan(calls, frozenset(self._outermost))
 
+    def take_loss_inputs(self) -> LossInputs:
+        """Returns what a loss may have been computed from since the last time."""
+        taken = LossInputs(self._loss_calls, self._returned)
+        self._loss_calls, self._returned = [], None
+        return taken
+
     def _note_for_plan(self, captured: CapturedActivation) -> None:
         """Takes one activation. Of a later forward pass in the step it is known already."""
         calls = self._by_module.setdefault(id(captured.module), {})
@@ -200,6 +209,7 @@ class Capture(ModuleHooks):
         self._stack.clear()
         self._search.calls.clear()
         self._fused = None
+        self.take_loss_inputs()
 
     def _open_mode(self) -> None:
         self._mode = FunctionMode(self._look, self._search.followed, self)
@@ -234,6 +244,8 @@ class Capture(ModuleHooks):
         if any(map(is_, self._stack, repeat(module))):
             while self._stack.pop() is not module:
                 pass  # a forward that raised may have left inner ones behind
+        if self._depth() == 0 and _has_rows(output):
+            self._returned = output
         if self._fused is module:
             self._fused = None
             self._open_mode()
@@ -248,6 +260,10 @@ class Capture(ModuleHooks):
     ) -> None:
         """Tells of a call's result if it is an activation of the model's."""
         if self._is_in_callback or in_backward():
+            return
+        if function in LOSSES:
+            call = loss_call(function, args, kwargs)
+            self._loss_calls += [call] if call is not None else []
             return
         owner = self._stack[-1] if self._stack else self._model
         if function in WEIGHTED:
@@ -331,6 +347,11 @@ def takes_fused_path(module: nn.Module) -> bool:
         and not module.training
         and not (torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()))
     )
+
+
+def _has_rows(output: Any) -> bool:
+    """Whether an output may have a row for each sample, as no loss or metric has."""
+    return not isinstance(output, Tensor) or (output.dim() > 0 and output.is_floating_point())
 
 
 def _is_one_call(module: nn.Module) -> bool:

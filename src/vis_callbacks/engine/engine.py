@@ -10,6 +10,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vis_callbacks.engine.batch_parts import tensors_in
@@ -201,10 +202,13 @@ class Engine:
     def pause(self) -> None:
         """Lets functional calls pass unseen until the next batch: its forward passes are over."""
         if self._capture is not None:
+            self._read_loss_inputs(self._due, self._capture)
             self._capture.pause()
 
     def count_batch(self) -> None:
         """Adds the batch's samples, once its forward passes are over."""
+        if self._capture is not None:  # a manual loop was not paused
+            self._read_loss_inputs(self._due, self._capture)
         for subscription in self._due:
             if subscription.failure is None:
                 with subscription.containing("reading the batch"):
@@ -234,9 +238,25 @@ class Engine:
                 ):
                     capture.start_batch([inputs])
                     run.run(inputs)
+                    self._read_loss_inputs(group, capture)
             if caught.error is not None:
                 self._guards.of_passes.record("running the model", caught.error)
                 self._miss(group, "the extra forward pass failed")
+
+    def read_beside(
+        self, site: Site, thing: Any, due: Sequence[Subscription] | None = None
+    ) -> None:
+        """Hands something of the step that is no activation to the probes that ask for it."""
+        for subscription in self._due if due is None else due:
+            if subscription.probe.site == site and subscription.failure is None:
+                with (
+                    subscription.containing(f"reading the {site}"),
+                    torch.no_grad(),
+                    torch._C.DisableTorchFunction(),  # the capture may be open
+                ):
+                    read = subscription.probe.reduce(thing, self._batch_for(subscription))
+                    for layer, values in read.items():
+                        subscription.add(layer, values)
 
     def end_capture(self) -> None:
         """Closes the capture; what was read stays. Harmless where none is open."""
@@ -326,7 +346,8 @@ class Engine:
         self._names = self._names or ModelNames(self.model)
         globs: dict[Site, list[str]] = {"output": [], "input": []}
         for subscription in due:
-            globs[subscription.probe.site].extend(subscription.probe.layers or ())
+            if subscription.probe.site in globs:
+                globs[subscription.probe.site].extend(subscription.probe.layers or ())
         return Capture(
             self.model,
             partial(self._read, due),
@@ -337,6 +358,14 @@ class Engine:
             weights=None if self._weights else self._weights,
             names=self._names,
         )
+
+    def _read_loss_inputs(
+        self, due: Sequence[Subscription], capture: Capture | PlannedCapture
+    ) -> None:
+        if isinstance(capture, Capture):
+            inputs = capture.take_loss_inputs()
+            if inputs.calls or inputs.returned is not None:
+                self.read_beside("loss", inputs, due)
 
     def _matching(self, globs: Sequence[str]) -> list[str]:
         return [n for n in module_names(self.model) if matches(n, globs)] if globs else []

@@ -5,9 +5,16 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import ClassVar
 
-from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
+from vis_callbacks.alerts.alert import Finding, Outcome, Rule, Severity, Verdict
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.metric_names import CONSTANT_INPUTS, INPUT_MEAN, INPUT_STD, NUM_SAMPLES
+from vis_callbacks.alerts.metric_names import (
+    COLUMN_MEAN,
+    COLUMN_STD,
+    CONSTANT_INPUTS,
+    INPUT_MEAN,
+    INPUT_STD,
+    NUM_SAMPLES,
+)
 from vis_callbacks.alerts.rules.conditions import (
     MAX_CONSTANT_SHARE,
     constant_share,
@@ -16,6 +23,9 @@ from vis_callbacks.alerts.rules.conditions import (
     share,
     whole,
 )
+from vis_callbacks.alerts.rules.loss_facts import raw_columns
+from vis_callbacks.alerts.rules.outputs import ConstantOutputs
+from vis_callbacks.alerts.rules.progress import DivergingLoss, NoBetterThanConstant, NonFiniteLoss
 
 
 class ConstantInputs:
@@ -66,3 +76,43 @@ class RawInputs:
             evidence={INPUT_MEAN: mean, INPUT_STD: std},
             remedy="Normalise them: subtract the mean and divide by the standard deviation.",
         )
+
+
+class UnscaledInputs:
+    """Columns of the inputs far from mean 0 and deviation 1: a warning where nothing is learned.
+
+    Judged by single columns, where `RawInputs` takes all values together: one feature in dollars
+    among others is enough to keep a network from learning.
+    """
+
+    kind: ClassVar[str] = "unscaled_inputs"
+    severity: ClassVar[Severity] = "info"
+
+    def check(self, history: History) -> Outcome:
+        """Returns the scale of the inputs' columns."""
+        scale = raw_columns(history)
+        if not scale:
+            return None
+        found = any(_raises(rule, history) for rule in _BROKEN_BY_SCALE)
+        return Finding(
+            message=f"The inputs are raw: a column has {scale}, where a network is made for mean 0"
+            " and standard deviation 1."
+            + (" Nothing is learned from them so far." if found else ""),
+            evidence={COLUMN_MEAN: history.latest(COLUMN_MEAN), COLUMN_STD: history.latest(COLUMN_STD)},
+            remedy="Normalise each column: subtract its mean and divide by its standard deviation"
+            " (images: divide by 255 first).",
+            severity="warning" if found else "info",
+        )
+
+
+_BROKEN_BY_SCALE: tuple[Rule, ...] = (
+    ConstantOutputs(),
+    NoBetterThanConstant(),
+    DivergingLoss(),
+    NonFiniteLoss(),
+)
+
+
+def _raises(rule: Rule, history: History) -> bool:
+    found = rule.check(history)
+    return isinstance(found, Finding) and (found.severity or rule.severity) != "info"

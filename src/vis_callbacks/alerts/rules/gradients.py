@@ -1,0 +1,183 @@
+"""Gradients that do not arrive, and updates that are too small to matter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
+from vis_callbacks.alerts.history import History
+from vis_callbacks.alerts.metric_names import (
+    GRADIENT_NORM,
+    MEAN_LOSS,
+    PARAMETER_NORM,
+    WITHOUT_GRADIENT,
+    WITHOUT_OPTIMIZER,
+)
+from vis_callbacks.alerts.rules.conditions import learning_rate, quoted
+from vis_callbacks.alerts.rules.loss_facts import (
+    constant_loss,
+    is_finite,
+    judged_from,
+    known_losses,
+    recent_loss,
+)
+from vis_callbacks.alerts.rules.update_facts import has_no_gradient, median_update
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoGradient:
+    """Not one weight has any gradient, and the loss is not zero.
+
+    Attributes:
+        num_looks: Snapshots running.
+    """
+
+    kind: ClassVar[str] = "no_gradient"
+    severity: ClassVar[Severity] = "critical"
+
+    num_looks: int = 3
+
+    def check(self, history: History) -> Outcome:
+        """Returns whether all gradients are exactly 0."""
+        if not is_finite(history):
+            return Verdict.UNDECIDED
+        entries = range(-self.num_looks, 0)
+        if len(history) < self.num_looks or not all(has_no_gradient(history, e) for e in entries):
+            return None
+        if not abs(history.latest(MEAN_LOSS)) > 1e-6:  # there is nothing left to learn
+            return None
+        layers = history.layers(GRADIENT_NORM)
+        return Finding(
+            message=f"No gradient reaches any of the {len(layers)} weights: it is exactly 0 at"
+            f" {self.num_looks} looks running, and training changes nothing.",
+            layers=layers,
+            since_step=history.steps[-self.num_looks],
+            evidence={"weights": len(layers)},
+            could_be=(
+                "a layer whose units are all dead",
+                "an output that is saturated or always the same",
+                "a detach() or a round() between the weights and the loss",
+            ),
+            remedy="Look at what stands between the last layer and the loss: its activation is flat"
+            " there. A softmax over one output, a ReLU that is 0 for all samples, a saturated"
+            " sigmoid are the usual ones.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VanishingGradient:
+    """The first weights get a vanishing part of the gradient that the last ones get.
+
+    Attributes:
+        max_ratio: Gradient / weight of the first, by that of the last.
+        num_looks: Snapshots running.
+    """
+
+    kind: ClassVar[str] = "vanishing_gradient"
+    severity: ClassVar[Severity] = "info"
+
+    max_ratio: float = 1e-4
+    num_looks: int = 3
+
+    def check(self, history: History) -> Outcome:
+        """Returns how much less the first weights get."""
+        if not is_finite(history) or len(history) < self.num_looks:
+            return Verdict.UNDECIDED
+        layers = history.layers(GRADIENT_NORM)
+        ratios = [_first_of_last(history, layers, entry) for entry in range(-self.num_looks, 0)]
+        if len(layers) < 3 or not max(ratios) < self.max_ratio:
+            return None
+        return Finding(
+            message=f"The gradient vanishes on its way: relative to its weights, {quoted(layers[:1])}"
+            f" gets {ratios[-1]:.1g} of what {quoted(layers[-1:])} gets.",
+            layers=layers[:1],
+            evidence={"first_of_last": ratios[-1]},
+            could_be=("a long chain of saturating activations", "dead units in between"),
+            remedy="Use ReLU or GELU in place of sigmoid, tanh or softmax in hidden layers, with"
+            " normalisation layers or residual connections, and Kaiming's or Xavier's"
+            " initialisation.",
+        )
+
+
+def _first_of_last(history: History, layers: tuple[str, ...], entry: int) -> float:
+    if not layers:
+        return math.nan
+    first, last = (
+        history.at(entry, GRADIENT_NORM, layer) / (history.at(entry, PARAMETER_NORM, layer) or 1.0)
+        for layer in (layers[0], layers[-1])
+    )
+    return first / last if last > 0 else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowLearning:
+    """The weights hardly move, and the loss hardly falls: the learning rate is too small.
+
+    Attributes:
+        max_update: Median over the weights of update / weight at one step.
+        num_looks: Snapshots running, from step 50 on.
+    """
+
+    kind: ClassVar[str] = "slow_learning"
+    severity: ClassVar[Severity] = "warning"
+
+    max_update: float = 1e-5
+    num_looks: int = 5
+
+    def check(self, history: History) -> Outcome:
+        """Returns how little the weights move."""
+        if not is_finite(history):
+            return Verdict.UNDECIDED
+        if len(history) <= self.num_looks or history.steps[-1] < judged_from(history):
+            return None
+        updates = [median_update(history, entry) for entry in range(-self.num_looks, 0)]
+        if not 0 < max(updates) < self.max_update:
+            return None
+        losses, loss, constant = [*known_losses(history)], recent_loss(history), constant_loss(history)
+        if len(losses) < 2 or not (loss > 0.5 * losses[1][1] or loss > 0.5 * constant):
+            return None
+        rate = learning_rate(history)
+        ten = f" ({10 * rate.highest:.3g} instead of {rate.highest:.3g})" if rate.tenth else ""
+        return Finding(
+            message=f"The learning rate is too small: weights move by {updates[-1]:.1g} of their"
+            f" norm a step, and the loss is {loss:.3g} ({losses[1][1]:.3g} at first).",
+            since_step=history.steps[-self.num_looks],
+            evidence={"update_ratio": updates[-1], "learning_rate": rate.latest},
+            could_be=("a gradient that vanishes on its way", "a network that has learned already"),
+            remedy=f"Use ten times the learning rate{ten}, or train longer.",
+        )
+
+
+class FrozenByMistake:
+    """A remark on weights that could be trained and are not."""
+
+    kind: ClassVar[str] = "never_updated"
+    severity: ClassVar[Severity] = "info"
+
+    def check(self, history: History) -> Outcome:
+        """Returns trainable weights that no gradient reaches, or no optimizer holds."""
+        if len(history) < 3:
+            return None
+        entries = range(-3, 0)
+        layers, why = (), ""
+        for metric, words in (
+            (WITHOUT_OPTIMIZER, "no optimizer holds them"),
+            (WITHOUT_GRADIENT, "no gradient has reached them"),
+        ):
+            found = tuple(
+                layer
+                for layer in history.layers(metric)
+                if all(history.at(entry, metric, layer) == 1 for entry in entries)
+            )
+            layers, why = (layers + found, why or words) if found else (layers, why)
+        if not layers:
+            return None
+        return Finding(
+            message=f"{len(layers)} trainable weights are never updated: {why} ({quoted(layers)}).",
+            layers=layers,
+            could_be=("layers that are frozen on purpose", "a branch that is seldom taken"),
+            remedy="Give self.parameters() to the optimizer, and use every layer in forward; set"
+            " requires_grad_(False) on what is to stay as it is.",
+        )
