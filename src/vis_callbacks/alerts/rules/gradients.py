@@ -15,12 +15,13 @@ from vis_callbacks.alerts.metric_names import (
     WITHOUT_GRADIENT,
     WITHOUT_OPTIMIZER,
 )
-from vis_callbacks.alerts.rules.conditions import learning_rate, quoted
+from vis_callbacks.alerts.rules.conditions import Rate, learning_rate, quoted
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
     is_finite,
     judged_from,
     known_losses,
+    raw_columns,
     recent_loss,
 )
 from vis_callbacks.alerts.rules.update_facts import has_no_gradient, median_update
@@ -49,9 +50,17 @@ class NoGradient:
         if not abs(history.latest(MEAN_LOSS)) > 1e-6:  # there is nothing left to learn
             return None
         layers = history.layers(GRADIENT_NORM)
+        had_one = not has_no_gradient(history, 0)
+        rate = learning_rate(history)
         return Finding(
             message=f"No gradient reaches any of the {len(layers)} weights: it is exactly 0 at"
-            f" {self.num_looks} looks running, and training changes nothing.",
+            f" {self.num_looks} looks running, and training changes nothing."
+            + (
+                f" At step {history.steps[0]} there was one: the learning rate"
+                f" ({rate.highest:.3g}) was too high, or single steps were."
+                if had_one
+                else ""
+            ),
             layers=layers,
             since_step=history.steps[-self.num_looks],
             evidence={"weights": len(layers)},
@@ -60,10 +69,21 @@ class NoGradient:
                 "an output that is saturated or always the same",
                 "a detach() or a round() between the weights and the loss",
             ),
-            remedy="Look at what stands between the last layer and the loss: its activation is flat"
+            remedy=_restart(rate, raw_columns(history))
+            if had_one
+            else "Look at what stands between the last layer and the loss: its activation is flat"
             " there. A softmax over one output, a ReLU that is 0 for all samples, a saturated"
             " sigmoid are the usual ones.",
         )
+
+
+def _restart(rate: Rate, scale: str) -> str:
+    first = f"Normalise the inputs ({scale}), and restart" if scale else "Restart"
+    tenth = f" ({rate.tenth})" if rate.tenth else ""
+    return (
+        f"{first} with a tenth of the learning rate{tenth}: what has no gradient does not come back"
+        " by itself."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

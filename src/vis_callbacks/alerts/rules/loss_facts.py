@@ -27,7 +27,7 @@ from vis_callbacks.alerts.metric_names import (
 FIRST_JUDGED_STEP = 150
 FIRST_JUDGED_SHARE = 0.15  # of the planned steps
 
-_MAX_ERROR = 2e-3  # of a ratio that is to stay the same: losses may be of half precision
+_MAX_ERROR = 2e-4  # of a ratio that is to stay the same: what float32 and sums leave
 _MAX_LOOKS = 12  # that a formula must hold at
 _RAW_COLUMN = 10.0  # a usual column has mean 0 and standard deviation 1
 
@@ -44,14 +44,19 @@ class Formula:
     factor: float
 
 
-def formula_of(history: History) -> Formula | None:
-    """Returns the formula that gives the loss, None where none of those known does.
+def formulas_of(history: History) -> list[Formula]:
+    """Returns the formulas that give the loss, those with the ratio 1 first.
 
     It is told from the values: a formula is the loss where their ratio stays the same from one
-    look to the next. Among several (where outputs and loss never change) the ratio 1 wins.
+    look to the next. There are several where outputs and loss never change.
     """
     found = [f for name in history.layers(FORMULA_LOSS, 0) if (f := _formula(history, name))]
-    return min(found, key=lambda f: abs(math.log(abs(f.factor))), default=None)
+    return sorted(found, key=lambda f: abs(math.log(abs(f.factor))))
+
+
+def formula_of(history: History) -> Formula | None:
+    """Returns the formula that gives the loss, None where none of those known does."""
+    return next(iter(formulas_of(history)), None)
 
 
 def _formula(history: History, name: str) -> Formula | None:

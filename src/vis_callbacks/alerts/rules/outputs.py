@@ -12,6 +12,7 @@ from vis_callbacks.alerts.metric_names import (
     BAD_STEP,
     FORMULA_LOSS,
     LARGEST_CLASS,
+    LARGEST_PREDICTED,
     NUM_LABELS,
     NUM_OUTPUTS,
     NUM_ROWS,
@@ -31,6 +32,7 @@ from vis_callbacks.alerts.rules.loss_facts import (
     OF_PROBABILITIES,
     are_probabilities,
     formula_of,
+    formulas_of,
     head_of,
     is_finite,
     judged_from,
@@ -77,7 +79,7 @@ class LossMisfit:
 
 def _misfit(history: History) -> tuple[str, str] | None:
     """Returns message and remedy where head and loss do not go together."""
-    head, formula = head_of(history), formula_of(history)
+    head = head_of(history)
     if head == "softmax" and history.latest(NUM_OUTPUTS) == 1:
         return (
             "a softmax over one output is always 1, so the output is constant and has no gradient.",
@@ -86,7 +88,8 @@ def _misfit(history: History) -> tuple[str, str] | None:
         )
     # A torch loss of which the inputs were seen is the only formula that has a value.
     known = history.layers(FORMULA_LOSS, 0)
-    name = known[0] if len(known) == 1 else formula.name if formula else ""
+    candidates = known if len(known) == 1 else tuple(f.name for f in formulas_of(history))
+    name = candidates[0] if len(candidates) == 1 else ""
     if name in OF_LOGITS and head in _SQUASHING:
         own = "a softmax" if name == "cross_entropy" else "a sigmoid"
         return (
@@ -106,7 +109,7 @@ def _misfit(history: History) -> tuple[str, str] | None:
         return (_no_probabilities(history), _USE_A_SIGMOID)
     is_bad = history.first(BAD_STEP) == history.steps[0]
     outputs_are_fine = math.isfinite(history.first(OUTPUT_LOW) + history.first(OUTPUT_HIGH))
-    if is_bad and outputs_are_fine and history.first(OUTPUT_LOW) < 0 and not known[1:] == ():
+    if is_bad and outputs_are_fine and history.first(OUTPUT_LOW) < 0 and len(known) != 1:
         return (f"the very first loss is not finite, and {_no_probabilities(history)}", _USE_A_SIGMOID)
     return None
 
@@ -244,9 +247,12 @@ class OneClass:
     """Nearly all labels are of one class.
 
     Attributes:
-        min_share: Of the labels seen so far, for a remark.
-        only_share: For a warning: there is nothing to learn.
+        min_share: Of the labels seen so far, for a remark; for a warning where the model predicts
+            nothing else any more.
+        only_share: For a warning in any case: there is nothing to learn.
         min_labels: With fewer, nothing is said.
+        min_predicted: Share of the latest predictions that are of this class, mean over
+            ``num_looks``.
     """
 
     kind: ClassVar[str] = "one_class"
@@ -254,7 +260,9 @@ class OneClass:
 
     min_share: float = 0.9
     only_share: float = 0.995
-    min_labels: int = 60
+    min_labels: int = 200
+    min_predicted: float = 0.98
+    num_looks: int = 5
 
     def check(self, history: History) -> Outcome:
         """Returns the share of the largest class."""
@@ -262,18 +270,27 @@ class OneClass:
         if not (value >= self.min_share and labels >= self.min_labels):
             return None
         is_only = value >= self.only_share
+        known = [x for x in history.series(LARGEST_PREDICTED) if not math.isnan(x)]
+        predicted = sum(known[-self.num_looks :]) / max(len(known[-self.num_looks :]), 1)
+        is_time = history.steps[-1] >= judged_from(history) and len(known) >= self.num_looks
+        is_all = is_time and predicted >= self.min_predicted
         so = "All labels are of one class" if value == 1 else f"{share(value)} of the labels are"
-        rest = " there is nothing to tell apart." if is_only else " always saying it looks good."
+        if is_only:
+            rest = " there is nothing to tell apart."
+        elif is_all:
+            rest = f" the model has come to predict it for {share(predicted)} of the samples."
+        else:
+            rest = " always saying it looks good."
         return Finding(
             message=f"{so}{'' if value == 1 else ' of one class (imbalanced classes)'}:{rest}",
-            evidence={LARGEST_CLASS: value},
+            evidence={LARGEST_CLASS: value, LARGEST_PREDICTED: predicted},
             sample_size=whole(labels),
             could_be=("labels that were scaled or cut like inputs", "a loader without shuffling"),
             remedy="Look at the labels as the loss gets them."
             if is_only
             else "Weigh the classes in the loss (weight=, pos_weight=) or draw the rare class more"
             " often (WeightedRandomSampler), and judge by balanced accuracy or F1.",
-            severity="warning" if is_only else "info",
+            severity="warning" if is_only or is_all else "info",
         )
 
 

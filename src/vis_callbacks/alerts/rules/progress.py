@@ -9,6 +9,7 @@ from typing import ClassVar
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.metric_names import (
+    ACCURACY,
     BAD_STEP,
     LARGEST_CLASS,
     LOSS,
@@ -234,6 +235,8 @@ class NoBetterThanConstant:
             constant > 0 and loss >= self.min_ratio * constant
         ):
             return None
+        if _tells_classes_apart(history):
+            return None
         points = _what_points_to_it(history)
         is_certain = bool(points) or done(history) >= self.min_done
         message, remedy = _advice(history)
@@ -251,6 +254,12 @@ class NoBetterThanConstant:
             severity="warning" if is_certain else "info",
             min_snapshots=2,
         )
+
+
+def _tells_classes_apart(history: History) -> bool:
+    """Whether predictions are right far more often than always saying the largest class."""
+    known = [value for value in history.series(ACCURACY) if not math.isnan(value)][-5:]
+    return bool(known) and sum(known) / len(known) > history.latest(LARGEST_CLASS) + 0.1
 
 
 def _what_points_to_it(history: History) -> list[str]:

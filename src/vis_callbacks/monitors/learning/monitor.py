@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _MERGED_LOSSES = {"num": "sum", "sum": "sum", "high": "max", "bad_step": "min"}
 _MERGED_NORMS = {"gradient": "max", "weight": "max", "update": "max"}
 _OF_RUN = (  # totals that are summed over the whole run
-    *("class_counts", "predicted_counts", "rows"),
+    *("label_counts", "rows"),
     *("target_sum", "target_squares", "target_values"),
     *("input_rows", "input_sum", "input_squares"),
 )
@@ -195,13 +195,13 @@ class LearningMonitor(Monitor):
             metric_names.ROW_SUM_ERROR: sums["row_sum_error"],
             metric_names.SHAPES_DIFFER: sums["shapes_differ"],
         }
-        if "class_counts" in totals:
-            labels, predicted = totals["class_counts"], totals["predicted_counts"]
+        if "label_counts" in totals:
+            labels, predicted = totals["label_counts"], sums["predicted_counts"]
             numbers |= {
                 metric_names.NUM_LABELS: labels.sum(),
                 metric_names.LARGEST_CLASS: labels.amax() / labels.sum(),
-                metric_names.LARGEST_PREDICTED: predicted.amax() / predicted.sum(),
-                metric_names.ACCURACY: sums["hits"] / sums["class_counts"].sum(),
+                metric_names.LARGEST_PREDICTED: predicted[labels.argmax()] / predicted.sum(),
+                metric_names.ACCURACY: sums["hits"] / sums["label_counts"].sum(),
             }
         if "target_sum" in totals:
             numbers |= {
@@ -211,14 +211,6 @@ class LearningMonitor(Monitor):
                     totals["target_sum"], totals["target_squares"], totals["rows"]
                 ).mean(),
             }
-            if len(low) == 1:
-                share = totals["target_sum"] / totals["rows"]
-                is_binary = (totals["target_sum"] == totals["target_squares"]).all()
-                largest = torch.where(is_binary, torch.maximum(share, 1 - share), math.nan)
-                numbers |= {
-                    metric_names.NUM_LABELS: totals["rows"],
-                    metric_names.LARGEST_CLASS: largest,
-                }
         if "input_sum" in totals:
             seen = totals["input_rows"]
             means = totals["input_sum"] / seen

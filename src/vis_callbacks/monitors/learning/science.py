@@ -34,7 +34,7 @@ OUTPUT_SUMS: Mapping[str, Merge] = {
     "zeros": "sum",
     "row_sum_error": "max",
     "shapes_differ": "max",
-    "class_counts": "sum",
+    "label_counts": "sum",
     "predicted_counts": "sum",
     "hits": "sum",
     "target_low": "min",
@@ -73,6 +73,8 @@ def measure(inputs: LossInputs, batch: Batch) -> dict[str, dict[str, Tensor]]:
         sums |= _of_classes(pair.classes, pair.outputs)
     if pair.values is not None:
         sums |= _of_values(pair.values)
+        if pair.outputs.shape[1] == pair.values.shape[1] == 1:
+            sums |= _of_two_classes(pair.values, pair.outputs)
     by_formula = _by_formula(pair)
     sums["by_formula"] = torch.stack(by_formula) * len(pair.outputs)
     return {pair.kind: sums | _of_inputs(batch.inputs, pair.outputs.device)}
@@ -164,9 +166,22 @@ def _of_classes(classes: Tensor, outputs: Tensor) -> dict[str, Tensor]:
     known = (classes >= 0) & (classes < num_classes)  # -100, for one, is left out of a loss
     zeros, places = outputs.new_zeros(num_classes), classes.long().clamp(0, num_classes - 1)
     return {
-        "class_counts": zeros.scatter_add(0, places, known.double()),
+        "label_counts": zeros.scatter_add(0, places, known.double()),
         "predicted_counts": zeros.scatter_add(0, predicted, known.double()),
         "hits": ((predicted == classes) & known).sum().double(),
+    }
+
+
+def _of_two_classes(values: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+    """Returns the same of one output for two classes; it counts no row unless all are 0 or 1."""
+    is_known = ((values == 0) | (values == 1)).all()
+    are_probabilities = ((outputs >= 0) & (outputs <= 1)).all()
+    predicted = outputs[:, 0] > torch.where(are_probabilities, 0.5, 0.0)
+    is_one = values[:, 0] == 1
+    return {
+        "label_counts": torch.stack([(~is_one).sum(), is_one.sum()]).double() * is_known,
+        "predicted_counts": torch.stack([(~predicted).sum(), predicted.sum()]).double() * is_known,
+        "hits": (predicted == is_one).sum().double() * is_known,
     }
 
 
@@ -274,10 +289,7 @@ def constant_losses(totals: Mapping[str, Tensor]) -> list[Tensor]:
     some = next(iter(totals.values()))
     nothing = torch.full((), math.nan, dtype=torch.float64, device=some.device)
     losses = dict.fromkeys(FORMULAS, nothing)
-    if "class_counts" in totals:
-        shares = totals["class_counts"] / totals["class_counts"].sum()
-        variances, distances = shares * (1 - shares), torch.minimum(shares, 1 - shares)
-    elif "target_sum" in totals:
+    if "target_sum" in totals:
         shares = totals["target_sum"] / totals["rows"]
         variances = (totals["target_squares"] / totals["rows"] - shares.square()).clamp_min(0)
         values = totals["target_values"]
@@ -286,6 +298,9 @@ def constant_losses(totals: Mapping[str, Tensor]) -> list[Tensor]:
             away = values - values.quantile(0.5) if len(values) < 2**20 else values
             distances = away.abs().mean()
             losses["smooth_l1_loss"] = F.smooth_l1_loss(away, torch.zeros_like(away))
+    elif "label_counts" in totals:
+        shares = totals["label_counts"] / totals["label_counts"].sum()
+        variances, distances = shares * (1 - shares), torch.minimum(shares, 1 - shares)
     else:
         return list(losses.values())
     rows = torch.special.entr(shares).sum()  # a class that never comes adds nothing
