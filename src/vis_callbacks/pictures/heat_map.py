@@ -22,6 +22,7 @@ from vis_callbacks.pictures.text import Rgb, printable, shortened_names, text_wi
 
 _MAX_NAME_WIDTH = 150
 _MAX_HEIGHT = 480  # of the rows together
+_SHARES = Scale(low=0.0, high=1.0)
 _LEAST_ROW_HEIGHT = 3
 _MOST_ROW_HEIGHT = 20
 
@@ -32,6 +33,8 @@ def heat_map(
     steps: Sequence[int],
     caption: Sequence[object],
     units: str,
+    *,
+    scale: Scale = _SHARES,
 ) -> Rgb:
     """Returns a picture of rows by steps, 400 px wide, the latest number to the right of a row.
 
@@ -39,13 +42,13 @@ def heat_map(
     pixels, neighbours share a row that shows the largest of them.
 
     Args:
-        shares: (rows, steps) between 0 and 1, at most 128 steps.
+        shares: (rows, steps) numbers, at most 128 steps.
         row_names: One for each row, shortened in the middle where too long.
         steps: One for each column, increasing.
         caption: Lines over the picture; where the latest largest number stands is added.
         units: What the numbers are, for the colour bar.
+        scale: By default of shares, between 0 and 1.
     """
-    scale = Scale(low=0.0, high=1.0)
     first_rows = bounds(len(shares), _MAX_HEIGHT // _LEAST_ROW_HEIGHT)
     rows = largest_of_neighbours(shares, len(first_rows))
     row_height = int(np.clip(_MAX_HEIGHT // len(rows), _LEAST_ROW_HEIGHT, _MOST_ROW_HEIGHT))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from vis_callbacks.alerts.rules.gradients import (
     VanishingGradient,
 )
 from vis_callbacks.alerts.rules.inputs import UnscaledInputs
+from vis_callbacks.alerts.rules.loss_facts import constant_loss
 from vis_callbacks.alerts.rules.outputs import (
     ConstantOutputs,
     LossMisfit,
@@ -36,6 +39,7 @@ from vis_callbacks.alerts.rules.progress import (
 from vis_callbacks.engine.probe import Batch, Probe
 from vis_callbacks.engine.schedule import Decaying
 from vis_callbacks.monitor import Monitor
+from vis_callbacks.monitors.learning.pictures import draw_loss, draw_norms, draw_spread
 from vis_callbacks.monitors.learning.science import (
     FORMULAS,
     OUTPUT_SUMS,
@@ -43,7 +47,7 @@ from vis_callbacks.monitors.learning.science import (
     measure,
     spreads,
 )
-from vis_callbacks.report import Item, Report, RuleMetrics, Scalar, tag
+from vis_callbacks.report import Item, Picture, Report, RuleMetrics, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.parameter_watch import ParameterWatch
@@ -58,6 +62,7 @@ _OF_RUN = (  # totals that are summed over the whole run
     *("input_rows", "input_sum", "input_squares"),
 )
 _MAX_KEPT_VALUES = 4096
+_NORMS = (metric_names.GRADIENT_NORM, metric_names.PARAMETER_NORM, metric_names.UPDATE_NORM)
 
 
 class LearningMonitor(Monitor):
@@ -90,7 +95,16 @@ class LearningMonitor(Monitor):
         LossNotFalling(),
         FrozenByMistake(),
     )
-    tags: ClassVar[Sequence[str]] = ()
+    tags: ClassVar[Sequence[str]] = (
+        "learning/loss_of_constant",
+        "learning/gradient_norm",
+        "learning/update_ratio",
+        "learning/output_spread",
+        "learning/loss",
+        "learning/gradients",
+        "learning/updates",
+        "learning/outputs",
+    )
 
     def __init__(self, **options: Unpack[MonitorOptions]) -> None:
         super().__init__(**options)
@@ -117,11 +131,12 @@ class LearningMonitor(Monitor):
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Sums up what the run has shown so far, and says how it stands."""
-        items = [*self._of_run(snapshot), *self._of_weights(snapshot.values["parameters"])]
+        items: list[Item] = [*self._of_run(snapshot)]
+        items += self._of_weights(snapshot, snapshot.values["parameters"])
         outputs = snapshot.values["outputs"]
         if len(outputs) == 1:
             (sums,) = outputs.values()
-            items += self._of_outputs(sums)
+            items += self._of_outputs(snapshot, sums)
             items += _of_head(snapshot, sums)
         return Report(step=snapshot.step, items=tuple(items))
 
@@ -147,7 +162,7 @@ class LearningMonitor(Monitor):
         }
         return watch.norms()
 
-    def _of_run(self, snapshot: Snapshot) -> Iterator[RuleMetrics]:
+    def _of_run(self, snapshot: Snapshot) -> Iterator[Item]:
         numbers: dict[str, float | Tensor] = {
             metric_names.LEARNING_RATE: max((g.lr for g in snapshot.optimizer), default=math.nan),
             metric_names.PLANNED_STEPS: snapshot.planned_steps or math.nan,
@@ -156,14 +171,30 @@ class LearningMonitor(Monitor):
             numbers[metric_names.LOSS] = torch.as_tensor(snapshot.loss)
         losses = snapshot.values["losses"].get("")
         if losses is not None:
+            mean, constant = losses["sum"] / losses["num"], constant_loss(self.history)
             numbers |= {
-                metric_names.MEAN_LOSS: losses["sum"] / losses["num"],
+                metric_names.MEAN_LOSS: mean,
                 metric_names.HIGHEST_LOSS: losses["high"],
                 metric_names.BAD_STEP: losses["bad_step"],
             }
+            if constant > 0:
+                yield Scalar(tag="learning/loss_of_constant", value=mean / constant)
+            if snapshot.wants_pictures:
+                draw = partial(
+                    draw_loss,
+                    steps=self._steps(snapshot),
+                    losses=self.history.series(metric_names.MEAN_LOSS),
+                    constant=constant,
+                )
+                yield Picture(tag="learning/loss", draw=draw, arrays={"latest": mean[None]})
         yield from _numbers(numbers)
 
-    def _of_weights(self, norms: Mapping[str, Mapping[str, Tensor]]) -> Iterator[RuleMetrics]:
+    def _steps(self, snapshot: Snapshot) -> tuple[int, ...]:
+        return (*self.history.steps, snapshot.step)
+
+    def _of_weights(
+        self, snapshot: Snapshot, norms: Mapping[str, Mapping[str, Tensor]]
+    ) -> Iterator[Item]:
         for metric, marked in self._facts.items():
             if marked:
                 yield RuleMetrics(
@@ -171,17 +202,43 @@ class LearningMonitor(Monitor):
                 )
         if norms:
             values = [[of[name] for of in norms.values()] for name in _MERGED_NORMS]
-            yield RuleMetrics(
-                metrics=(
-                    metric_names.GRADIENT_NORM,
-                    metric_names.PARAMETER_NORM,
-                    metric_names.UPDATE_NORM,
-                ),
-                layers=tuple(norms),
-                values=torch.stack([torch.stack(row) for row in values]),
-            )
+            table = torch.stack([torch.stack(row).double() for row in values])
+            yield RuleMetrics(metrics=_NORMS, layers=tuple(norms), values=table)
+            gradients, weights, updates = table
+            yield Scalar(tag="learning/gradient_norm", value=torch.linalg.vector_norm(gradients))
+            yield Scalar(tag="learning/update_ratio", value=(updates / weights).nanmedian())
+            if snapshot.wants_pictures:
+                yield from self._pictures_of_weights(snapshot, tuple(norms), table)
 
-    def _of_outputs(self, sums: Mapping[str, Tensor]) -> Iterator[RuleMetrics]:
+    def _pictures_of_weights(
+        self, snapshot: Snapshot, layers: tuple[str, ...], table: Tensor
+    ) -> Iterator[Picture]:
+        history = self.history
+        past = {name: [history.series(name, layer) for layer in layers] for name in _NORMS}
+        updates, sizes = (
+            np.asarray(past[name]).reshape(len(layers), -1)
+            for name in (metric_names.UPDATE_NORM, metric_names.PARAMETER_NORM)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = updates / sizes
+        draw = partial(draw_norms, steps=self._steps(snapshot), layers=layers)
+        of_gradients = partial(
+            draw,
+            past=past[metric_names.GRADIENT_NORM],
+            what="norm of the gradient, before clipping",
+            note="grey: exactly 0, nothing reaches these weights",
+        )
+        of_updates = partial(
+            draw,
+            past=ratios,
+            what="update / weight at one step",
+            note="about -3 is usual; below -5 hardly anything moves",
+        )
+        yield Picture(tag="learning/gradients", draw=of_gradients, arrays={"latest": table[0]})
+        latest = {"latest": table[2] / table[1]}
+        yield Picture(tag="learning/updates", draw=of_updates, arrays=latest)
+
+    def _of_outputs(self, snapshot: Snapshot, sums: Mapping[str, Tensor]) -> Iterator[Item]:
         totals, rows = self._added(sums), sums["rows"]
         low, high = sums["low"], sums["high"]
         numbers: dict[str, float | Tensor] = {
@@ -218,6 +275,19 @@ class LearningMonitor(Monitor):
             numbers[metric_names.COLUMN_MEAN] = means.abs().amax()
             numbers[metric_names.COLUMN_STD] = deviations.amax()
         yield from _numbers(numbers)
+        spread = numbers[metric_names.OUTPUT_SPREAD]
+        yield Scalar(tag="learning/output_spread", value=spread)
+        if snapshot.wants_pictures:
+            draw = partial(
+                draw_spread,
+                steps=self._steps(snapshot),
+                spreads=self.history.series(metric_names.OUTPUT_SPREAD),
+                targets=self.history.latest(metric_names.TARGET_SPREAD)
+                if len(self.history)
+                else math.nan,
+            )
+            latest = {"latest": torch.as_tensor(spread)[None]}
+            yield Picture(tag="learning/outputs", draw=draw, arrays=latest)
         yield RuleMetrics(
             metrics=(metric_names.FORMULA_LOSS, metric_names.CONSTANT_LOSS),
             layers=tuple(FORMULAS),
