@@ -66,7 +66,9 @@ class ParameterWatch:
         names = list(self._before)
         if names:
             before = list(self._before.values())
-            changes = torch._foreach_sub([self._selections[name].values() for name in names], before)
+            changes = torch._foreach_sub(
+                [self._selections[name].values() for name in names], before
+            )
             for name, part, norm in zip(names, before, torch._foreach_norm(changes), strict=True):
                 scale = (self.num_values[name] / len(part)) ** 0.5
                 self._norms[name]["update"] = norm * scale if scale != 1 else norm

@@ -58,11 +58,11 @@ class Probe:
         merge: How two of them become one, by name: over reused calls, micro-batches, an
             evaluation's batches and ranks.
         layers: Globs over names of modules and functional nonlinearities; None: all of these.
-        site: ``"input"`` reads what a module is given (features: the last Linear's input). Beside
-            activations: ``"loss"`` what the loss is computed from (`LossInputs`), ``"losses"`` those
-            of all steps since the last snapshot (`LossLog`), ``"parameters"`` gradients and updates
-            (`ParameterWatch`). There ``reduce`` is given that in place of an activation, and
-            returns named tensors by layer.
+        site: ``"input"`` reads what a module is given (features: the last Linear's input). Three
+            sites are no activations: ``"loss"`` is what the loss is computed from (`LossInputs`),
+            ``"losses"`` are those of all steps since the last snapshot, with the steps, and
+            ``"parameters"`` gradients and updates (`ParameterWatch`). There ``reduce`` is given
+            that in place of an activation, and returns named tensors by layer.
         occasion: ``"train_step"``, or ``"evaluation"``: fit's validation, trainer.validate,
             trainer.test.
         schedule: None takes the monitor's.

@@ -278,6 +278,7 @@ def _could_be(history: History, rate: Rate, since: int | None) -> tuple[str, ...
         causes.append(f"inputs that are not normalised ({scale})")
     if since is not None and since >= _LATE_STEP and rate.jump is None:
         causes.append(f"a burst of large gradients at about step {since}")
+    causes.append("labels that have nothing to do with the inputs: no rate helps with these")
     return (*causes, "deaths without harm: an easy task in a wide network, the loss falls on")
 
 

@@ -15,16 +15,18 @@ from vis_callbacks.alerts.metric_names import (
     WITHOUT_GRADIENT,
     WITHOUT_OPTIMIZER,
 )
-from vis_callbacks.alerts.rules.conditions import Rate, learning_rate, quoted
+from vis_callbacks.alerts.rules.conditions import Rate, learning_rate, quoted, share
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
+    done,
+    is_falling,
     is_finite,
     judged_from,
     known_losses,
     raw_columns,
     recent_loss,
 )
-from vis_callbacks.alerts.rules.update_facts import has_no_gradient, median_update
+from vis_callbacks.alerts.rules.update_facts import has_no_gradient, median_update, path_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,8 @@ class VanishingGradient:
         if len(layers) < 3 or not max(ratios) < self.max_ratio:
             return None
         return Finding(
-            message=f"The gradient vanishes on its way: relative to its weights, {quoted(layers[:1])}"
-            f" gets {ratios[-1]:.1g} of what {quoted(layers[-1:])} gets.",
+            message=f"The gradient vanishes on its way: relative to its weights,"
+            f" {quoted(layers[:1])} gets {ratios[-1]:.1g} of what {quoted(layers[-1:])} gets.",
             layers=layers[:1],
             evidence={"first_of_last": ratios[-1]},
             could_be=("a long chain of saturating activations", "dead units in between"),
@@ -133,11 +135,15 @@ def _first_of_last(history: History, layers: tuple[str, ...], entry: int) -> flo
 
 @dataclass(frozen=True, kw_only=True)
 class SlowLearning:
-    """The weights hardly move, and the loss hardly falls: the learning rate is too small.
+    """The weights hardly move, and the loss is still high: the learning rate is too small.
 
     Attributes:
         max_update: Median over the weights of update / weight at one step.
         num_looks: Snapshots running, from step 50 on.
+        max_path: Or: the sum of these over all steps, at ``min_done`` of the planned steps while
+            the loss still falls.
+        min_done: Share of the planned steps.
+        min_left: Loss / that of the best constant, below which there is little left to learn.
     """
 
     kind: ClassVar[str] = "slow_learning"
@@ -145,28 +151,42 @@ class SlowLearning:
 
     max_update: float = 1e-5
     num_looks: int = 5
+    max_path: float = 0.25
+    min_done: float = 0.75
+    min_left: float = 0.1
 
     def check(self, history: History) -> Outcome:
         """Returns how little the weights move."""
         if not is_finite(history):
             return Verdict.UNDECIDED
-        if len(history) <= self.num_looks or history.steps[-1] < judged_from(history):
+        losses = [*known_losses(history)]
+        is_early = history.steps[-1] < judged_from(history) or len(history) <= self.num_looks
+        if is_early or len(losses) < 2 or not (self._stay(history) or self._go_slowly(history)):
             return None
-        updates = [median_update(history, entry) for entry in range(-self.num_looks, 0)]
-        if not 0 < max(updates) < self.max_update:
-            return None
-        losses, loss, constant = [*known_losses(history)], recent_loss(history), constant_loss(history)
-        if len(losses) < 2 or not (loss > 0.5 * losses[1][1] or loss > 0.5 * constant):
-            return None
-        rate = learning_rate(history)
+        rate, path, update = learning_rate(history), path_of(history), median_update(history)
         ten = f" ({10 * rate.highest:.3g} instead of {rate.highest:.3g})" if rate.tenth else ""
         return Finding(
-            message=f"The learning rate is too small: weights move by {updates[-1]:.1g} of their"
-            f" norm a step, and the loss is {loss:.3g} ({losses[1][1]:.3g} at first).",
+            message=f"The learning rate is too small, or the training too short: weights move by"
+            f" {update:.1g} of their norm a step ({share(path)} in all, back and forth), and the"
+            f" loss is {losses[-1][1]:.3g} ({losses[1][1]:.3g} over the first {losses[1][0]}"
+            " steps).",
             since_step=history.steps[-self.num_looks],
-            evidence={"update_ratio": updates[-1], "learning_rate": rate.latest},
-            could_be=("a gradient that vanishes on its way", "a network that has learned already"),
+            evidence={"update_ratio": update, "path": path, "learning_rate": rate.latest},
+            could_be=("a gradient that vanishes on its way", "a network that was trained before"),
             remedy=f"Use ten times the learning rate{ten}, or train longer.",
+        )
+
+    def _stay(self, history: History) -> bool:
+        updates = [median_update(history, entry) for entry in range(-self.num_looks, 0)]
+        first = [*known_losses(history)][1][1]
+        return 0 < max(updates) < self.max_update and recent_loss(history) > 0.5 * first
+
+    def _go_slowly(self, history: History) -> bool:
+        return (
+            done(history) >= self.min_done
+            and 0 < path_of(history) < self.max_path
+            and recent_loss(history) > self.min_left * constant_loss(history)
+            and is_falling(history)
         )
 
 
@@ -181,7 +201,8 @@ class FrozenByMistake:
         if len(history) < 3:
             return None
         entries = range(-3, 0)
-        layers, why = (), ""
+        layers: tuple[str, ...] = ()
+        why = ""
         for metric, words in (
             (WITHOUT_OPTIMIZER, "no optimizer holds them"),
             (WITHOUT_GRADIENT, "no gradient has reached them"),

@@ -13,6 +13,7 @@ from vis_callbacks.alerts.metric_names import (
     CONSTANT_INPUTS,
     INPUT_MEAN,
     INPUT_STD,
+    LOSS,
     NUM_SAMPLES,
 )
 from vis_callbacks.alerts.rules.conditions import (
@@ -23,7 +24,7 @@ from vis_callbacks.alerts.rules.conditions import (
     share,
     whole,
 )
-from vis_callbacks.alerts.rules.loss_facts import raw_columns
+from vis_callbacks.alerts.rules.loss_facts import constant_loss, raw_columns
 from vis_callbacks.alerts.rules.outputs import ConstantOutputs
 from vis_callbacks.alerts.rules.progress import DivergingLoss, NoBetterThanConstant, NonFiniteLoss
 
@@ -79,7 +80,10 @@ class RawInputs:
 
 
 class UnscaledInputs:
-    """Columns of the inputs far from mean 0 and deviation 1: a warning where nothing is learned.
+    """Columns of the inputs far from mean 0 and deviation 1: a warning where they do harm.
+
+    They do where the outputs are the same for all samples, where the loss is that of a constant,
+    grows or is not finite, or was three times that of the best constant before the first update.
 
     Judged by single columns, where `RawInputs` takes all values together: one feature in dollars
     among others is enough to keep a network from learning.
@@ -93,18 +97,24 @@ class UnscaledInputs:
         scale = raw_columns(history)
         if not scale:
             return None
-        found = any(_raises(rule, history) for rule in _BROKEN_BY_SCALE)
+        first, constant = history.first(LOSS), constant_loss(history)
+        found = first > _HIGH_LOSS * constant
+        found = found or any(_raises(rule, history) for rule in _BROKEN_BY_SCALE)
         return Finding(
             message=f"The inputs are raw: a column has {scale}, where a network is made for mean 0"
             " and standard deviation 1."
-            + (" Nothing is learned from them so far." if found else ""),
-            evidence={COLUMN_MEAN: history.latest(COLUMN_MEAN), COLUMN_STD: history.latest(COLUMN_STD)},
+            + (f" They keep it from learning (first loss {first:.3g})." if found else ""),
+            evidence={
+                COLUMN_MEAN: history.latest(COLUMN_MEAN),
+                COLUMN_STD: history.latest(COLUMN_STD),
+            },
             remedy="Normalise each column: subtract its mean and divide by its standard deviation"
             " (images: divide by 255 first).",
             severity="warning" if found else "info",
         )
 
 
+_HIGH_LOSS = 3.0  # first loss / that of the best constant
 _BROKEN_BY_SCALE: tuple[Rule, ...] = (
     ConstantOutputs(),
     NoBetterThanConstant(),

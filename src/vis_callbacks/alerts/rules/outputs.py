@@ -110,7 +110,10 @@ def _misfit(history: History) -> tuple[str, str] | None:
     is_bad = history.first(BAD_STEP) == history.steps[0]
     outputs_are_fine = math.isfinite(history.first(OUTPUT_LOW) + history.first(OUTPUT_HIGH))
     if is_bad and outputs_are_fine and history.first(OUTPUT_LOW) < 0 and len(known) != 1:
-        return (f"the very first loss is not finite, and {_no_probabilities(history)}", _USE_A_SIGMOID)
+        return (
+            f"the very first loss is not finite, and {_no_probabilities(history)}",
+            _USE_A_SIGMOID,
+        )
     return None
 
 
@@ -295,7 +298,7 @@ class OneClass:
 
 
 class ShapesDiffer:
-    """A loss of differences broadcasts outputs (N, 1) against targets (N,): all pairs are compared."""
+    """A loss of differences broadcasts outputs (N, 1) against targets (N,): all pairs count."""
 
     kind: ClassVar[str] = "shapes_differ"
     severity: ClassVar[Severity] = "warning"

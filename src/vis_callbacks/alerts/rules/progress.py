@@ -16,7 +16,7 @@ from vis_callbacks.alerts.metric_names import (
     OUTPUT_HIGH,
     OUTPUT_LOW,
 )
-from vis_callbacks.alerts.rules.conditions import learning_rate
+from vis_callbacks.alerts.rules.conditions import learning_rate, share
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
     done,
@@ -30,6 +30,7 @@ from vis_callbacks.alerts.rules.loss_facts import (
 from vis_callbacks.alerts.rules.outputs import ConstantOutputs
 from vis_callbacks.alerts.rules.update_facts import median_update
 
+_TOLD_APART = 0.1  # accuracy above the share of the largest class
 _SLOW_UPDATE = 1e-4  # a weight that moves by less a step is moved by 1 % in a hundred
 
 
@@ -217,6 +218,7 @@ class NoBetterThanConstant:
 
     Attributes:
         min_ratio: Mean loss of the latest quarter of the steps / that of the best constant.
+        late_ratio: The same from ``min_done`` on.
         min_done: Share of the planned steps from which on nothing else is needed.
     """
 
@@ -224,6 +226,7 @@ class NoBetterThanConstant:
     severity: ClassVar[Severity] = "warning"
 
     min_ratio: float = 0.98
+    late_ratio: float = 0.95
     min_done: float = 0.75
 
     def check(self, history: History) -> Outcome:
@@ -231,18 +234,23 @@ class NoBetterThanConstant:
         if not is_finite(history):
             return Verdict.UNDECIDED
         loss, constant = recent_loss(history), constant_loss(history)
+        least = self.late_ratio if done(history) >= self.min_done else self.min_ratio
         if history.steps[-1] < judged_from(history) or not (
-            constant > 0 and loss >= self.min_ratio * constant
+            constant > 0 and loss >= least * constant
         ):
-            return None
-        if _tells_classes_apart(history):
             return None
         points = _what_points_to_it(history)
         is_certain = bool(points) or done(history) >= self.min_done
         message, remedy = _advice(history)
+        right = _mean_accuracy(history)
+        if right > history.latest(LARGEST_CLASS) + _TOLD_APART:
+            message += (
+                f" Classes are told apart ({share(right)} of the latest predictions are right), but"
+                " the outputs hardly say so, or are sure of what is wrong."
+            )
         return Finding(
             message=f"Not learning: the loss ({loss:.3g} on average over the latest quarter of the"
-            f" steps) is no better than that of a constant output ({constant:.3g}), which knows"
+            f" steps) is hardly better than that of a constant output ({constant:.3g}), which knows"
             f" nothing of the input.{message}",
             evidence={"mean_loss": loss, "constant_loss": constant},
             could_be=(
@@ -256,10 +264,10 @@ class NoBetterThanConstant:
         )
 
 
-def _tells_classes_apart(history: History) -> bool:
-    """Whether predictions are right far more often than always saying the largest class."""
+def _mean_accuracy(history: History) -> float:
+    """Returns the share of right predictions over the latest five looks."""
     known = [value for value in history.series(ACCURACY) if not math.isnan(value)][-5:]
-    return bool(known) and sum(known) / len(known) > history.latest(LARGEST_CLASS) + 0.1
+    return sum(known) / len(known) if known else math.nan
 
 
 def _what_points_to_it(history: History) -> list[str]:

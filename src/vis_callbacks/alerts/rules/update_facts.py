@@ -24,3 +24,17 @@ def has_no_gradient(history: History, entry: int) -> bool:
     """Whether weights were read at an entry, and all of them had a gradient of exactly 0."""
     layers = history.layers(GRADIENT_NORM, entry)
     return bool(layers) and all(history.at(entry, GRADIENT_NORM, layer) == 0 for layer in layers)
+
+
+def path_of(history: History) -> float:
+    """Returns the length of the weights' path, in their norms: the sum of all median updates.
+
+    Between two snapshots each step counts as the later one.
+    """
+    length, before = 0.0, history.steps[0]
+    for entry, step in enumerate(history.steps):
+        update = median_update(history, entry)
+        if not math.isnan(update):
+            length += update * (step - before)
+        before = step
+    return length

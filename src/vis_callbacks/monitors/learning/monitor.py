@@ -37,6 +37,7 @@ from vis_callbacks.alerts.rules.progress import (
     WrongSign,
 )
 from vis_callbacks.engine.probe import Batch, Probe
+from vis_callbacks.engine.ranks import Merge
 from vis_callbacks.engine.schedule import Decaying
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.learning.pictures import draw_loss, draw_norms, draw_spread
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.options import MonitorOptions
 
-_MERGED_LOSSES = {"num": "sum", "sum": "sum", "high": "max", "bad_step": "min"}
-_MERGED_NORMS = {"gradient": "max", "weight": "max", "update": "max"}
+_MERGED_LOSSES: Mapping[str, Merge] = {"num": "sum", "sum": "sum", "high": "max", "bad_step": "min"}
+_MERGED_NORMS: Mapping[str, Merge] = {"gradient": "max", "weight": "max", "update": "max"}
 _OF_RUN = (  # totals that are summed over the whole run
     *("label_counts", "rows"),
     *("target_sum", "target_squares", "target_values"),
@@ -114,11 +115,13 @@ class LearningMonitor(Monitor):
         """Asks for what the loss is computed from, for all losses, and for gradients."""
         nothing: Sequence[str] = ()
         return (
+            Probe(name="outputs", reduce=measure, merge=OUTPUT_SUMS, layers=nothing, site="loss"),
             Probe(
-                name="outputs", reduce=measure, merge=OUTPUT_SUMS, layers=nothing, site="loss"
-            ),
-            Probe(
-                name="losses", reduce=_of_losses, merge=_MERGED_LOSSES, layers=nothing, site="losses"
+                name="losses",
+                reduce=_of_losses,
+                merge=_MERGED_LOSSES,
+                layers=nothing,
+                site="losses",
             ),
             Probe(
                 name="parameters",
@@ -146,11 +149,10 @@ class LearningMonitor(Monitor):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the totals; an empty state begins anew."""
-        self._begin_anew()
-        self._totals = dict(state.get("totals", {}))
+        self._begin_anew(state.get("totals", {}))
 
-    def _begin_anew(self) -> None:
-        self._totals: dict[str, Tensor] = {}
+    def _begin_anew(self, totals: Mapping[str, Tensor] | None = None) -> None:
+        self._totals: dict[str, Tensor] = dict(totals or {})
         self._facts: dict[str, dict[str, float]] = {}
 
     def _of_parameters(

@@ -86,4 +86,6 @@ def draw_norms(
     low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
     scale = Scale(low=float(np.floor(low)), high=float(max(np.ceil(high), np.floor(low) + 1)))
     caption = [f"{what}, by weight, as a power of ten: -3 is 0.001", note]
-    return heat_map(powers, layers, [steps[i] for i in chosen], caption, "power of ten", scale=scale)
+    return heat_map(
+        powers, layers, [steps[i] for i in chosen], caption, "power of ten", scale=scale
+    )
