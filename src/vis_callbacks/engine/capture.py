@@ -10,7 +10,7 @@ of a torchmetrics metric change with its state.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import is_
@@ -88,6 +88,7 @@ class CapturedActivation(NamedTuple):
 
 
 _NONE = torch.empty(0)
+_MAX_RETURNED = 4  # outputs of outermost modules: behind the model's own, those of loss and metrics
 FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 
@@ -146,7 +147,7 @@ class Capture(ModuleHooks):
         self._inner: set[int] = set()
         self._by_module: dict[int, dict[str, CapturedActivation]] = {}
         self._is_modules_only = True
-        self._returned: Any = None  # by the outermost module, the latest
+        self._returned: deque[Any] = deque(maxlen=_MAX_RETURNED)
         self._loss_calls: list[LossCall] = []
 
     def _open(self) -> None:
@@ -191,8 +192,9 @@ class Capture(ModuleHooks):
 
     def take_loss_inputs(self) -> LossInputs:
         """Returns what a loss may have been computed from since the last time."""
-        taken = LossInputs(self._loss_calls, self._returned)
-        self._loss_calls, self._returned = [], None
+        taken = LossInputs(self._loss_calls, tuple(self._returned))
+        self._loss_calls = []
+        self._returned.clear()
         return taken
 
     def _note_for_plan(self, captured: CapturedActivation) -> None:
@@ -244,8 +246,8 @@ class Capture(ModuleHooks):
         if any(map(is_, self._stack, repeat(module))):
             while self._stack.pop() is not module:
                 pass  # a forward that raised may have left inner ones behind
-        if self._depth() == 0 and _has_rows(output):
-            self._returned = output
+        if self._depth() == 0:
+            self._returned.append(output)  # not looked at: the mode would see it
         if self._fused is module:
             self._fused = None
             self._open_mode()
@@ -347,11 +349,6 @@ def takes_fused_path(module: nn.Module) -> bool:
         and not module.training
         and not (torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()))
     )
-
-
-def _has_rows(output: Any) -> bool:
-    """Whether an output may have a row for each sample, as no loss or metric has."""
-    return not isinstance(output, Tensor) or (output.dim() > 0 and output.is_floating_point())
 
 
 def _is_one_call(module: nn.Module) -> bool:

@@ -364,7 +364,7 @@ class Engine:
     ) -> None:
         if isinstance(capture, Capture):
             inputs = capture.take_loss_inputs()
-            if inputs.calls or inputs.returned is not None:
+            if inputs.calls or inputs.returned:
                 self.read_beside("loss", inputs, due)
 
     def _matching(self, globs: Sequence[str]) -> list[str]:

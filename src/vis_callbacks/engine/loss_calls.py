@@ -39,11 +39,12 @@ class LossInputs:
 
     Attributes:
         calls: Of torch's losses.
-        returned: By the model's outermost module, at its latest call; None where none was met.
+        returned: By the modules that no other one called, the latest last: the model, and the loss
+            or a metric where these are modules.
     """
 
     calls: Sequence[LossCall]
-    returned: Any
+    returned: Sequence[Any]
 
 
 def loss_call(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -88,13 +89,12 @@ def pair_of(inputs: LossInputs, batch: Batch) -> Pair | None:
         call = inputs.calls[0]
         readable = is_plain(call.outputs) and is_plain(call.targets) and call.outputs.dim() > 0
         return _thinned(_of_call(call)) if readable and call.outputs.numel() else None
-    try:
-        outputs = find_scores(inputs.returned, batch.num_samples)
-    except TypeError:
-        return None
-    if not is_plain(outputs) or not outputs.numel():
-        return None
-    return _thinned(_of_batch(plain(outputs), batch))
+    for returned in reversed(inputs.returned):
+        with suppress(TypeError):  # a loss or a metric has no row for each sample
+            outputs = find_scores(returned, batch.num_samples)
+            is_read = is_plain(outputs) and outputs.numel() > 0
+            return _thinned(_of_batch(plain(outputs), batch)) if is_read else None
+    return None
 
 
 def _of_call(call: LossCall) -> Pair:
