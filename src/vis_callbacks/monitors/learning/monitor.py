@@ -227,8 +227,8 @@ class LearningMonitor(Monitor):
         of_gradients = partial(
             draw,
             past=past[metric_names.GRADIENT_NORM],
-            what="norm of the gradient, before clipping",
-            note="grey: exactly 0, nothing reaches these weights",
+            what="norm of the gradient",
+            note="before clipping; grey: exactly 0, nothing gets there",
         )
         of_updates = partial(
             draw,

@@ -33,9 +33,10 @@ def draw_loss(
     if math.isfinite(constant):
         caption.append(f"best constant output, which knows no input: {constant:.4g}")
     return line_plot(
-        {"loss": (steps, [*losses, float(latest[0])])},
+        {"loss": (steps, values := [*losses, float(latest[0])])},
         caption,
         y_label="loss",
+        y_range=_from_zero([*values, constant]),
         levels={"constant output": constant},
     )
 
@@ -52,9 +53,10 @@ def draw_spread(
         targets: That of the targets; NaN where they are classes.
     """
     return line_plot(
-        {"outputs": (steps, [*spreads, float(latest[0])])},
+        {"outputs": (steps, values := [*spreads, float(latest[0])])},
         ["near 0 the model says the same to every sample"],
         y_label="standard deviation of the outputs over samples",
+        y_range=_from_zero([*values, targets]),
         levels={"targets": targets},
     )
 
@@ -83,9 +85,16 @@ def draw_norms(
     table = np.where(table > 0, table, np.nan)[:, chosen].astype(np.float64)
     powers = np.log10(np.maximum(table, _LEAST))
     known = powers[np.isfinite(powers)]
-    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
-    scale = Scale(low=float(np.floor(low)), high=float(max(np.ceil(high), np.floor(low) + 1)))
-    caption = [f"{what}, by weight, as a power of ten: -3 is 0.001", note]
+    low, high = (int(np.floor(known.min())), int(np.ceil(known.max()))) if known.size else (0, 0)
+    scale = Scale(low=low, high=max(high, low + 1))
+    caption = [f"{what}, as a power of ten (-3: 0.001)", note]
     return heat_map(
         powers, layers, [steps[i] for i in chosen], caption, "power of ten", scale=scale
     )
+
+
+def _from_zero(values: Sequence[float]) -> tuple[float, float] | None:
+    """Returns the range from 0 to a little above the largest: zoomed in, noise looks like news."""
+    known = [value for value in values if math.isfinite(value)]
+    is_amount = bool(known) and min(known) >= 0 and max(known) > 0
+    return (0.0, 1.05 * max(known)) if is_amount else None
