@@ -1,4 +1,4 @@
-"""Draws the pictures of `LearningMonitor`'s page: one network as it should be, and with one mistake.
+"""Draws the picture of `LearningMonitor`: one network as it should be, and with one mistake.
 
 ``python examples/learning_gallery.py`` trains both on scikit-learn's digits, in some ten seconds.
 The mistake is a softmax before ``cross_entropy``, which brings its own, after hidden sigmoids.

@@ -33,6 +33,8 @@ from vis_callbacks.alerts.rules.update_facts import has_no_gradient, median_upda
 class NoGradient:
     """Not one weight has any gradient, and the loss is not zero.
 
+    Raised by 10 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+
     Attributes:
         num_looks: Snapshots running.
     """
@@ -92,6 +94,8 @@ def _restart(rate: Rate, scale: str) -> str:
 class VanishingGradient:
     """The first weights get a vanishing part of the gradient that the last ones get.
 
+    Raised by 2 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+
     Attributes:
         max_ratio: Gradient / weight of the first, by that of the last.
         num_looks: Snapshots running.
@@ -136,6 +140,8 @@ def _first_of_last(history: History, layers: tuple[str, ...], entry: int) -> flo
 @dataclass(frozen=True, kw_only=True)
 class SlowLearning:
     """The weights hardly move, and the loss is still high: the learning rate is too small.
+
+    Raised by 4 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
 
     Attributes:
         max_update: Median over the weights of update / weight at one step.
@@ -191,7 +197,10 @@ class SlowLearning:
 
 
 class FrozenByMistake:
-    """A remark on weights that could be trained and are not."""
+    """A remark on weights that could be trained and are not.
+
+    Raised by 0 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+    """
 
     kind: ClassVar[str] = "never_updated"
     severity: ClassVar[Severity] = "info"
