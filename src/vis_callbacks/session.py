@@ -10,7 +10,8 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from vis_callbacks._lightning import RunView, step_of
-from vis_callbacks.engine.engine import Engine, EngineGuards
+from vis_callbacks.engine.engine import Engine
+from vis_callbacks.engine.engine_guards import EngineGuards
 from vis_callbacks.engine.parameter_watch import ParameterWatch
 from vis_callbacks.engine.roll_call import RollCall
 from vis_callbacks.given_functions import try_given_functions

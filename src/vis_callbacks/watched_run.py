@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from vis_callbacks._lightning import RunView
-from vis_callbacks.engine.engine import Engine, EngineGuards
+from vis_callbacks.engine.engine import Engine
+from vis_callbacks.engine.engine_guards import EngineGuards
 from vis_callbacks.engine.loss_log import LossLog
 from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
 from vis_callbacks.engine.schedule import RunFacts

@@ -13,8 +13,9 @@ _DEPTHS: tuple[frozenset[str], ...] = (
     frozenset({"targets_out_of_reach", "dead_from_start", "unscaled_inputs"}),
     frozenset({"non_finite_loss"}),
     frozenset({"dying_units", "diverging_loss", "non_finite"}),
-    frozenset({"no_gradient", "slow_learning", "collapsing_weights"}),
+    frozenset({"no_gradient", "collapsing_weights"}),
     frozenset({"constant_outputs"}),
+    frozenset({"slow_learning"}),
     frozenset({"representation_collapse", "hardly_learned", "no_better_than_constant"}),
     frozenset({"loss_not_falling"}),
 )

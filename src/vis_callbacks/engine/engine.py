@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -15,28 +14,19 @@ from torch import Tensor, nn
 
 from vis_callbacks.engine.batch_parts import tensors_in
 from vis_callbacks.engine.capture import FUSED, Capture, CapturedActivation, Plan, Site
+from vis_callbacks.engine.engine_guards import EngineGuards
 from vis_callbacks.engine.function_mode import remove_inert_modes
 from vis_callbacks.engine.isolation import IsolatedForward, is_compiled, isolated
 from vis_callbacks.engine.layer_names import LayerNames
 from vis_callbacks.engine.layers import ModelNames, matches, module_names, no_such_layer
+from vis_callbacks.engine.module_hooks import was_compiled as _was_compiled
 from vis_callbacks.engine.planned_capture import PlannedCapture
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, WeightInfo
 from vis_callbacks.engine.state_watch import StateWatch
 from vis_callbacks.engine.subscription import Subscription, merge_ranks
-from vis_callbacks.guard import Catch, Guard, NothingToShow
+from vis_callbacks.guard import Catch, NothingToShow
 
 Forward = Callable[[nn.Module, Any], Any]
-
-
-@dataclass(frozen=True)
-class EngineGuards:
-    """Contain failures of what all monitors share; either way of reading may fail by itself."""
-
-    of_captures: Guard = field(default_factory=lambda: Guard("reading activations"))
-    of_passes: Guard = field(default_factory=lambda: Guard("an extra forward pass"))
-
-    def __iter__(self) -> Iterator[Guard]:
-        yield from (self.of_captures, self.of_passes)
 
 
 class Engine:
@@ -344,10 +334,10 @@ class Engine:
 
     def _new_capture(self, due: Sequence[Subscription], *, is_users_pass: bool) -> Capture:
         self._names = self._names or ModelNames(self.model)
-        globs: dict[Site, list[str]] = {"output": [], "input": []}
-        for subscription in due:
-            if subscription.probe.site in globs:
-                globs[subscription.probe.site].extend(subscription.probe.layers or ())
+        sites: tuple[Site, ...] = ("output", "input")
+        globs = {
+            x: [g for s in due if s.probe.site == x for g in s.probe.layers or ()] for x in sites
+        }
         return Capture(
             self.model,
             partial(self._read, due),
@@ -410,9 +400,3 @@ class Engine:
             batch, first = subscription.batch_of(self._batch), subscription.num_samples
             self._batches_of[key] = replace(batch, first_index=first) if first else batch
         return self._batches_of[key]
-
-
-def _was_compiled() -> bool:
-    """Whether torch.compile has made a graph in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and dynamo.counters["frames"]["total"] > 0

@@ -29,7 +29,7 @@ class LossLog:
         self._gather()
         losses = torch.cat(self._parts) if self._parts else torch.zeros(0, dtype=torch.float64)
         first, num = (self._steps or [0])[0], len(self._steps)
-        if self._steps and self._steps[-1] - first + 1 == num:  # made there, without a transfer
+        if self._steps == list(range(first, first + num)):  # made there, without a transfer
             steps = torch.arange(first, first + num, device=losses.device)
         else:
             steps = torch.tensor(self._steps, device=losses.device)
