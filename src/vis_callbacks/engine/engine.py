@@ -233,11 +233,9 @@ class Engine:
                 self._guards.of_passes.record("running the model", caught.error)
                 self._miss(group, "the extra forward pass failed")
 
-    def read_beside(
-        self, site: Site, thing: Any, due: Sequence[Subscription] | None = None
-    ) -> None:
+    def read_beside(self, site: Site, thing: Any, due: Sequence[Subscription] = ()) -> None:
         """Hands something of the step that is no activation to the probes that ask for it."""
-        for subscription in self._due if due is None else due:
+        for subscription in due or self._due:
             if subscription.probe.site == site and subscription.failure is None:
                 with (
                     subscription.containing(f"reading the {site}"),
@@ -334,14 +332,13 @@ class Engine:
 
     def _new_capture(self, due: Sequence[Subscription], *, is_users_pass: bool) -> Capture:
         self._names = self._names or ModelNames(self.model)
+        wanted = [(s.probe.site, glob) for s in due for glob in s.probe.layers or ()]
         sites: tuple[Site, ...] = ("output", "input")
-        globs = {
-            x: [g for s in due if s.probe.site == x for g in s.probe.layers or ()] for x in sites
-        }
+        globs = {site: [glob for of, glob in wanted if of == site] for site in sites}
         return Capture(
             self.model,
             partial(self._read, due),
-            watched={site: self._matching(wanted) for site, wanted in globs.items()},
+            watched={site: self._matching(of_site) for site, of_site in globs.items()},
             is_users_pass=is_users_pass,
             wrapped_root=is_users_pass and self._wrapped_root,
             fail=partial(self._give_up, due),
