@@ -48,11 +48,11 @@ gallery: .venv/dev.stamp ## train once and renew the pictures of the documentati
 programs: .venv/dev.stamp ## train the programs of other kinds and renew their table in the documentation
 	OMP_NUM_THREADS=1 VIS_CALLBACKS_WRITE_PROGRAMS=1 $(BIN)/python -m pytest -q tests/system/test_programs.py
 
-bench: .venv/dev.stamp ## what the monitors cost: a table (about ten minutes)
+bench: .venv/dev.stamp ## what the monitors cost: a table (about twenty minutes)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-demo: .venv/demo.stamp ## a healthy and a sick training, to look at in TensorBoard (under 4 minutes)
-	rm -rf demo_runs && $(BIN)/python examples/photo_patches.py $(ARGS)
+demo: .venv/demo.stamp ## a healthy, a sick and a cheating training, to look at in TensorBoard (under 4 minutes)
+	rm -rf demo_runs && $(BIN)/python examples/things.py $(ARGS)
 
 clean: ## remove what the other commands made, but .venv
 	rm -rf demo_runs lightning_logs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,7 +1,9 @@
 """Prints what the monitors cost on this machine.
 
-    python -m benchmarks                        everything, about twelve minutes
-    python -m benchmarks --nets cnn --pairs 30  a quick look
+    python -m benchmarks                            everything, about twenty minutes
+    python -m benchmarks --nets cnn --pairs 30      a quick look
+    python -m benchmarks --only runs --runs 5000    whole runs of 5,000 steps alone
+    python -m benchmarks --device cuda              resnet50 and ViT-B/16 on a GPU, steps alone
 
 Times are of one thread. A step with a snapshot is compared with the step before it in the
 same run, a step without one with steps of runs without callbacks that take turns.
@@ -13,8 +15,9 @@ import argparse
 import logging
 import statistics
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,8 +25,9 @@ from pytorch_lightning import Callback
 
 from benchmarks.defaults import kinds_of, measure, seconds_of
 from benchmarks.imports import added_import_seconds
-from benchmarks.nets import BENCHMARKS, Benchmark
+from benchmarks.nets import BENCHMARKS, Benchmark, large_benchmarks
 from benchmarks.ratio import paired_ratio
+from benchmarks.runs import run_costs
 from benchmarks.steps import (
     WARM_UP_STEPS,
     MakeCallbacks,
@@ -41,6 +45,7 @@ SNAPSHOT_EVERY = 3
 SHARE_STEPS = 2000
 FILE_EPOCHS = 10
 EPOCHS, EPOCH_STEPS = 50, 500
+PARTS = ("steps", "defaults", "runs", "file", "import", "tsne")
 Pairs = tuple[list[float], list[float]]
 TOO_FAST = 2e-3  # a plain step below this is reported without a limit
 
@@ -98,6 +103,8 @@ def step_rows(benchmark: Benchmark, num_pairs: int) -> Iterator[Row]:
     limit = None if plain_seconds < TOO_FAST else benchmark.max_ratio
     yield _row(benchmark, "step with a snapshot / plain", str(ratio), ratio.median, limit, "x")
     yield Row(benchmark.name, "the last one of a burst / plain", str(paired_ratio(*ending)))
+    for what, pairs in (("a snapshot", within), ("the last one of a burst", ending)):
+        yield Row(benchmark.name, f"{what} adds", f"{1e3 * _median_difference(*pairs):.2f} ms")
     idle = paired_ratio(*idle_pairs(benchmark, resting, num_pairs=num_pairs))
     yield Row(benchmark.name, "step without a snapshot / plain", str(idle))
     python = idle_python(benchmark, resting)
@@ -189,17 +196,37 @@ def import_row() -> Row:
     return Row("", "import, beyond Lightning's", f"{seconds:.2f} s", "<= 0.3 s", seconds <= 0.3)
 
 
-def rows(options: argparse.Namespace) -> Iterator[Row]:
-    """Yields the table, line by line as it is measured."""
-    for benchmark in BENCHMARKS:
-        if benchmark.name in options.nets:
-            yield from step_rows(benchmark, options.pairs)
-    by_name = {benchmark.name: benchmark for benchmark in BENCHMARKS}
-    yield from default_rows(by_name["cnn"])
-    yield file_row(by_name["cnn"], options.steps_an_epoch)
-    yield import_row()
+def run_rows(nets: list[str], lengths: list[int]) -> Iterator[Row]:
+    """Yields what the default monitors cost over whole runs."""
+    for cost in run_costs(nets, lengths):
+        is_kept = cost.excess <= cost.limit
+        yield Row(cost.net, f"{cost.what} / plain", str(cost), cost.limit_words, is_kept)
+
+
+def tsne_rows() -> Iterator[Row]:
+    """Yields how fast t-SNE is beside others."""
     for line in tsne_lines():
         yield Row("", line.what, line.value, line.limit, line.is_kept)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Yields the table, line by line as it is measured."""
+    if options.device != "cpu":
+        for benchmark in large_benchmarks(options.device):
+            yield from step_rows(benchmark, options.pairs)
+        return
+    cnn = next(benchmark for benchmark in BENCHMARKS if benchmark.name == "cnn")
+    chosen = [benchmark for benchmark in BENCHMARKS if benchmark.name in options.nets]
+    parts: dict[str, Callable[[], Iterable[Row]]] = {
+        "steps": lambda: chain(*(step_rows(one, options.pairs) for one in chosen)),
+        "defaults": lambda: default_rows(cnn),
+        "runs": lambda: run_rows(options.nets, options.runs),
+        "file": lambda: [file_row(cnn, options.steps_an_epoch)],
+        "import": lambda: [import_row()],
+        "tsne": tsne_rows,
+    }
+    for name in options.only:
+        yield from parts[name]()
 
 
 def _snapshot_pairs(benchmark: Benchmark, make_callbacks: MakeCallbacks, num_pairs: int) -> Pairs:
@@ -234,7 +261,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = [benchmark.name for benchmark in BENCHMARKS]
     parser.add_argument("--nets", nargs="+", choices=names, default=names)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for large networks there")
     parser.add_argument("--pairs", type=int, default=120)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--runs", nargs="+", type=int, default=[300, 1000])
     parser.add_argument("--steps-an-epoch", type=int, default=500)
     return parser.parse_args(arguments)
 

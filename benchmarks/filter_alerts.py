@@ -28,8 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.photographs import (
+    PhotoPatches,
+    channel_statistics,
+    load_photographs,
+    split_photographs,
+)
 from benchmarks.steps import one_thread
-from photographs import PhotoPatches, channel_statistics, load_photographs, split_photographs
 from vis_callbacks import FilterMonitor
 
 STEPS = 400

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import resnet18, resnet50, vit_b_16
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Benchmark:
         num_classes: Scores a sample.
         max_ratio: What a training step with a snapshot may cost, as a multiple of a plain
             step; None where there is no limit.
+        device: Kind of the device that it is trained on.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Benchmark:
     batch_size: int
     num_classes: int
     max_ratio: float | None = None
+    device: str = "cpu"
 
     def batch(self, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Returns a batch of noise; its content does not change what a step costs."""
@@ -53,7 +55,7 @@ def mlp() -> nn.Module:
 
 
 def cnn() -> nn.Module:
-    """Three convolutions for 32 x 32 pixels, the network of examples/photo_patches.py."""
+    """Three convolutions for patches of 32 x 32 pixels of twelve photographs."""
     return nn.Sequential(
         nn.Conv2d(3, 48, kernel_size=7, stride=2, padding=3),
         nn.ReLU(),
@@ -116,3 +118,15 @@ BENCHMARKS = (
     Benchmark("resnet18", small_resnet18, (3, 64, 64), 32, 10, max_ratio=1.05),
     Benchmark("transformer", Transformer, (3, 32, 32), 16, 10),
 )
+
+LARGE_NETS: Mapping[str, Callable[[], nn.Module]] = {"resnet50": resnet50, "vit_b_16": vit_b_16}
+LARGE_BATCHES = (128, 256)
+
+
+def large_benchmarks(device: str, side: int = 224) -> list[Benchmark]:
+    """Returns networks that keep an accelerator busy, on images of ``side`` pixels."""
+    return [
+        Benchmark(f"{name}/{size}", make, (3, side, side), size, 1000, device=device)
+        for name, make in LARGE_NETS.items()
+        for size in LARGE_BATCHES
+    ]

@@ -29,15 +29,25 @@ _STEP_HOOKS = ("on_train_batch_start", "on_before_backward", "on_train_batch_end
 class StepClock:
     """Times each step from before the first callback to behind the last one.
 
+    What a step has queued on an accelerator belongs to it, so the clock waits for that to end.
+
     Attributes:
+        device: Kind of the device that is trained on.
         seconds: Of each step.
         tails: Of each epoch's end, from its last step on: the validation and what follows.
     """
 
+    device: str = "cpu"
     seconds: list[float] = field(default_factory=list)
     tails: list[float] = field(default_factory=list)
     _started: float = 0.0
     _ended: float = 0.0
+
+    def now(self) -> float:
+        """Returns the time at which all that was queued is done."""
+        if self.device != "cpu":
+            torch.get_device_module(self.device).synchronize()
+        return perf_counter()
 
     def around(self, callbacks: Sequence[Callback]) -> list[Callback]:
         """Returns the callbacks between the two ends of the clock."""
@@ -49,7 +59,7 @@ class _Start(Callback):
         self.clock = clock
 
     def on_train_batch_start(self, *args: Any) -> None:
-        self.clock._started = perf_counter()
+        self.clock._started = self.clock.now()
 
 
 class _Stop(Callback):
@@ -57,11 +67,11 @@ class _Stop(Callback):
         self.clock = clock
 
     def on_train_batch_end(self, *args: Any) -> None:
-        self.clock._ended = perf_counter()
+        self.clock._ended = self.clock.now()
         self.clock.seconds.append(self.clock._ended - self.clock._started)
 
     def on_train_epoch_end(self, *args: Any) -> None:
-        self.clock.tails.append(perf_counter() - self.clock._ended)
+        self.clock.tails.append(self.clock.now() - self.clock._ended)
 
 
 class Training(LightningModule):
@@ -105,10 +115,11 @@ def train(
     Every step sees the same batch, so that loading data takes no time.
     """
     torch.manual_seed(0)
-    clock = clock or StepClock()
-    batch = benchmark.batch()
+    clock = clock or StepClock(benchmark.device)
+    batch = [part.to(benchmark.device) for part in benchmark.batch()]
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=benchmark.device,
+        devices=1,
         callbacks=clock.around(callbacks),
         max_epochs=num_epochs,
         logger=TensorBoardLogger(folder, name="", version=""),

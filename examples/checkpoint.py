@@ -1,7 +1,7 @@
 """Looks at a saved checkpoint: saliency, occlusion and filters, without any Trainer.
 
     python examples/checkpoint.py                       trains a minute's worth, saves, looks
-    python examples/checkpoint.py --checkpoint my.ckpt  looks at one of photo_patches.py's network
+    python examples/checkpoint.py --checkpoint my.ckpt  looks at one of things.py's network
 
 Three pictures are written: which pixels drive a class and a unit, where hiding a square costs
 the class, and what the first layer looks for. What is needed for your own network are the
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from photo_patches import PatchClassifier, PatchData, load_data
-from photographs import CLASS_NAMES
+from things import ThingClassifier, ThingData, load_data
+from things_data import CLASS_NAMES, MEAN, STD
 from vis_callbacks.engine.isolation import isolated
 from vis_callbacks.engine.score_functions import class_score, unit_score
 from vis_callbacks.engine.scores import Unit
@@ -74,7 +74,7 @@ def occlusion(model: nn.Module, images: Tensor, labels: Tensor, **statistics: An
 
     maps = occlude(measure, images, plan)
     arrays = [part.numpy() for part in (images, maps.values, maps.whole, labels)]
-    facts = OcclusionFacts(plan=plan, names=CLASS_NAMES, source="unseen patches", **statistics)
+    facts = OcclusionFacts(plan=plan, names=CLASS_NAMES, source="unseen images", **statistics)
     return draw_views(*arrays, facts=facts)
 
 
@@ -88,10 +88,10 @@ def filters(model: nn.Module) -> np.ndarray:
     )
 
 
-def train(path: Path, data: PatchData, num_steps: int) -> None:
-    """Trains the network of photo_patches.py for a short while and saves it."""
+def train(path: Path, data: ThingData, num_steps: int) -> None:
+    """Trains the network of things.py for a short while and saves it."""
     torch.manual_seed(0)
-    model = PatchClassifier(len(CLASS_NAMES), learning_rate=0.02)
+    model = ThingClassifier(learning_rate=0.02)
     optimizer = model.configure_optimizers()
     loader = iter(DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True))
     for _ in range(num_steps):
@@ -105,16 +105,15 @@ def train(path: Path, data: PatchData, num_steps: int) -> None:
 
 def load(path: Path) -> nn.Module:
     """Returns the network of a Lightning checkpoint, ready to be looked at."""
-    model = PatchClassifier(len(CLASS_NAMES), learning_rate=0.0)
+    model = ThingClassifier(learning_rate=0.0)
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
     return model.eval()
 
 
-def one_of_each(data: PatchData, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Returns the first unseen patch of each of these classes, and its label."""
-    a_class = len(data.validation) // len(CLASS_NAMES)
-    pairs = [data.validation[label * a_class] for label in classes]
-    return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
+def first_of_each(data: ThingData, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Returns the first unseen image of each of these classes, and its label."""
+    # Classes take turns in the data, so that sample number n is of class n.
+    return torch.stack([data.validation[label][0] for label in classes]), torch.tensor(classes)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -124,17 +123,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("checkpoint_pictures"))
     parser.add_argument("--steps", type=int, default=600, help="of training, without a checkpoint")
     options = parser.parse_args(arguments)
-    path = options.checkpoint or options.output / "patches.ckpt"
-    data = load_data(max(8, -(-64 * options.steps // len(CLASS_NAMES))))
+    path = options.checkpoint or options.output / "things.ckpt"
+    data = load_data(64 * options.steps, len(CLASS_NAMES))
     if options.checkpoint is None and not path.exists():
         train(path, data, options.steps)
     model = load(path)
-    images, labels = one_of_each(data, classes=(0, 1, 3, 4, 7, 11))
-    shown = input_pictures(images.numpy(), data.mean, data.std).images
+    images, labels = first_of_each(data, classes=(0, 1, 3, 4, 7, 8))
+    shown = input_pictures(images.numpy(), MEAN, STD).images
     options.output.mkdir(parents=True, exist_ok=True)
     for name, picture in {
         "saliency": saliency(model, images, labels, shown),
-        "occlusion": occlusion(model, images, labels, mean=data.mean, std=data.std),
+        "occlusion": occlusion(model, images, labels, mean=MEAN, std=STD),
         "filters": filters(model),
     }.items():
         Image.fromarray(picture).save(options.output / f"{name}.png")

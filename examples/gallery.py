@@ -1,4 +1,4 @@
-"""Saves the demo's two runs side by side, as the small PNG files that the documentation shows.
+"""Saves the demo's three runs side by side, as the small PNG files that the documentation shows.
 
     make gallery
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from photo_patches import LEARNING_RATES
-from photo_patches import main as train_both
 from side_by_side import save_figures
+from things import RUNS
+from things import main as train_all
 
 
 def latest_pictures(run: Path) -> dict[str, bytes]:
@@ -52,16 +52,16 @@ def main(arguments: list[str] | None = None) -> None:
         # How sums are split over threads changes their last bits, and in the end the pictures;
         # with one thread the runs are the same each time on a machine.
         torch.set_num_threads(1)
-        train_both(["--output", str(options.runs)])
+        train_all(["--output", str(options.runs)])
     runs = {path.name: path for path in sorted(options.runs.iterdir()) if path.is_dir()}
     if options.folder is not None:
         for name, run in runs.items():
             for path in save_latest_pictures(run, options.folder / name):
                 print(path)
-    if missing := LEARNING_RATES.keys() - runs:
+    if missing := RUNS.keys() - runs:
         print(f"Nothing is put side by side: {options.runs} has no run {sorted(missing)}.")
         return
-    pictures = {name: latest_pictures(runs[name]) for name in LEARNING_RATES}
+    pictures = {name: latest_pictures(runs[name]) for name in RUNS}
     for path in save_figures(pictures, options.side_by_side):
         print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 

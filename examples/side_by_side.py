@@ -1,6 +1,7 @@
-"""Puts a picture of a healthy run beside the same picture of a sick one, as one PNG file.
+"""Puts the same picture of several runs side by side, as one PNG file.
 
-Called by ``gallery.py``. What is shown of each monitor, and how much of it, is in `FIGURES`.
+Called by ``gallery.py``. What is shown of each monitor, of which runs and how much of it, is in
+`FIGURES`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from photo_patches import LEARNING_RATES
+from things import RUNS
 
 Pixels = NDArray[np.uint8]
 
-MAX_PANEL_WIDTH = 790  # two and the gap are 1,600 pixels
+MAX_WIDTH = 1600  # of a figure in pixels
 GAP = 20
 TITLE_HEIGHT = 30
-TITLE_COLOURS = {"healthy": (207, 226, 243), "sick": (249, 203, 156)}
+TITLE_COLOURS = {
+    "healthy": (207, 226, 243),
+    "sick": (249, 203, 156),
+    "shortcut": (255, 242, 204),
+}
 
 
 @dataclass(frozen=True)
@@ -41,48 +46,70 @@ class Card:
     max_height: int | None = None
 
 
-# Below each other where there are several. The limits are those of the demo's pictures.
-FIGURES: dict[str, tuple[Card, ...]] = {
-    "activations": (Card("activations/unit_life"), Card("activations/raster")),
-    "maps": (Card("activations/maps/features.4", max_height=470),),
-    "filters": (Card("filters/over_time/features.0", max_width=MAX_PANEL_WIDTH),),
-    "filters_at_the_end": (Card("filters/features.0"),),
-    "embedding": (Card("embedding/map/classifier"),),
-    "probes": (Card("embedding/probes"),),
-    "saliency": (Card("saliency/gradient"),),
-    "occlusion": (Card("occlusion/views"),),
-    "top_patches": (Card("top_patches/features.4", max_height=490),),
-    "activation_maximization": (Card("activation_maximization/images"),),
+@dataclass(frozen=True)
+class Figure:
+    """The same cards of several runs.
+
+    Attributes:
+        cards: From top to bottom.
+        runs: From left to right.
+    """
+
+    cards: tuple[Card, ...]
+    runs: tuple[str, ...]
+
+
+SICK = ("healthy", "sick")
+CHEAT = ("healthy", "shortcut")
+# The limits are those of the demo's pictures.
+FIGURES = {
+    "three_runs": Figure(
+        (Card("activations/unit_life"), Card("saliency/gradient", max_height=440)),
+        (*TITLE_COLOURS,),
+    ),
+    "activations": Figure((Card("activations/unit_life"), Card("activations/raster")), SICK),
+    "maps": Figure((Card("activations/maps/features.6", max_height=470),), SICK),
+    "filters": Figure((Card("filters/over_time/features.0", max_width=790),), SICK),
+    "filters_at_the_end": Figure((Card("filters/features.0"),), SICK),
+    "embedding": Figure((Card("embedding/map/classifier"),), SICK),
+    "probes": Figure((Card("embedding/probes"),), SICK),
+    "saliency": Figure((Card("saliency/gradient"),), CHEAT),
+    "occlusion": Figure((Card("occlusion/views"),), CHEAT),
+    "top_patches": Figure((Card("top_patches/features.9", max_height=490),), CHEAT),
+    "activation_maximization": Figure((Card("activation_maximization/images"),), CHEAT),
 }
 
 
-def figure(cards: tuple[Card, ...], pictures: Mapping[str, Mapping[str, bytes]]) -> Pixels:
-    """Returns the panels of both runs beside each other, each below its title.
+def compose(figure: Figure, pictures: Mapping[str, Mapping[str, bytes]]) -> Pixels:
+    """Returns the panels of the runs beside each other, each below its title.
 
     Args:
-        cards: What is shown of each run, from top to bottom.
-        pictures: Run, "healthy" and "sick", to tag to PNG file.
+        figure: What is shown.
+        pictures: Run to tag to PNG file.
     """
+    max_width = (MAX_WIDTH - GAP * (len(figure.runs) - 1)) // len(figure.runs)
     panels = [
-        [_shown(card, pictures[run][card.tag]) for card in cards] for run in ("healthy", "sick")
+        [_shown(card, pictures[run][card.tag], max_width) for card in figure.cards]
+        for run in figure.runs
     ]
     width = max(picture.shape[1] for panel in panels for picture in panel)
-    heights = [max(row[0].shape[0], row[1].shape[0]) for row in zip(*panels, strict=True)]
+    heights = [max(one.shape[0] for one in row) for row in zip(*panels, strict=True)]
     columns = []
-    for run, panel in zip(("healthy", "sick"), panels, strict=True):
+    for run, panel in zip(figure.runs, panels, strict=True):
         body = [_padded(*item, width) for item in zip(panel, heights, strict=True)]
-        columns.append(np.concatenate([_title(run, width), *body]))
+        columns += [np.concatenate([_title(run, width), *body])]
     gap = np.full((columns[0].shape[0], GAP, 3), 255, np.uint8)
-    return np.concatenate([columns[0], gap, columns[1]], axis=1)
+    with_gaps = [part for column in columns for part in (gap, column)]
+    return np.concatenate(with_gaps[1:], axis=1)
 
 
 def save_figures(pictures: Mapping[str, Mapping[str, bytes]], folder: Path) -> list[Path]:
-    """Writes every figure into the folder; `pictures` is as for `figure`."""
+    """Writes every figure into the folder; `pictures` is as for `compose`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, cards in FIGURES.items():
+    for name, figure in FIGURES.items():
         paths.append(folder / f"{name}.png")
-        _with_few_colours(Image.fromarray(figure(cards, pictures))).save(paths[-1], optimize=True)
+        _with_few_colours(Image.fromarray(compose(figure, pictures))).save(paths[-1], optimize=True)
     return paths
 
 
@@ -100,10 +127,10 @@ def _with_few_colours(picture: Image.Image) -> Image.Image:
 
     Pillow's own choice goes by area, which gives colour bars and legends other colours.
     """
-    return picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    return picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=5, dither=Image.Dither.NONE)
 
 
-def _shown(card: Card, png: bytes) -> Pixels:
+def _shown(card: Card, png: bytes, max_width: int) -> Pixels:
     """Returns the part of a picture that is shown, no wider than a panel."""
     pixels = np.asarray(Image.open(BytesIO(png)).convert("RGB"))
     if card.max_width is not None:
@@ -111,9 +138,9 @@ def _shown(card: Card, png: bytes) -> Pixels:
     if card.max_height is not None:
         pixels = cut(pixels, card.max_height, axis=0)
     height, width = pixels.shape[:2]
-    if width <= MAX_PANEL_WIDTH:
+    if width <= max_width:
         return pixels
-    size = (MAX_PANEL_WIDTH, round(height * MAX_PANEL_WIDTH / width))
+    size = (max_width, round(height * max_width / width))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
@@ -126,7 +153,7 @@ def _padded(pixels: Pixels, height: int, width: int) -> Pixels:
 def _title(run: str, width: int) -> Pixels:
     """Returns the strip that says which run this is."""
     strip = Image.new("RGB", (width, TITLE_HEIGHT), TITLE_COLOURS[run])
-    text = f"{run}, learning rate {LEARNING_RATES[run]:g}"
+    text = f"{run}, learning rate {RUNS[run].learning_rate:g}"
     ImageDraw.Draw(strip).text((6, TITLE_HEIGHT // 2), text, "black", font=_font(), anchor="lm")
     below = np.full((GAP // 2, width, 3), 255, np.uint8)
     return np.concatenate([np.asarray(strip), below])

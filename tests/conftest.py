@@ -19,6 +19,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import tensorboard  # noqa: F401
 
+from vis_callbacks import options
+
 
 class ContainedFailures(logging.Handler):
     """Collects the failures that were contained: ``errors`` all, ``reports`` what was said."""
@@ -43,6 +45,16 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switches the budget off that is on by default: which pictures wait depends on the clock.
+
+    Not with ``@pytest.mark.budget``, nor where a test gives ``max_overhead`` itself.
+    """
+    if request.node.get_closest_marker("budget") is None:
+        monkeypatch.setattr(options, "DEFAULT_SHARE", None)
 
 
 @pytest.fixture(autouse=True)

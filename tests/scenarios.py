@@ -1,13 +1,12 @@
 """Trainings that are healthy, or sick in a known way, with the alerts they must raise.
 
-Each takes a second or two on one core. `run_offline` trains one in a plain loop with nothing
-but the statistics, the rules and the tracker; a system test trains the same with a Trainer.
+Each takes a second or two on one core.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,16 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.tracker import AlertTracker
-from vis_callbacks.engine.nonlinearities import MODULE_TYPES, NONLINEARITIES, Nonlinearity
-from vis_callbacks.engine.probe import Activation, Batch
-from vis_callbacks.engine.schedule import RunFacts, Schedule
-from vis_callbacks.monitors.activations.dead_units import DeadUnitTracker
-from vis_callbacks.monitors.activations.monitor import ActivationMonitor
-from vis_callbacks.monitors.activations.science import UnitRows, measure, unit_norms
 
 BATCH_SIZE = 32
 _PATCHES_TO_LEARN = 110
@@ -112,7 +102,7 @@ def digits() -> Data:
 @cache
 def patches() -> Data:
     """Returns 110 patches of each of 12 photographs, 16 x 16 (32 x 32 averaged), normalised."""
-    from photographs import PhotoPatches, load_photographs, split_photographs
+    from benchmarks.photographs import PhotoPatches, load_photographs, split_photographs
 
     left, _ = split_photographs(load_photographs())
     learned = PhotoPatches(left, _PATCHES_TO_LEARN, mean=(0, 0, 0), std=(1, 1, 1))
@@ -320,110 +310,6 @@ SCENARIOS: tuple[Scenario, ...] = (
 )
 
 
-class OfflineMonitor:
-    """Statistics, rules and tracker of one training, without Lightning.
-
-    Attributes:
-        changes: All that the tracker has returned.
-        history: As a monitor would have it.
-    """
-
-    def __init__(self, network: nn.Sequential, planned_steps: int, schedule: Schedule) -> None:
-        self.network = network
-        self.changes: list[Alert] = []
-        self.history = History()
-        self._alert_tracker = AlertTracker("Offline")
-        self._schedule = schedule
-        self._facts = RunFacts(planned_steps=planned_steps, batch_size=BATCH_SIZE)
-        self._kinds = {
-            name: _nonlinearity_of(module)
-            for name, module in network.named_children()
-            if isinstance(module, MODULE_TYPES)
-        }
-        self._tracker = DeadUnitTracker()
-        cannot_die = {n for n, kind in self._kinds.items() if not kind.has_flat_zero}
-        self._tracker.cannot_die = frozenset(cannot_die)
-        self._measures: dict[str, Mapping[str, Tensor]] = {}
-
-    def forward(self, step: int, inputs: Tensor) -> Tensor:
-        """Returns the scores, having read the activations if a snapshot is due."""
-        self._measures = {}
-        if not self._schedule.due(step, self._facts):
-            return self.network(inputs)
-        values = inputs
-        for name, module in self.network.named_children():
-            before, values = values, module(values)
-            if name in self._kinds:
-                activation = Activation(
-                    layer=name,
-                    values=values.reshape(*values.shape[:2], -1),
-                    nonlinearity=self._kinds[name],
-                    inputs=before.reshape(*before.shape[:2], -1),
-                    shape=tuple(values.shape),
-                )
-                batch = Batch(inputs=inputs, labels=None, num_samples=len(inputs))
-                self._measures[name] = measure(activation, batch)
-        return values
-
-    def after_step(
-        self, step: int, inputs: Tensor, loss: Tensor, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Judges what `forward` has read; the optimizer has made its update."""
-        if not self._measures:
-            return
-        rows = UnitRows(self._measures, self._tracker.table)
-        norms = self._norms()
-        self._tracker.update(step, rows, norms)
-        metrics = zip(*self._tracker.metrics(), strict=True)
-        table = {name: _by_layer(rows, numbers) for name, numbers in metrics}
-        table[metric_names.NON_FINITE] = _by_layer(rows, rows.non_finite())
-        table[metric_names.WEIGHT_NORM] = {name: float(n.norm()) for name, n in norms.items()}
-        for layer, share in _by_layer(rows, rows.flat_share()).items():
-            metric = metric_names.flat_share_of(self._kinds[layer].kind)
-            table.setdefault(metric, {})[layer] = share
-        table |= {name: {"": number} for name, number in _of_run(inputs, loss, optimizer).items()}
-        self.history.append(step, table)
-        self.changes += self._alert_tracker.update(
-            [(rule, rule.check(self.history)) for rule in ActivationMonitor.rules],
-            step=step,
-            stage="fit",
-        )
-
-    def _norms(self) -> dict[str, Tensor]:
-        """Returns for each nonlinearity the norms of the weights just before it."""
-        norms: dict[str, Tensor] = {}
-        latest = None
-        for name, module in self.network.named_children():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                latest = module.weight
-            if name in self._kinds and latest is not None:
-                norms[name] = unit_norms(latest, len(latest))
-        return norms
-
-
-def _by_layer(rows: UnitRows, values: Tensor) -> dict[str, float]:
-    return dict(zip(rows.table.layers, values.tolist(), strict=True))
-
-
-def _of_run(inputs: Tensor, loss: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    group = optimizer.param_groups[0]
-    return {
-        metric_names.LOSS: float(loss),
-        metric_names.NON_FINITE_LOSS: float(not loss.isfinite()),
-        metric_names.LEARNING_RATE: group["lr"],
-        metric_names.WEIGHT_DECAY: group["weight_decay"],
-        metric_names.NUM_SAMPLES: len(inputs),
-        metric_names.CONSTANT_INPUTS: float((inputs.flatten(1).std(1) == 0).float().mean()),
-        metric_names.INPUT_MEAN: float(inputs.mean()),
-        metric_names.INPUT_STD: float(inputs.std()),
-    }
-
-
-def _nonlinearity_of(module: nn.Module) -> Nonlinearity:
-    kind = type(module).__name__.lower()
-    return next(nonlinearity for nonlinearity in NONLINEARITIES if nonlinearity.kind == kind)
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Trains the same everywhere: another order of summation decides runs at the edge.
@@ -436,21 +322,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
-
-
-def run_offline(scenario: Scenario, seed: int, schedule: Schedule) -> OfflineMonitor:
-    """Trains a scenario in a plain loop and returns what the monitor saw."""
-    with one_thread(), torch.random.fork_rng(devices=()):
-        network = scenario.seeded_network(seed)
-        torch.manual_seed(seed)  # for dropout
-        optimizer = scenario.optimizer(network.parameters())
-        base = optimizer.param_groups[0]["lr"]
-        monitor = OfflineMonitor(network, scenario.steps, schedule)
-        for step, (inputs, labels) in enumerate(scenario.batches(seed)):
-            optimizer.param_groups[0]["lr"] = base * scenario.rate(step / scenario.steps)
-            loss = F.cross_entropy(monitor.forward(step, inputs), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            monitor.after_step(step, inputs, loss.detach(), optimizer)
-    return monitor

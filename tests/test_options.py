@@ -53,7 +53,7 @@ MAY_BE: dict[str, Callable[[Any], bool]] = {
     "on_alert": lambda v: callable(v) or v in ("warn", "stop", "raise"),
     "enabled_alerts": lambda v: v is None or v in ([], ()),
     "tag_prefix": is_prefix,
-    "max_overhead": lambda v: v is None or (type(v) in (int, float) and 0 < v <= 1),
+    "max_overhead": lambda v: v is None or v == "auto" or (type(v) in (int, float) and 0 < v <= 1),
     "save_images": lambda v: isinstance(v, bool),
     "verbose": lambda v: isinstance(v, bool),
     "num_samples": is_count,
@@ -110,6 +110,7 @@ def test_a_wrong_value_is_refused_by_name_with_what_to_write(name, value):
         ({"enabled_alerts": ["ded"]}, ValueError, "enabled_alerts holds 'ded'.*dying_units"),
         ({"max_overhead": 5}, ValueError, "max_overhead=5.*0.03 for three percent"),
         ({"max_overhead": float("nan")}, ValueError, "max_overhead=nan"),
+        ({"max_overhead": "3%"}, TypeError, "max_overhead='3%' is a str. Use a number such as"),
         ({"num_samples": 0}, ValueError, "num_samples=0 is too small"),
         ({"input_fn": "x"}, TypeError, "input_fn='x' cannot be called"),
         ({"mean": [0.5]}, ValueError, "mean and std belong together"),
@@ -310,3 +311,19 @@ def test_save_images_writes_png_files_where_no_logger_takes_pictures(tmp_path, c
     fit(tmp_path, smallest(ActivationMonitor, save_images=True), logger=CSVLogger(tmp_path))
     assert list(tmp_path.rglob("*.png"))
     assert not [m for m in caplog.messages if "nothing takes them" in m]
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({}, 0.03),
+        ({"every_n_epochs": 2}, 0.03),
+        ({"every_n_train_steps": 10}, None),
+        ({"every_n_train_steps": 10, "max_overhead": 0.1}, 0.1),
+        ({"max_overhead": None}, None),
+    ],
+    ids=str,
+)
+@pytest.mark.budget
+def test_the_budget_is_on_unless_the_user_fixes_the_steps_or_switches_it_off(options, limit):
+    assert Options(**options).overhead_limit == limit

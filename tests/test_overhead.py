@@ -4,15 +4,23 @@ import pytest
 from pytorch_lightning import Callback
 from tests.contracts import dummies
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
-from tests.tiny import NUM_STEPS, TinyModule, tiny_fit
+from tests.tiny import (
+    NUM_STEPS,
+    TinyModule,
+    tiny_fit,
+    tiny_loader,
+    tiny_module,
+    tiny_trainer,
+)
 
+from vis_callbacks import Monitor, Report, pipeline, run_state, session
 from vis_callbacks import overhead as module
-from vis_callbacks import pipeline, run_state, session
 from vis_callbacks.alerts.tracker import AlertTracker
 from vis_callbacks.engine import capture, function_mode, module_hooks
 from vis_callbacks.engine import engine as engine_module
 from vis_callbacks.engine.engine import Engine
-from vis_callbacks.overhead import Overhead, divided
+from vis_callbacks.engine.schedule import EveryNEpochs, EveryNSteps
+from vis_callbacks.overhead import Budget, Overhead, divided
 from vis_callbacks.step_facts import GroupTable
 from vis_callbacks.writers.writer import Writer
 
@@ -57,26 +65,94 @@ def test_a_run_that_has_just_begun_divides_by_no_zero(clock):
     assert Overhead(_started=clock[0]).percent == 0.0
 
 
-def test_pictures_are_given_up_before_statistics_become_rarer():
-    overhead = Overhead(limit=0.1)
-    assert overhead.keep_within_limit(11.0, 60.0) == "pictures"
-    assert overhead.gives_up_pictures
-    assert overhead.thinning == 1
-    for thinning in (2, 4, 8):
-        assert f"now {thinning} times rarer" in overhead.keep_within_limit(11.0, 60.0)
-        assert overhead.thinning == thinning
+def budget_of(clock: list[float], **seconds: float) -> tuple[Budget, Overhead]:
+    """Returns the budget of a run of 100 seconds, and the only monitor's overhead."""
+    one = Overhead(limit=0.1, _started=clock[0] - 100.0)
+    for name, value in seconds.items():
+        setattr(one, name, value)
+    return Budget([one]), one
 
 
 @pytest.mark.parametrize(
-    ("limit", "percent", "run_seconds"),
-    [(None, 99.0, 60.0), (0.1, 10.0, 60.0), (0.1, 99.0, 4.9)],
-    ids=["no limit", "within it", "hardly begun"],
+    ("spent", "drawing", "has_room"),
+    [(8.0, 2.0, True), (8.0, 2.1, False), (10.1, 0.0, False)],
+    ids=["they just fit", "they do not", "there is nothing left"],
 )
-def test_nothing_is_given_up_without_need(limit, percent, run_seconds):
-    overhead = Overhead(limit=limit)
-    assert overhead.keep_within_limit(percent, run_seconds) is None
-    assert not overhead.gives_up_pictures
-    assert overhead.thinning == 1
+def test_pictures_are_drawn_where_what_the_last_ones_took_is_left(clock, spent, drawing, has_room):
+    budget, one = budget_of(clock, seconds=spent, drawing=drawing)
+    assert budget.claim(one) is has_room
+
+
+def test_there_is_room_again_once_time_has_gone_by(clock):
+    budget, one = budget_of(clock, seconds=11.0, drawing=1.0)
+    assert not budget.claim(one)
+    clock[0] += 20.0
+    budget.learn(budget.numbers())
+    assert budget.claim(one)
+
+
+def test_room_is_given_to_one_monitor_alone(clock):
+    first, second = (
+        Overhead(limit=0.1, seconds=3.0, drawing=3.0, _started=clock[0] - 100.0) for _ in range(2)
+    )
+    budget = Budget([first, second])
+    assert budget.claim(first)
+    assert not budget.claim(second)
+
+
+def test_pictures_that_were_never_drawn_are_taken_to_cost_as_much_as_the_dearest(clock):
+    first, second = (Overhead(limit=0.1, _started=clock[0] - 100.0) for _ in range(2))
+    first.drawing = 11.0
+    assert not Budget([first, second]).claim(second)
+
+
+def test_without_a_limit_there_is_always_room(clock):
+    budget, one = budget_of(clock, seconds=99.0, drawing=99.0, limit=None)
+    assert budget.claim(one)
+    assert one.may_show
+
+
+def test_what_is_drawn_in_any_case_has_a_second_of_its_own(clock):
+    budget, one = budget_of(clock)
+    with budget.drawing_in_any_case():
+        spend(one, clock, 0.5)
+    assert budget.numbers()[2:4] == [0.5, 0.5]
+    spend(one, clock, 10.0)
+    budget.learn(budget.numbers())
+    assert budget.claim(one)  # 10 of 110 seconds
+    with budget.drawing_in_any_case():
+        spend(one, clock, 3.0)
+    budget.learn(budget.numbers())
+    assert not budget.claim(one)  # 12.5 of 114
+
+
+@pytest.mark.parametrize(("spent", "may_show"), [(10.5, True), (10.7, False)])
+def test_what_is_only_shown_may_take_what_the_ends_pictures_leave_of_it(clock, spent, may_show):
+    budget, one = budget_of(clock)
+    one._started += 0.2  # so that the run is 100 seconds old in the end
+    with budget.drawing_in_any_case():
+        spend(one, clock, 0.2)
+    one.spend(spent)
+    budget.learn(budget.numbers())
+    assert one.may_show is may_show  # 10 of 100 seconds, and 1 - 2 x .2
+
+
+def test_what_is_drawn_beside_the_training_is_counted_too(clock):
+    budget, one = budget_of(clock, drawing=1.0)
+    budget.spend_drawing(one, 4.0, in_any_case=False)
+    budget.spend_drawing(one, 2.0, in_any_case=True)
+    assert budget.numbers()[2:] == [6.0, 2.0, 7.0]
+
+
+def test_ranks_come_to_the_same_decision_from_the_sum_of_their_numbers(clock):
+    (idle, one), (busy, other) = (budget_of(clock, seconds=s, drawing=1.0) for s in (0.0, 17.0))
+    assert idle.claim(one)
+    assert not busy.claim(other)
+    both = [a + b for a, b in zip(idle.numbers(), busy.numbers(), strict=True)]
+    for budget in (idle, busy):
+        budget.learn(both)
+    assert idle.claim(one)
+    assert busy.claim(other)  # 8.5 of 100 seconds, and 1 more
 
 
 def test_what_serves_several_is_divided_among_those_who_asked(clock):
@@ -172,3 +248,120 @@ class Never:
 
     def check(self, history):
         return None
+
+
+# -- the budget over a whole run
+
+
+class Draws(Monitor):
+    """Runs the model for a picture, at each step, and takes some seconds for it."""
+
+    default_schedule = EveryNSteps(1)
+    picture_schedule = None
+    needs = frozenset({"forward", "references"})
+    seconds = 30.0
+
+    def __init__(self, clock, **options):
+        super().__init__(**options)
+        self.clock, self.drew_at = clock, []
+
+    def probes(self):
+        return ()
+
+    def observe(self, snapshot):
+        if snapshot.wants_pictures:
+            self.drew_at.append(snapshot.step)
+            self.clock[0] += self.seconds
+        return Report(step=snapshot.step)
+
+
+class AlertsToo(Draws):
+    """The same, but alerts rest on its numbers."""
+
+    rules = (Never(),)
+
+    def __init__(self, clock, **options):
+        super().__init__(clock, **options)
+        self.seen = []
+
+    def observe(self, snapshot):
+        self.seen.append(snapshot.step)
+        return super().observe(snapshot)
+
+
+class Passes(Callback):
+    """Lets 100 seconds go by at each step."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def on_train_batch_start(self, *args):
+        self.clock[0] += 100.0
+
+
+def fit_for(num_steps, tmp_path, clock, *callbacks):
+    trainer = tiny_trainer(tmp_path, [Passes(clock), *callbacks], max_epochs=1)
+    trainer.fit(tiny_module(), tiny_loader(4 * num_steps))
+
+
+@pytest.mark.budget
+@pytest.mark.parametrize("kind", [Draws, AlertsToo])
+def test_pictures_wait_for_room_and_come_back_and_the_last_is_drawn(kind, clock, tmp_path):
+    monitor = kind(clock, max_overhead=0.1)
+    fit_for(12, tmp_path, clock, monitor)
+    # 29 seconds of step 0 count, and 30 more are a tenth of 590: at step 5 it is 630. Then 89 are
+    # a tenth of 890: at step 8 it is 960. Step 11 is the last.
+    assert monitor.drew_at == [0, 5, 8, 11]
+
+
+@pytest.mark.budget
+def test_what_alerts_rest_on_never_waits(clock, tmp_path):
+    monitor = AlertsToo(clock, max_overhead=0.0001)
+    fit_for(5, tmp_path, clock, monitor)
+    assert monitor.drew_at == [0, 4]
+    assert monitor.seen == list(monitor.history.steps) == [0, 1, 2, 3, 4]
+
+
+class Evaluates(EmbeddingDummy):
+    """Reads each validation, and takes 30 seconds to look at it."""
+
+    def __init__(self, clock, **options):
+        super().__init__(**options)
+        self.schedule = EveryNEpochs(1)
+        self.clock, self.looked_at = clock, []
+
+    def observe(self, snapshot):
+        self.looked_at.append(snapshot.step)
+        self.clock[0] += 30.0
+        return Report(step=snapshot.step)
+
+
+@pytest.mark.budget
+def test_an_evaluation_that_no_alert_rests_on_waits_for_room_too(clock, tmp_path):
+    monitor = Evaluates(clock, max_overhead=0.1)
+    trainer = tiny_trainer(tmp_path, [Passes(clock), monitor], max_epochs=10)
+    trainer.fit(tiny_module(), tiny_loader(4), tiny_loader(4))
+    # 30 seconds, and 30 more, are a tenth of 600: it is 630 at step 5. Then 960, of 900, at 8.
+    assert monitor.looked_at == [0, 5, 8, 9]
+
+
+@pytest.mark.budget
+def test_what_waits_at_an_early_end_is_drawn_then(clock, tmp_path):
+    class Stops(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = trainer.global_step == 3
+
+    monitor = Draws(clock, max_overhead=0.0001)
+    fit_for(9, tmp_path, clock, monitor, Stops())
+    assert monitor.drew_at == [0, 2]
+
+
+@pytest.mark.budget
+def test_a_fixed_schedule_is_kept_and_told_of_once_where_it_is_dear(clock, tmp_path, caplog):
+    caplog.set_level("INFO", logger="vis_callbacks")
+    monitor = Draws(clock, every_n_train_steps=2)
+    fit_for(7, tmp_path, clock, monitor)
+    assert monitor.drew_at == [0, 2, 4, 6]
+    (told,) = [r.getMessage() for r in caplog.records if "training time" in r.getMessage()]
+    assert "15 % of the training time so far" in told
+    assert "every_n_train_steps=2" in told

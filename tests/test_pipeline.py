@@ -23,8 +23,7 @@ from vis_callbacks import (
     RuleMetrics,
     Snapshot,
 )
-from vis_callbacks.engine.schedule import Bursts, EveryNSteps, RunFacts
-from vis_callbacks.overhead import Overhead
+from vis_callbacks.engine.schedule import EveryNSteps, RunFacts
 
 
 class Keeps(Monitor):
@@ -390,16 +389,3 @@ def test_a_schedule_that_fails_once_loses_one_step(tmp_path):
     trainer.fit(tiny_module(), tiny_loader(32))
     assert Once.failed
     assert [s.step for s in monitor.seen] == [0, 1, 2, 3, 4, 6, 7]
-
-
-def test_a_thinned_schedule_takes_no_snapshot_that_it_does_not_have(tmp_path, monkeypatch):
-    def thin(self: Overhead, percent: float, run_seconds: float) -> None:
-        if monitor.history.steps[-1] == 85:  # step 100 is looked ahead to
-            self.thinning = 4
-
-    monkeypatch.setattr(Overhead, "keep_within_limit", thin)
-    monitor = Keeps(max_overhead=0.9)
-    monitor.schedule = Bursts()
-    trainer = tiny_trainer(tmp_path, [monitor], max_steps=110, max_epochs=-1)
-    trainer.fit(tiny_module(), tiny_loader(480))
-    assert monitor.history.steps[-2:] == (85, 109)

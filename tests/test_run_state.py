@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from tests.contracts.dummies import ActivationsDummy, EmbeddingDummy, SaliencyDummy
+from tests.tiny import tiny_module
 
+from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.schedule import BurstEnds, Bursts, EveryNSteps, RunFacts, Schedule
 from vis_callbacks.engine.subscription import Subscription
@@ -60,7 +62,7 @@ def test_each_probe_is_due_by_its_own_schedule():
     due = {}
     for step in range(70):
         state.look_ahead(step, FACTS)
-        due[step] = [state.subscriptions.index(s) for s in state.due_at(step)]
+        due[step] = [state.subscriptions.index(s) for s in state.due_at(step, FACTS)]
     assert {step: which for step, which in due.items() if which} == {
         0: [0, 1], 5: [0], 10: [0], 15: [0], 20: [0, 1], 50: [0], 55: [0], 60: [0, 1],
     }  # fmt: skip
@@ -91,11 +93,35 @@ def test_a_schedule_that_fails_is_asked_again_at_the_next_step():
     assert state.guard.counts.total() == 1
 
 
-def test_thinning_reaches_every_probe():
+def test_what_is_only_shown_waits_for_room_but_not_in_the_first_steps_nor_at_the_end():
+    state, facts = state_of(in_bursts(), None, BurstEnds(Bursts())), RunFacts(planned_steps=111)
+    state.overhead.may_show = False
+    due = {}
+    for step in range(111):
+        state.look_ahead(step, facts)
+        due[step] = [state.subscriptions.index(s) for s in state.due_at(step, facts)]
+    assert [step for step, which in due.items() if 1 in which] == [0, 20, 110]
+    assert [step for step, which in due.items() if 0 in which] == [
+        0, 5, 10, 15, 20, 50, 55, 60, 65, 70, 100, 105, 110,
+    ]  # fmt: skip
+
+
+def test_a_snapshot_is_lean_where_nothing_is_read_of_what_is_shown():
     state = state_of(in_bursts(), None, BurstEnds(Bursts()))
-    state.overhead.thinning = 4
-    state.look_ahead(21, FACTS)
-    assert state.due_steps == (200, 210)
+    numbers, shown = state.subscriptions
+    assert state.is_lean([numbers])
+    assert not state.is_lean([numbers, shown])
+    assert not state_of(in_bursts(), None).is_lean([])  # it shows all that it reads
+
+
+def test_only_what_no_alert_rests_on_can_wait():
+    saliency, evaluation = SaliencyDummy(), EmbeddingDummy()
+    for monitor in (saliency, evaluation):
+        assert RunState.begin(0, monitor, Engine(tiny_module()), [], monitor.guard).can_wait
+    saliency.rules = (SimpleNamespace(kind="never"),)
+    assert not RunState.begin(0, saliency, Engine(tiny_module()), [], saliency.guard).can_wait
+    monitor = ActivationsDummy()  # reads the user's own pass: it has next to nothing to save
+    assert not RunState.begin(0, monitor, Engine(tiny_module()), [], monitor.guard).can_wait
 
 
 def test_a_snapshot_is_whole_at_step_0_and_where_its_burst_ends():

@@ -66,8 +66,13 @@ class Monitor(Observer, LightningCallback):
         enabled_alerts: The kinds of alerts wanted; None means all of the monitor's.
         tag_prefix: Put before each tag. Two monitors of a class in one Trainer need different
             ones.
-        max_overhead: The share of the training time that the monitor may take. Above it,
-            pictures are given up first, then bursts of snapshots become rarer. None: no limit.
+        max_overhead: The share of the training time so far that all monitors of the Trainer
+            together may take; beside it one second for the pictures of step 0 and of the end,
+            which are always drawn. Pictures that do not fit wait and show the latest state once
+            there is room; where the numbers alone are too much, what is only shown of them
+            becomes rarer. What alerts rest on never waits. ``"auto"`` is 0.03, which is not
+            felt; with ``every_n_train_steps`` nothing waits, so that the run shows the same
+            each time. None: nothing waits.
         save_images: Write pictures as PNG files where no logger takes pictures.
         verbose: Log one line for each snapshot.
         num_samples: How many reference samples are kept, for monitors that look at inputs.

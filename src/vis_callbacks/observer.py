@@ -103,9 +103,9 @@ class Observer(ABC):
 
     # -- what a subclass says
 
-    @abstractmethod
     def probes(self) -> Sequence[Probe]:
-        """Returns what to read. Called once a run."""
+        """Returns what to read, by default nothing. Called once a run."""
+        return ()
 
     @abstractmethod
     def observe(self, snapshot: Snapshot) -> Report:

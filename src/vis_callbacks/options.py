@@ -93,7 +93,7 @@ def _check_prefix(name: str, value: object) -> None:
 
 
 def _check_share(name: str, value: object) -> None:
-    if value is None:
+    if value is None or (isinstance(value, str) and value == "auto"):
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use a number such as 0.03.")
@@ -108,6 +108,10 @@ class _Option(NamedTuple):
     check: Callable[..., None]
 
 
+# Of ``max_overhead="auto"``: what is left on in every training must not be felt.
+DEFAULT_SHARE = 0.03
+
+
 class MonitorOptions(TypedDict, total=False):
     """What every monitor takes as keyword; `Monitor` describes them."""
 
@@ -116,7 +120,7 @@ class MonitorOptions(TypedDict, total=False):
     on_alert: Annotated[OnAlert, _Option("warn", _check_reaction)]
     enabled_alerts: Annotated[Sequence[str] | None, _Option(None, check_names)]
     tag_prefix: Annotated[str, _Option("", _check_prefix)]
-    max_overhead: Annotated[float | None, _Option(None, _check_share)]
+    max_overhead: Annotated[float | Literal["auto"] | None, _Option("auto", _check_share)]
     save_images: Annotated[bool, _Option(False, check_flag)]
     verbose: Annotated[bool, _Option(False, check_flag)]
     num_samples: Annotated[int, _Option(8, check_count)]
@@ -173,3 +177,10 @@ class Options(SimpleNamespace):
             raise ValueError(
                 f"std={list(self.std)} has one that is not positive. Use those above 0."
             )
+
+    @property
+    def overhead_limit(self) -> float | None:
+        """The share that ``max_overhead`` stands for: "auto" leaves a fixed schedule alone."""
+        if self.max_overhead != "auto":
+            return None if self.max_overhead is None else float(self.max_overhead)
+        return None if self.every_n_train_steps else DEFAULT_SHARE

@@ -13,18 +13,23 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from vis_callbacks._lightning import RunView
 from vis_callbacks.alerts.alert import Alert, Outcome, Rule
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.snapshot import Snapshot, Weights
 from vis_callbacks.guard import Catch, log
+from vis_callbacks.overhead import Budget
 from vis_callbacks.reactions import Told, act, tell
 from vis_callbacks.report import Report, RuleMetrics, Scalar, transfer
 from vis_callbacks.run_state import Reading, RunState, StepContext
 from vis_callbacks.step_facts import GroupTable
 from vis_callbacks.writers.writer import Writer
+
+_BUDGET = "budget"  # the name of its numbers, among what ranks add up
+# A fixed schedule is told of where it takes more than three times the budget that is on by
+# default, after so many seconds: the first snapshots of a run come close together.
+_DEAR, _HARDLY_BEGUN = 0.09, 60.0
 
 
 class _Observed(NamedTuple):
@@ -55,23 +60,26 @@ class Pipeline:
         self._states = states
         self._has_ranks = has_ranks
         self._groups = GroupTable(engine.model)
+        self.budget = Budget([state.overhead for state in states])
 
     def take(self, context: StepContext, run: RunView) -> None:
         """Merges what was read over the ranks, and takes what is whole through all that follows."""
         self._engine.check_names(context.read)
-        percents: Mapping[str, Tensor] = self._percents()
+        numbers: Sequence[float] = self.budget.numbers()
         if self._has_ranks:
-            shared = {**context.sums.totals, **percents}
-            percents = context.sums.totals = self._engine.collect(context.read, shared)
+            shared = {**context.sums.totals, _BUDGET: torch.tensor(numbers, dtype=torch.float64)}
+            context.sums.totals = self._engine.collect(context.read, shared)
+            numbers = context.sums.totals.get(_BUDGET, torch.empty(0)).tolist()
+        if numbers:
+            self.budget.learn(numbers)
         norms = context.updates.norms() if context.updates else None
         optimizers = run.optimizers if context.stage == "fit" else ()
         context.groups, context.updates = self._groups.now(optimizers, norms), None
         for state in context.due:
             state.keep(context)
         if context.whole:
-            self._look(context.whole, run)
+            self._look_in_time(context, run)
             self.react(run)
-            self._keep_within_limits(context.whole, percents)
 
     def catch_up(self, run: RunView) -> None:
         """Looks at what a burst that is not over has kept. Nothing is acted upon yet."""
@@ -93,6 +101,19 @@ class Pipeline:
         self._tell(run)
         self._writer.flush()
 
+    @property
+    def has_drawn(self) -> bool:
+        """Whether a picture is drawn and not written yet."""
+        return self._writer.has_drawn
+
+    def write_drawn(self) -> None:
+        """Writes pictures that were drawn while training went on."""
+        self._writer.write_drawn()
+
+    def close(self) -> None:
+        """Lets nothing go on. Harmless when done twice."""
+        self._writer.end_drawing()
+
     def react(self, run: RunView) -> None:
         """Tells of alerts and acts on the run, on all ranks together."""
         told = self._tell(run)
@@ -103,11 +124,43 @@ class Pipeline:
         monitors = [state.monitor for state in self._states]
         return [tell(m.tracker, m.options.on_alert, run, m.guard) for m in monitors]
 
+    # -- what it costs
+
+    def _look_in_time(self, context: StepContext, run: RunView) -> None:
+        """Looks at what ends a burst, but has those wait that can where there is no room."""
+        for state in context.whole:
+            can_wait = state.can_wait and not state.collects and not context.draws_in_any_case
+            state.waits = can_wait and not self.budget.claim(state.overhead)
+            if state.waits:
+                state.kept = []
+        looking = [state for state in context.whole if not state.waits]
+        if context.draws_in_any_case:
+            with self.budget.drawing_in_any_case():
+                self._look(looking, run)
+        else:
+            self._look(looking, run)
+        if self.budget.exceeds(_DEAR, after=_HARDLY_BEGUN):
+            self._tell_of_costs()
+
+    def _tell_of_costs(self) -> None:
+        """Says once that a schedule that the user has fixed is dear."""
+        for state in self._states:
+            options = state.monitor.options
+            if options.max_overhead == "auto" and options.overhead_limit is None:
+                percent = sum(one.overhead.percent for one in self._states)
+                state.guard.log_once(
+                    f"the monitors have taken {percent:.0f} % of the training time so far, "
+                    f"and none waits, because every_n_train_steps={options.every_n_train_steps} "
+                    "fixes when they look. Use a larger one, or max_overhead=0.03."
+                )
+                return
+
     # -- from what was read to reports
 
     def _look(self, states: Sequence[RunState], run: RunView) -> None:
         """Takes all that was kept for these monitors to what is written."""
         seen: list[_Observed] = []
+        before = [state.overhead.seconds for state in states]
         for state in states:
             kept, state.kept = state.kept, []
             made: dict[str, Any] = {}
@@ -133,6 +186,9 @@ class Pipeline:
             if one.state.monitor.options.verbose and run.is_global_zero:
                 words = f"{one.state.monitor.name}: snapshot at step {one.context.step}"
                 log(words, level=logging.INFO)
+        for state, seconds in zip(states, before, strict=True):
+            if state.has_drawn:
+                state.has_drawn, state.overhead.drawing = False, state.overhead.seconds - seconds
 
     def _observe(
         self, state: RunState, reading: Reading, run: RunView, made: dict[str, Any]
@@ -180,7 +236,7 @@ class Pipeline:
             read_layers=partial(engine.read_layers, forward=state.forward),
             wants_pictures=state in context.whole
             and context.step >= state.next_picture
-            and not state.overhead.gives_up_pictures,
+            and (context.draws_in_any_case or state.can_wait or self.budget.claim(state.overhead)),
             is_reference=context.step == 0 and context.stage == "fit",
             made=made,
         )
@@ -200,8 +256,10 @@ class Pipeline:
             history.append(one.report.step, one.report.rule_metrics())
             judged = []
             for rule in monitor.active_rules:
-                with guard.catch(f"the rule {rule.kind}"):
+                with Catch() as caught:  # cheaper than guard.catch, and there are many
                     judged.append((rule, rule.check(history)))
+                if caught.error is not None:
+                    guard.record(f"the rule {rule.kind}", caught.error)
         return judged
 
     def _judge(
@@ -232,34 +290,15 @@ class Pipeline:
                 epoch=context.epoch,
                 prefix=prefix if context.stage == "fit" else f"{context.stage}/{prefix}",
                 also=also,
+                spend=partial(
+                    self.budget.spend_drawing, state.overhead, in_any_case=context.draws_in_any_case
+                ),
             )
 
     def _write_alerts(self, one: _Observed, changes: Sequence[Alert], active: int) -> None:
         step, epoch = one.context.step, one.context.epoch
         with one.state.overhead.measured(), one.state.guard.catch("writing alerts"):
             self._writer.write_alerts(changes, active=active, log_step=step, epoch=epoch)
-
-    # -- what it costs
-
-    def _percents(self) -> dict[str, Tensor]:
-        limited = [state.overhead for state in self._states if state.overhead.limit is not None]
-        numbers = [[one.percent, one.run_seconds, 1.0] for one in limited]
-        return {"overheads": torch.tensor(numbers, dtype=torch.float64)} if limited else {}
-
-    def _keep_within_limits(self, whole: Sequence[RunState], sums: Mapping[str, Tensor]) -> None:
-        limited = [state for state in self._states if state.overhead.limit is not None]
-        for state, (percent, run_seconds, num_ranks) in zip(
-            limited, sums["overheads"].tolist() if "overheads" in sums else (), strict=False
-        ):
-            if state not in whole:
-                continue
-            # The mean of all ranks, so that all of them thin at the same step.
-            gave_up = state.overhead.keep_within_limit(percent / num_ranks, run_seconds / num_ranks)
-            if gave_up:
-                log(
-                    f"{state.monitor.name} took {state.overhead.percent:.1f} % of the training "
-                    f"time, more than max_overhead={state.overhead.limit}: it gives up {gave_up}."
-                )
 
 
 def _certain(one: _Observed, found: list[_Judged] | None) -> list[Alert]:

@@ -7,16 +7,17 @@ and writers only ever see host arrays.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from vis_callbacks.tags import tag as tag  # monitors take it from here
 
 Values = Tensor | np.ndarray
 
@@ -87,7 +88,21 @@ class Embedding:
     thumbnails: Values | None = None  # (samples, 3, height, width) in 0-1
 
 
-Item = Scalar | RuleMetrics | Picture | Markdown | Histogram | Embedding
+@dataclass(frozen=True, kw_only=True)
+class LayerTable:
+    """Numbers of all layers at this step, for the heat map of TensorBoard's Health tab.
+
+    TensorBoard draws no card for it, so it may name every layer of a large network. NaN means
+    "not known".
+    """
+
+    tag: str
+    metrics: tuple[str, ...]
+    layers: tuple[str, ...]
+    values: Values  # (metrics, layers)
+
+
+Item = Scalar | RuleMetrics | Picture | Markdown | Histogram | Embedding | LayerTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,46 +124,6 @@ class Report:
             for metric, values in zip(item.metrics, table.tolist(), strict=True):
                 found[metric] = dict(zip(item.layers, map(float, values), strict=True))
         return found
-
-
-MAX_TAG_LENGTH = 200
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
-# An underscore that could be read as the start of an escape is escaped itself, so that no
-# two names share a spelling: `_x23_` in a name becomes `_x5f_x23_`.
-_LOOKS_ESCAPED = re.compile(r"_(?=x[0-9a-f]*(?:_|[^A-Za-z0-9_.\-]))")
-
-
-def tag(metric: str, layer: str = "") -> str:
-    """Returns the one spelling of a tag: ``metric/layer``, safe in every logger.
-
-    Loggers rewrite what they do not like, so that two names would collide. All of them keep
-    letters, digits and ``_.-/``: any other character is written as ``_x``, its code point in
-    hexadecimal, ``_``, and so are parts between slashes that a path would swallow (empty,
-    ``.``, ``..``). The result has at most 200 characters; a longer one ends in a digest.
-
-    Example:
-        >>> tag("sparsity", "net.2/relu-1")
-        'sparsity/net.2/relu-1'
-        >>> tag("sparsity", "cat #1")
-        'sparsity/cat_x20__x23_1'
-    """
-    name = f"{metric}/{layer}" if layer else metric
-    spelled = "/".join(_safe_part(part) for part in name.split("/"))
-    if len(spelled) <= MAX_TAG_LENGTH:
-        return spelled
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{spelled[: MAX_TAG_LENGTH - len(digest) - 1]}-{digest}"
-
-
-def _safe_part(part: str) -> str:
-    """Returns one part between slashes, spelled so that no logger and no path changes it."""
-    if part == "":
-        return "_x_"
-    if part in (".", ".."):
-        return "_x2e_" * len(part)
-    part = _LOOKS_ESCAPED.sub("_x5f_", part)
-    return _UNSAFE.sub(lambda match: f"_x{ord(match.group()):x}_", part)
 
 
 _MARKUP = re.compile(r"[^\w ,;%/']|_")
@@ -193,16 +168,15 @@ def transfer(reports: Sequence[Report]) -> list[Report]:
 def _with_tensors(item: Item, change: Callable[[Tensor], Values]) -> Item:
     """Returns the item with each of its tensors changed."""
     changes: dict[str, Any] = {}
-    for entry in fields(item):
-        value = getattr(item, entry.name)
+    for name, value in vars(item).items():
         if isinstance(value, Tensor):
             changed = change(value)
             is_number = isinstance(changed, np.ndarray) and changed.ndim == 0
-            changes[entry.name] = float(changed) if is_number else changed
-        elif isinstance(value, Mapping):
-            changes[entry.name] = {
-                name: change(inner) if isinstance(inner, Tensor) else inner
-                for name, inner in value.items()
+            changes[name] = float(changed) if is_number else changed
+        elif type(value) is dict or isinstance(value, Mapping):
+            changes[name] = {
+                key: change(inner) if isinstance(inner, Tensor) else inner
+                for key, inner in value.items()
             }
     return replace(item, **changes) if changes else item
 

@@ -18,7 +18,7 @@ from vis_callbacks.engine.isolation import call_resolved
 from vis_callbacks.engine.parameter_watch import ParameterWatch
 from vis_callbacks.engine.probe import Batch, Probe, Values
 from vis_callbacks.engine.references import References, take_references
-from vis_callbacks.engine.schedule import RunFacts, Schedule
+from vis_callbacks.engine.schedule import NEVER_THINNED, RunFacts, Schedule
 from vis_callbacks.engine.snapshot import Group
 from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.engine.user_functions import harmless
@@ -48,12 +48,21 @@ class StepContext:
         self.due = due  # the monitors whose snapshot it is
         self.whole = whole  # of these, those whose burst it ends, so that they look at it now
         self.read = read
+        # Pictures of the first step, of the end and of an evaluation by itself do not wait.
+        self.draws_in_any_case = view.stage != "fit" or step == 0 or facts.is_last(step)
+        # Whether all that is read is numbers for rules, as within a burst.
+        self.is_lean = all(state.is_lean(read) for state in whole if state.subscriptions)
         self.is_live = False  # whether the user's own pass is read
         self.was_read = False  # whether the current batch has been read
         self.updates: UpdateWatch | None = None
         self.parameters: ParameterWatch | None = None
         self.sums = StepSums()
         self.groups: tuple[Group, ...] = ()
+
+    def watch_parameters(self, view: RunView) -> None:
+        """Begins to watch the weights, where a monitor asks for it."""
+        if any(subscription.probe.site == "parameters" for subscription in self.read):
+            self.parameters = ParameterWatch(view.model, view.optimizers)
 
 
 class Reading(NamedTuple):
@@ -76,10 +85,12 @@ class RunState:
     subscriptions: tuple[Subscription, ...] = ()  # of its probes
     tracer: Subscription | None = None  # where it has no probe: for the layers alone
     next_picture: float = 0
+    has_drawn: bool = False  # in the look that is going on
     last_evaluation: int = -1
     kept: list[Reading] = field(default_factory=list)
     due_steps: tuple[float, ...] = ()  # of each subscription; of the monitor where it has none
     ask_at: float = 0  # the next step at which it may be due
+    waits: bool = False  # for room in the budget, at a step that another monitor is due at
 
     @classmethod
     def begin(
@@ -98,7 +109,7 @@ class RunState:
             monitor=monitor,
             batch_of=next(alike, lambda batch: find_parts(batch, monitor, guard)),
             forward=monitor.options.forward_fn or call_resolved,
-            overhead=Overhead(limit=monitor.options.max_overhead),
+            overhead=Overhead(limit=monitor.options.overhead_limit),
         )
         subscribe = partial(
             engine.subscribe,
@@ -119,8 +130,8 @@ class RunState:
 
     @property
     def schedule(self) -> Schedule:
-        """The monitor's schedule, as thin as its overhead asks for."""
-        return self.monitor.schedule.thinned(self.overhead.thinning)
+        """The monitor's schedule."""
+        return self.monitor.schedule
 
     @property
     def collects(self) -> bool:
@@ -135,15 +146,27 @@ class RunState:
                 self.ask_at = math.inf
                 return
             own = [s.probe.schedule for s in self.subscriptions] or [None]
-            thinning = self.overhead.thinning
-            schedules = [each.thinned(thinning) if each else self.schedule for each in own]
-            self.due_steps = tuple(_first_due(schedule, step, facts) for schedule in schedules)
+            self.due_steps = tuple(_first_due(one or self.schedule, step, facts) for one in own)
             self.ask_at = min(self.due_steps)
 
-    def due_at(self, step: int) -> list[Subscription]:
-        """Returns the subscriptions that are due at this step, once it was looked ahead."""
+    @property
+    def can_wait(self) -> bool:
+        """Whether no alert rests on its snapshots, and they take passes or an evaluation."""
+        return not self.monitor.active_rules and ("forward" in self.monitor.needs or self.collects)
+
+    def due_at(self, step: int, facts: RunFacts) -> list[Subscription]:
+        """Returns the subscriptions that are due at this step, once it was looked ahead.
+
+        What a probe with a schedule of its own reads is only shown: it waits for room.
+        """
+        shows = self.overhead.may_show or step <= NEVER_THINNED or facts.is_last(step)
         planned = zip(self.subscriptions, self.due_steps, strict=False)
-        return [subscription for subscription, due_step in planned if due_step == step]
+        return [s for s, due in planned if due == step and (shows or s.probe.schedule is None)]
+
+    def is_lean(self, read: Sequence[Subscription]) -> bool:
+        """Whether nothing is read now of what it shows at other times."""
+        shown = [s for s in self.subscriptions if s.probe.schedule is not None]
+        return bool(shown) and not any(s in read for s in shown)
 
     def is_whole(self, step: int, facts: RunFacts) -> bool:
         """Whether what is read at this due step is looked at now, and not at its burst's end.
@@ -160,7 +183,7 @@ class RunState:
 
     def draw_again_after(self, context: StepContext) -> None:
         """Works out from which step on the next snapshot draws, after this one has."""
-        schedule = self.monitor.picture_schedule
+        self.has_drawn, schedule = True, self.monitor.picture_schedule
         if schedule is not None:
             following = schedule.next_due(context.step, context.facts)
             self.next_picture = math.inf if following is None else following

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 from vis_callbacks._lightning import RunView, step_of
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.engine_guards import EngineGuards
-from vis_callbacks.engine.parameter_watch import ParameterWatch
 from vis_callbacks.engine.roll_call import RollCall
 from vis_callbacks.given_functions import try_given_functions
 from vis_callbacks.guard import Guard, log_summary
@@ -106,6 +105,7 @@ class Session:
         """Takes everything off the model and lets go of it. Harmless when done twice."""
         if self.run is not None:
             self.run.engine.close()
+            self.run.pipeline.close()
         self.run = self._step = None
         self._collecting = []
 
@@ -139,15 +139,27 @@ class Session:
     @_timed
     def on_train_end(self, trainer: Any) -> None:
         """Looks at what is left, and flushes what was written."""
-        if self.run is not None:
-            self.run.pipeline.finish(RunView(trainer))
+        run, view = self.run, RunView(trainer)
+        if run is not None:
+            waiting = [state for state in run.states if state.waits]
+            self._look_at_the_end(run, view, waiting)
+            run.pipeline.finish(view)
         log_summary([self.guard, *self.engine_guards, *(m.guard for m in self._monitors)])
+
+    def _look_at_the_end(self, run: WatchedRun, view: RunView, due: list[RunState]) -> None:
+        """Has those look that wait for room, where the run ends before its last planned step."""
+        if due:
+            context = StepContext(view, run.facts, max(view.step - 1, 0), due, due, [])
+            context.draws_in_any_case = True
+            self._take(run, context, view)
 
     # -- a training step
 
     def on_train_batch_start(self, trainer: Any, batch: Any) -> None:
         """Opens a capture over the user's step where a snapshot is due."""
         step, run = step_of(trainer), self.run
+        if run is not None and run.pipeline.has_drawn:
+            self._write_drawn(run)
         if run is None or (self._step is None and step < run.next_due):
             return  # most steps end here
         with self._divided():
@@ -162,9 +174,13 @@ class Session:
                 with self.guard.catch("reading statistics of the inputs"):
                     self._step.sums.add_inputs(run.engine.inputs, view.device)
 
+    @_timed
+    def _write_drawn(self, run: WatchedRun) -> None:
+        run.pipeline.write_drawn()
+
     def _begin_step(self, run: WatchedRun, view: RunView, step: int, batch: Any) -> None:
         due = run.due_at(step)
-        read = [s for state in due for s in state.due_at(step)]
+        read = [s for state in due for s in state.due_at(step, run.facts)]
         run.look_ahead(step + 1)
         if not due:
             return
@@ -179,13 +195,13 @@ class Session:
         whole = [state for state in due if state.is_whole(step, run.facts)]
         context = self._step = StepContext(view, run.facts, step, due, whole, read)
         context.is_live = run.engine.can_read_live
-        run.engine.begin(read, live=context.is_live, in_burst=not whole)
+        run.engine.begin(read, live=context.is_live, in_burst=context.is_lean)
         _leave_out_resting(due)
-        if any(s.probe.site == "parameters" for s in read):
-            with self.guard.catch("watching the weights"):
-                context.parameters = ParameterWatch(view.model, view.optimizers)
-        if whole:
+        with self.guard.catch("watching the weights"):
+            context.watch_parameters(view)
+        if not context.is_lean:
             run.engine.forget_names()
+        if not all(state.is_lean(read) for state in whole):
             with self.guard.catch("watching the update"):
                 context.updates = UpdateWatch(view.optimizers)
 
@@ -207,8 +223,8 @@ class Session:
 
     def note_loss(self, trainer: Any, outputs: Any) -> None:
         """Keeps the loss of one batch where a monitor asks for those of all steps."""
-        if self.run is not None and self.run.losses is not None:
-            self.run.losses.note(step_of(trainer), loss_of(outputs))
+        if (run := self.run) is not None and run.losses is not None:
+            run.losses.note(step_of(trainer), loss_of(outputs))
 
     @_timed
     def on_train_batch_end(self, trainer: Any, outputs: Any) -> None:
@@ -222,20 +238,13 @@ class Session:
             self._count(step, run.engine, view, outputs)
             is_over = view.is_last_micro_batch
             if is_over:
-                self._read_beside(run, step)
+                run.read_beside(step)
                 run.engine.end_capture()
                 self._take(run, step, view)
         finally:
             if is_over:
                 self._drop_step(run)
                 self.has_work = False
-
-    def _read_beside(self, run: WatchedRun, step: StepContext) -> None:
-        """Has what is no activation read, once the update is made."""
-        if step.parameters is not None:
-            run.engine.read_beside("parameters", step.parameters)
-        if run.losses is not None and any(s.probe.site == "losses" for s in step.read):
-            run.engine.read_beside("losses", run.losses.take())
 
     def _count(self, step: StepContext, engine: Engine, view: RunView, outputs: Any) -> None:
         """Adds one micro-batch: its samples and its loss."""
@@ -256,13 +265,18 @@ class Session:
             return
         self._drop_step(run)  # a step that the user's hook skipped has no end
         run.next_due, self.has_work = -1.0, True  # and begins again, in the next epoch
-        if self._collecting:
+        # Where an evaluation has passed by, the ranks tell each other of their budgets at least.
+        if self._collecting or run.has_passed_by:
             due, self._collecting = self._collecting, []
+            run.has_passed_by = False
             step = max(view.step - 1, 0)
             for state in due:
                 state.last_evaluation = step
             read = subscriptions_of(due)
-            self._take(run, StepContext(view, run.facts, step, due, due, read), view)
+            context = StepContext(view, run.facts, step, due, due, read)
+            # An early stop after this validation; Lightning has made the ranks agree on it.
+            context.draws_in_any_case |= view.is_stopping
+            self._take(run, context, view)
 
     def _drop_step(self, run: WatchedRun) -> None:
         self._step = None
@@ -324,7 +338,7 @@ class Session:
             return
         run.engine.end()
         if step is not None:  # of which more micro-batches follow
-            run.engine.resume(step.read, live=step.is_live, in_burst=not step.whole)
+            run.engine.resume(step.read, live=step.is_live, in_burst=step.is_lean)
         if view.stage != "fit":
             others = [s for s in run.states if not s.collects and "forward" in s.monitor.needs]
             read = subscriptions_of(self._collecting)
@@ -344,11 +358,8 @@ class Session:
 
     def _take(self, run: WatchedRun, context: StepContext, view: RunView) -> None:
         """Takes what was read at a step through all that follows."""
-        thinning = [state.overhead.thinning for state in run.states]
         try:
             run.pipeline.take(context, view)
-            if thinning != [state.overhead.thinning for state in run.states]:
-                run.next_due = -1.0
             if context is self._step:
                 run.learn_batch_size(context.read)
         finally:

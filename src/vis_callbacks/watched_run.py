@@ -20,7 +20,7 @@ from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.guard import Catch, Guard
 from vis_callbacks.observer import Observer
 from vis_callbacks.pipeline import Pipeline
-from vis_callbacks.run_state import RunState, settle_references, subscriptions_of
+from vis_callbacks.run_state import RunState, StepContext, settle_references, subscriptions_of
 from vis_callbacks.writers.writer import Writer, alert_folder
 
 
@@ -36,6 +36,14 @@ class WatchedRun:
     next_due: float = -1.0  # when one of them may be due; below 0: they are to be asked
     is_first: bool = True  # no step was read yet
     losses: LossLog | None = None  # of all steps, where a monitor asks for them
+    has_passed_by: bool = False  # an evaluation that a monitor has no room for
+
+    def read_beside(self, context: StepContext) -> None:
+        """Has what is no activation read, once the step's update is made."""
+        if context.parameters is not None:
+            self.engine.read_beside("parameters", context.parameters)
+        if self.losses is not None and any(s.probe.site == "losses" for s in context.read):
+            self.engine.read_beside("losses", self.losses.take())
 
     def look_ahead(self, step: int) -> None:
         """Works out when monitors are due, from this step on."""
@@ -48,15 +56,33 @@ class WatchedRun:
         has_failed = any(not state.due_steps and not state.collects for state in self.states)
         if self.next_due < step or has_failed:
             self.look_ahead(step)
-        return [s for s in self.states if step in s.due_steps and self._takes_part(s)]
+        due = [s for s in self.states if step in s.due_steps and self._takes_part(s)]
+        return due + [s for s in self.states if due and s.waits and s not in due]
 
     def due_in_evaluation(self, run: RunView) -> list[RunState]:
         """Returns the monitors that read the evaluation which begins."""
+        if not self.has_ranks:  # else they know what was so at the last snapshot
+            self.pipeline.budget.learn(self.pipeline.budget.numbers())
         return [
             state
             for state in self.states
-            if state.collects and self._takes_part(state) and self._evaluation_is_due(state, run)
+            if state.collects
+            and self._takes_part(state)
+            and self._evaluation_is_due(state, run)
+            and self._has_room(state, run)
         ]
+
+    def _has_room(self, state: RunState, run: RunView) -> bool:
+        """Whether the budget has room for an evaluation that no alert rests on."""
+        is_last = self.facts.is_last(self._epoch_end(run))
+        in_any_case = not state.can_wait or run.stage != "fit" or is_last
+        has_room = in_any_case or self.pipeline.budget.claim(state.overhead)
+        self.has_passed_by |= not has_room
+        return has_room
+
+    def _epoch_end(self, run: RunView) -> int:
+        per_epoch = self.facts.steps_per_epoch
+        return run.step if per_epoch is None else (run.epoch + 1) * per_epoch - 1
 
     def _takes_part(self, state: RunState) -> bool:
         # With several ranks a resting monitor still takes part, as failed: it may not rest on
@@ -67,12 +93,10 @@ class WatchedRun:
         """Whether this validation's epoch is due: one of the steps since the last one is."""
         if run.stage != "fit" or state.last_evaluation < 0:  # step 0, always due, lies before it
             return True
-        per_epoch = self.facts.steps_per_epoch
-        epoch_end = run.step if per_epoch is None else (run.epoch + 1) * per_epoch - 1
         next_due: int | None = None
         with state.guard.catch("the schedule"):
             next_due = state.schedule.next_due(state.last_evaluation, self.facts)
-        return next_due is not None and next_due <= epoch_end
+        return next_due is not None and next_due <= self._epoch_end(run)
 
     def learn_batch_size(self, read: Sequence[Subscription]) -> None:
         """Learns how many samples a snapshot has, from merged counts: the same on all ranks."""
@@ -136,6 +160,7 @@ def _writer_of(run: RunView, monitors: Sequence[Observer]) -> Writer:
         is_global_zero=run.is_global_zero,
         save_images=any(m.options.save_images for m in monitors),
         is_silent=run.is_silent,
+        draws_aside=run.stage == "fit",  # beside an evaluation there is nothing to wait for
     )
 
 

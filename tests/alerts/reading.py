@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.alerts.log import SCHEMA
+from vis_callbacks.alerts.log import SCHEMA, alert_from_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,26 +23,14 @@ def read_alerts(path: Path) -> ReadLog:
     alerts: list[Alert] = []
     num_torn, version = 0, None
     for line in path.read_bytes().split(b"\n"):
-        if not line.strip():
-            continue
         try:
-            values = json.loads(line, parse_constant=_refuse)
-            if values.get("schema") == SCHEMA:
-                version = int(values["version"])
-            else:
-                alerts.append(alert_of(values))
-        except (AttributeError, ValueError, TypeError, KeyError, RecursionError):
+            alert = alert_from_line(line)
+        except ValueError:
             num_torn += 1
+            continue
+        if alert is not None:
+            alerts.append(alert)
+        elif line.strip():
+            header = json.loads(line)
+            version = int(header["version"]) if header["schema"] == SCHEMA else None
     return ReadLog(alerts=tuple(alerts), num_torn=num_torn, version=version)
-
-
-def alert_of(values: dict[str, Any]) -> Alert:
-    """Returns the alert of a line, with the numbers that JSON lacks put back."""
-    for place, value in values.get("not_finite", {}).items():
-        holder, _, name = place.partition("/")
-        values[holder][name] = float(value)
-    return Alert.from_plain(values)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

@@ -129,10 +129,14 @@ def test_two_monitors_that_differ_have_states_of_their_own(options):
     assert (keys[0] == keys[1]) is (not options)
 
 
-def test_a_subclass_without_probes_or_observe_is_abstract():
+def test_a_subclass_without_observe_is_abstract_and_without_probes_reads_nothing():
     class Half(Monitor):
-        def probes(self) -> list[Probe]:
-            return []
+        pass
 
+    class Whole(Half):
+        def observe(self, snapshot: Snapshot) -> Report:
+            return Report(step=snapshot.step)
+
+    assert Whole().probes() == ()
     with pytest.raises(TypeError, match="abstract"):
         Half()

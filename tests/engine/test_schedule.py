@@ -24,9 +24,7 @@ SCHEDULES = (
     EveryNEpochs(5),
     EveryNEpochs(2),
     Bursts(),
-    Bursts(thinning=4),
     Decaying(),
-    Decaying(thinning=2),
     LogSpaced(),
     LogSpaced(first=1, per_doubling=1),
 )
@@ -178,15 +176,14 @@ def test_the_first_steps_are_due_whatever_the_batch_size():
     assert due_steps(Bursts(), RunFacts(batch_size=1000), 50) == [0, 5, 10, 15, 20]
 
 
-@pytest.mark.parametrize("thinning", [1, 4])
-def test_the_last_planned_step_ends_a_burst_of_its_own_or_cuts_one_short(thinning):
+def test_the_last_planned_step_ends_a_burst_of_its_own_or_cuts_one_short():
     facts = RunFacts(planned_steps=400, batch_size=64)
-    assert due_steps(Bursts(thinning), facts, 400)[-1] == 399
-    assert Bursts(thinning).ends_burst(399, facts)
+    assert due_steps(Bursts(), facts, 400)[-1] == 399
+    assert Bursts().ends_burst(399, facts)
     facts = RunFacts(planned_steps=208, batch_size=64)
-    assert due_steps(Bursts(thinning), facts, 208)[-3:] == [200, 205, 207]
-    assert not Bursts(thinning).ends_burst(205, facts)
-    assert Bursts(thinning).ends_burst(207, facts)
+    assert due_steps(Bursts(), facts, 208)[-3:] == [200, 205, 207]
+    assert not Bursts().ends_burst(205, facts)
+    assert Bursts().ends_burst(207, facts)
 
 
 def starts(schedule: Schedule, facts: RunFacts, until: int) -> list[int]:
@@ -216,37 +213,10 @@ def test_without_a_planned_end_the_interval_doubles_up_to_1000():
     assert due_steps(Decaying(), RunFacts(), until) == expected
 
 
-@pytest.mark.parametrize("planned", [2000, None])
-def test_a_thinned_schedule_is_part_of_the_full_one_and_keeps_the_first_steps(planned):
-    facts = RunFacts(planned_steps=planned, batch_size=64)
-    until = (planned or 4001) - 1  # the last planned step is never thinned out
-    full, thinned = (due_steps(Bursts(t), facts, until) for t in (1, 2))
-    assert set(thinned) < set(full)
-    assert thinned[:5] == [0, 5, 10, 15, 20]
-    assert starts(Bursts(2), facts, until) == starts(Bursts(), facts, until)[::2]
-
-
-def test_the_parts_of_a_burst_stay_when_it_is_thinned():
-    facts = RunFacts(planned_steps=2000, batch_size=64)
-    assert due_steps(Bursts(4), facts, 250) == [0, 5, 10, 15, 20, 200, 205, 210]
-
-
-def test_thinning_an_instance_gives_another():
-    assert Bursts().thinned(4) == Bursts(thinning=4)
-    assert Decaying().thinned(2) == Decaying(thinning=2)
-    assert EveryNSteps(3).thinned(2) == EveryNSteps(3)
-
-
 def test_a_burst_ends_with_its_last_snapshot():
     facts = RunFacts(planned_steps=2000, batch_size=64)
     ends = [step for step in range(620) if Bursts().ends_burst(step, facts)]
     assert ends == [20, *range(60, 511, 50), 610]
-
-
-def test_a_skipped_burst_has_no_end():
-    facts = RunFacts(planned_steps=2000, batch_size=64)
-    assert not Bursts(2).ends_burst(60, facts)
-    assert Bursts(2).ends_burst(110, facts)
 
 
 # -- numbers of weights, pictures
@@ -292,19 +262,3 @@ def test_both_options_exclude_each_other():
         ValueError, match=r"every_n_train_steps=5 and every_n_epochs=1 exclude each other"
     ):
         schedule_from_options(5, 1, Bursts())
-
-
-@pytest.mark.parametrize("value", [0, -3])
-@pytest.mark.parametrize("option", ["every_n_train_steps", "every_n_epochs"])
-def test_a_period_below_1_is_refused(option, value):
-    options = {"every_n_train_steps": None, "every_n_epochs": None, option: value}
-    with pytest.raises(ValueError, match=rf"{option}={value} is too small. Use a whole number"):
-        schedule_from_options(**options, default=Bursts())
-
-
-@pytest.mark.parametrize(("value", "kind"), [(2.0, "float"), (True, "bool"), ("5", "str")])
-@pytest.mark.parametrize("option", ["every_n_train_steps", "every_n_epochs"])
-def test_a_period_that_is_no_whole_number_is_refused(option, value, kind):
-    options = {"every_n_train_steps": None, "every_n_epochs": None, option: value}
-    with pytest.raises(TypeError, match=rf"{option}={value!r} is a {kind}. Use a whole number"):
-        schedule_from_options(**options, default=Bursts())

@@ -6,22 +6,21 @@ import torch
 from PIL import Image
 
 import checkpoint
-from photo_patches import PatchClassifier
-from photographs import CLASS_NAMES
+from things import ThingClassifier
 
 NAMES = {"saliency.png", "occlusion.png", "filters.png"}
 
 
 def test_without_a_checkpoint_it_trains_saves_and_draws(tmp_path):
     checkpoint.main(["--output", str(tmp_path), "--steps", "3"])
-    assert {path.name for path in tmp_path.iterdir()} == NAMES | {"patches.ckpt"}
+    assert {path.name for path in tmp_path.iterdir()} == NAMES | {"things.ckpt"}
     for name in NAMES:
         assert np.asarray(Image.open(tmp_path / name)).std() > 10, name
 
 
 def test_a_given_checkpoint_is_looked_at_and_left_alone(tmp_path):
     torch.manual_seed(1)
-    model = PatchClassifier(len(CLASS_NAMES), learning_rate=0.1)
+    model = ThingClassifier(learning_rate=0.1)
     path = tmp_path / "given.ckpt"
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, path)
     before = path.read_bytes()

@@ -8,7 +8,16 @@ from PIL import Image
 from tests.test_docs import MONITORS
 
 import side_by_side
-from side_by_side import FIGURES, MAX_PANEL_WIDTH, TITLE_COLOURS, TITLE_HEIGHT, Card, cut, figure
+from side_by_side import (
+    FIGURES,
+    MAX_WIDTH,
+    TITLE_COLOURS,
+    TITLE_HEIGHT,
+    Card,
+    Figure,
+    compose,
+    cut,
+)
 
 
 def png(height: int, width: int, colour: tuple[int, int, int]) -> bytes:
@@ -19,19 +28,22 @@ def png(height: int, width: int, colour: tuple[int, int, int]) -> bytes:
 
 @pytest.fixture
 def pictures():
-    tags = {card.tag for cards in FIGURES.values() for card in cards}
+    tags = {card.tag for figure in FIGURES.values() for card in figure.cards}
     return {
         "healthy": {tag: png(40, 300, (0, 0, 200)) for tag in tags},
         "sick": {tag: png(60, 300, (200, 0, 0)) for tag in tags},
+        "shortcut": {tag: png(60, 300, (0, 200, 0)) for tag in tags},
     }
 
 
-def test_the_healthy_run_is_on_the_left_and_the_sick_one_on_the_right(pictures):
-    pixels = figure((Card("embedding/probes"),), pictures)
+def test_runs_lie_side_by_side_in_the_order_asked_for(pictures):
+    pixels = compose(Figure((Card("embedding/probes"),), (*TITLE_COLOURS,)), pictures)
     assert tuple(pixels[2, 0]) == TITLE_COLOURS["healthy"]
-    assert tuple(pixels[2, -1]) == TITLE_COLOURS["sick"]
+    assert tuple(pixels[2, 330]) == TITLE_COLOURS["sick"]
+    assert tuple(pixels[2, -1]) == TITLE_COLOURS["shortcut"]
     assert tuple(pixels[TITLE_HEIGHT + 20, 0]) == (0, 0, 200)
-    assert tuple(pixels[TITLE_HEIGHT + 20, -1]) == (200, 0, 0)
+    assert tuple(pixels[TITLE_HEIGHT + 20, 330]) == (200, 0, 0)
+    assert tuple(pixels[TITLE_HEIGHT + 20, -1]) == (0, 200, 0)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -43,9 +55,10 @@ def test_a_picture_is_cut_where_nothing_is_cut_through(axis):
     assert cut(pixels, 10, axis).shape[axis] == 10
 
 
-def test_a_wide_picture_is_shrunk_to_a_panel():
-    wide = {run: {"a": png(100, 2 * MAX_PANEL_WIDTH, (9, 9, 9))} for run in ("healthy", "sick")}
-    assert figure((Card("a"),), wide).shape[1] <= 1600
+@pytest.mark.parametrize("runs", [("healthy", "sick"), ("healthy", "sick", "shortcut")])
+def test_wide_pictures_are_shrunk_until_all_fit(runs):
+    wide = {run: {"a": png(100, 2 * MAX_WIDTH, (9, 9, 9))} for run in runs}
+    assert MAX_WIDTH - 3 <= compose(Figure((Card("a"),), runs), wide).shape[1] <= MAX_WIDTH
 
 
 def test_every_figure_is_written_and_small(pictures, tmp_path):
@@ -55,5 +68,5 @@ def test_every_figure_is_written_and_small(pictures, tmp_path):
 
 
 def test_every_monitor_has_a_figure():
-    shown = {card.tag.split("/")[0] for cards in FIGURES.values() for card in cards}
+    shown = {card.tag.split("/")[0] for figure in FIGURES.values() for card in figure.cards}
     assert shown == {kind.stem for kind in MONITORS}

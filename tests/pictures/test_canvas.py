@@ -25,7 +25,7 @@ RED = (255, 0, 0)
 
 
 def test_enlarging_repeats_each_pixel() -> None:
-    assert enlarge(np.array([[1, 2]]), (2, 3)).tolist() == [[1, 1, 1, 2, 2, 2]] * 2
+    assert enlarge(np.array([[1, 2]]), 2, 3).tolist() == [[1, 1, 1, 2, 2, 2]] * 2
 
 
 @pytest.mark.parametrize(("size", "factor"), [(1, 100), (32, 3), (96, 1), (500, 1), (150, 1)])

@@ -1,14 +1,13 @@
 """Trainings in one of two processes whose ranks do not have the same monitors.
 
-Run as ``python -m tests.system.company_ranks FOLDER``; see ``two_ranks``. A rank that joins a
-collective of ours to which the other does not come ends by the time-out of the process group.
+See ``two_ranks``. A rank that joins a collective of ours to which the other does not come ends
+by the time-out of the process group.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -157,13 +156,8 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def main(folder: Path) -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+def train_all(folder: Path) -> None:
     rank_agreement.WAIT_S = WAIT_S
     for name, run in SCENARIOS.items():
         path = folder / f"{name}.{this_rank()}.json"
         path.write_text(json.dumps(run(folder / name)))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

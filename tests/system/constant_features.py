@@ -1,14 +1,11 @@
 """Trains a network whose last nonlinearity is dead, once with each way of laying out a map.
 
-Run as ``python -m tests.system.constant_features FOLDER``: scikit-learn's t-SNE, asked as one
-would ask it, ends the whole process on such features.
+It is to run in a process of its own: scikit-learn's t-SNE, asked as one would ask it, ends the
+whole process on such features.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +29,16 @@ def dead() -> nn.Module:
     return network
 
 
-def main(folder: Path) -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+def train_all(folder: str) -> dict[str, Any]:
+    """Returns what one run with a monitor for each way has come to."""
     torch.manual_seed(0)
     monitors = [EmbeddingMonitor(tag_prefix=f"{i}/", **way) for i, way in enumerate(WAYS)]
     loader = DataLoader(pictures(), batch_size=20)
-    trainer = trainer_of(folder, monitors)
+    trainer = trainer_of(Path(folder), monitors)
     module: pl.LightningModule = Net(dead())
     trainer.fit(module, loader, loader)
-    outcome = {
+    return {
         "steps": trainer.global_step,
         "failures": [dict(monitor.guard.counts) for monitor in monitors],
         "alerts": [[alert.kind, alert.severity] for m in monitors for alert in m.alerts],
     }
-    (folder / "outcome.json").write_text(json.dumps(outcome))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

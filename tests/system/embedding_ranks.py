@@ -1,14 +1,9 @@
-"""Trainings with a sharded validation, in one of two processes, or in one for both.
-
-Run as ``python -m tests.system.embedding_ranks FOLDER`` with the environment that torchrun sets.
-"""
+"""Trainings with a sharded validation, in one of two processes, or in one for both."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -86,12 +81,7 @@ def watching() -> list[EmbeddingMonitor]:
     return [EmbeddingMonitor(num_samples=NUM_SAMPLES, perplexity=10.0)]
 
 
-def main(folder: Path) -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+def train_all(folder: Path) -> None:
     for name, monitors in (("plain", []), ("watched", watching())):
         outcome = fit(folder / name, monitors)
         (folder / f"{name}.{rank()}.json").write_text(json.dumps(outcome))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -16,12 +16,17 @@ from tempfile import TemporaryDirectory
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from benchmarks.photographs import (
+    PhotoPatches,
+    channel_statistics,
+    load_photographs,
+    split_photographs,
+)
 from sklearn.datasets import load_digits
 from tests.scenarios import one_thread
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from photographs import PhotoPatches, channel_statistics, load_photographs, split_photographs
 from vis_callbacks import FilterMonitor
 
 STEPS = 300
@@ -92,14 +97,6 @@ def frozen() -> nn.Module:
     return network
 
 
-def pre_trained() -> nn.Module:
-    weights = outcome("healthy").network[0].weight.detach()
-    network = plain()
-    with torch.no_grad():
-        network[0].weight.copy_(weights)
-    return network
-
-
 def sgd(rate: float, decay: float = 5e-4) -> Optimizer:
     return partial(torch.optim.SGD, lr=rate, momentum=0.9, weight_decay=decay)
 
@@ -114,14 +111,18 @@ def adam_w(rate: float) -> Optimizer:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A training and what must be said of it: ``alert`` is the step range, None is silence."""
+    """A training and what must be said of it: ``alert`` is the step range, None is silence.
+
+    ``filters_of`` names the scenario whose trained filters it begins with.
+    """
 
     network: Callable[[], nn.Module]
     optimizer: Optimizer
     alert: tuple[int, int] | None = None
     remark: str = ""
     data: Callable[[], Data] = patches
-    warm_up: int = 0
+    warms_up: bool = False
+    filters_of: str = ""
 
 
 BLOWS_UP = "rate far too high"
@@ -133,10 +134,13 @@ SCENARIOS = {
     "Adam on 3x3": Scenario(partial(plain, 3), adam(1e-3)),
     "transformer": Scenario(Transformer, adam_w(1e-3)),
     "transformer, rate 100 times too small": Scenario(Transformer, adam_w(1e-5), alert=(150, 200)),
-    "warm-up over the whole run": Scenario(plain, sgd(0.02), warm_up=STEPS),
+    "warm-up over the whole run": Scenario(plain, sgd(0.02), warms_up=True),
     "frozen": Scenario(frozen, sgd(1e-4), remark="filters_not_judged: .*frozen"),
     "pre-trained": Scenario(
-        pre_trained, sgd(1e-4), remark="filters_not_judged: .*starts structured"
+        plain,
+        sgd(1e-4),
+        remark="filters_not_judged: .*starts structured",
+        filters_of="healthy",
     ),
     "digits": Scenario(mlp, adam(1e-3), data=digits),
     BLOWS_UP: Scenario(partial(plain, norm=True), sgd(1.5), remark="filters_blow_up: .*blow up"),
@@ -144,13 +148,13 @@ SCENARIOS = {
 
 
 class Batches(IterableDataset):
-    def __init__(self, data: Data, seed: int) -> None:
-        self.data, self.seed = data, seed
+    def __init__(self, data: Data, seed: int, steps: int) -> None:
+        self.data, self.seed, self.steps = data, seed, steps
 
     def __iter__(self) -> Iterator[Data]:
         inputs, labels = self.data
         generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             chosen = torch.randint(len(labels), (BATCH_SIZE,), generator=generator)
             yield inputs[chosen], labels[chosen]
 
@@ -168,11 +172,10 @@ class Training(pl.LightningModule):
 
     def configure_optimizers(self):
         optimizer = self.scenario.optimizer(self.parameters())
-        if not self.scenario.warm_up:
+        if not self.scenario.warms_up:
             return optimizer
-        linear = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: (step + 1) / self.scenario.warm_up
-        )
+        steps = self.trainer.max_steps
+        linear = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / steps)
         return [optimizer], [{"scheduler": linear, "interval": "step"}]
 
 
@@ -208,14 +211,17 @@ class Outcome:
 
 
 @cache
-def outcome(name: str, seed: int = 0) -> Outcome:
+def outcome(name: str, seed: int = 0, steps: int = STEPS) -> Outcome:
     """Trains a scenario; once, since another one begins with its weights."""
     scenario, monitor = SCENARIOS[name], FilterMonitor(every_n_train_steps=20)
+    begins = outcome(scenario.filters_of, 0, steps) if scenario.filters_of else None
     with TemporaryDirectory() as folder, one_thread():
         pl.seed_everything(seed, verbose=False)
         training = Training(scenario)
+        if begins is not None:
+            training.network[0].load_state_dict(begins.network[0].state_dict())
         trainer = pl.Trainer(
-            max_steps=STEPS,
+            max_steps=steps,
             max_epochs=1,
             callbacks=[monitor],
             logger=False,
@@ -225,7 +231,7 @@ def outcome(name: str, seed: int = 0) -> Outcome:
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        trainer.fit(training, DataLoader(Batches(scenario.data(), seed), batch_size=None))
+        trainer.fit(training, DataLoader(Batches(scenario.data(), seed, steps), batch_size=None))
         return Outcome(name, monitor, training.network, tuple(remarks(Path(folder))))
 
 

@@ -1,29 +1,28 @@
 """Trainings under monitors that run the network themselves, in one of two processes.
 
-Run as ``python -m tests.system.own_pass_ranks FOLDER`` with the environment that torchrun sets.
-Each training leaves ``FOLDER/<name>.<rank>.json``; a rank that waits for the other in vain ends
-after the time-out of the process group.
+See ``two_ranks``.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from tests.identity import digest
 from tests.system.processes import TIMEOUT_S
 from tests.tiny import smallest, tiny_loader, tiny_module, tiny_trainer
 
-from vis_callbacks import Monitor, OcclusionMonitor, Report, SaliencyMonitor, Snapshot
+from vis_callbacks import Monitor, OcclusionMonitor, Report, SaliencyMonitor, Snapshot, overhead
+from vis_callbacks.engine.schedule import EveryNSteps
 
 NUM_STEPS = 4  # two epochs of two batches on each rank
 MONITORS: tuple[type[Monitor], ...] = (SaliencyMonitor, OcclusionMonitor)
@@ -37,13 +36,18 @@ def rank() -> int:
     return int(os.environ["RANK"])
 
 
-def fit(folder: Path, monitors: Sequence[Monitor] = (), **options: Any) -> dict[str, Any]:
+def fit(
+    folder: Path,
+    monitors: Sequence[Monitor] = (),
+    others: Sequence[Callback] = (),
+    **options: Any,
+) -> dict[str, Any]:
     """Trains with a validation after each epoch; without a logger each rank has a folder."""
     module = tiny_module()
     timeout = timedelta(seconds=TIMEOUT_S)
     trainer = tiny_trainer(
         folder / str(rank()),
-        monitors,
+        [*others, *monitors],
         devices=2,
         strategy=DDPStrategy(process_group_backend="gloo", timeout=timeout),
         **options,
@@ -84,10 +88,41 @@ def logged(folder: Path) -> dict[str, Any]:
     return fit(folder, watching(), logger=TensorBoardLogger(folder, name="", version="log"))
 
 
+class Passes(Callback):
+    """Lets 200 seconds go by at each step."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock = clock
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.clock[0] += 200.0
+
+
+def in_a_budget(folder: Path) -> dict[str, Any]:
+    """Has a monitor take 30 seconds a look on rank 0 and 230 on rank 1, within a budget."""
+    clock, looks = [0.0], []
+    overhead.perf_counter = lambda: clock[0]
+    monitor = SaliencyMonitor(max_overhead=0.4, save_images=True, num_samples=2)
+    monitor.schedule = EveryNSteps(1)
+    original = monitor.observe
+
+    def observe(snapshot: Snapshot) -> Report:
+        looks.append(snapshot.step)
+        clock[0] += (30.0, 230.0)[rank()]
+        return original(snapshot)
+
+    monitor.observe = observe
+    try:
+        return fit(folder, [monitor], [Passes(clock)]) | {"looks": looks}
+    finally:
+        overhead.perf_counter = perf_counter
+
+
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "plain": fit,
     "watched": lambda folder: fit(folder, watching()),
     "logged": logged,
+    "in a budget": in_a_budget,
     **{
         f"{cls.__name__} fails on {failing_rank}": partial(failing, place, failing_rank)
         for place, cls in enumerate(MONITORS)
@@ -96,12 +131,7 @@ SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def main(folder: Path) -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+def train_all(folder: Path) -> None:
     for name, run in SCENARIOS.items():
         outcome = run(folder / name)
         (folder / f"{name}.{rank()}.json").write_text(json.dumps(outcome))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
+import pytest
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Frame, Locator, Page
+
+ROOT = Path(__file__).parents[2]
 
 CHROMIUM_ARGUMENTS = (
     "--no-sandbox",
@@ -158,9 +164,80 @@ class TensorBoardPage:
         return [Card(**values) for values in self.page.locator(cards).evaluate_all(read)]
 
 
+@dataclass
+class HealthPage(TensorBoardPage):
+    """The tab of this project."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # TensorBoard has no icon at this place, which a page of its own would ask for.
+        self.page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
+
+    def open(self) -> Frame:
+        """Loads the tab without the page around it, which takes long, and returns its frame."""
+        self.page.goto(f"{self.address}/data/plugin_entry.html?name=vis_callbacks")
+        return self._shown(self.page.main_frame)
+
+    def open_within_tensorboard(self) -> Frame:
+        """Loads TensorBoard at the tab and returns its frame."""
+        with self.page.expect_event(
+            "framenavigated", lambda frame: "name=vis_callbacks" in frame.url
+        ) as found:
+            self._open("vis_callbacks", "iframe")
+        return self._shown(found.value)
+
+    def _shown(self, frame: Frame) -> Frame:
+        frame.locator(".verdict").first.wait_for()
+        return frame
+
+    def wait_until_loaded(self, image: Locator) -> None:
+        """Waits until a picture is there."""
+        image.evaluate("image => image.decode()")
+
+
+def chromium_or_skip() -> str:
+    """Returns the path of Chromium; without it the test is skipped, or fails where it must not."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        reason = "there is no chromium on the PATH"
+        if os.environ.get("VIS_CALLBACKS_REQUIRE_BROWSER"):
+            pytest.fail(f"{reason}, but VIS_CALLBACKS_REQUIRE_BROWSER is set")
+        pytest.skip(reason)
+    return path
+
+
 @contextmanager
-def served(logdir: Path, *arguments: str) -> Iterator[str]:
-    """Starts TensorBoard on a folder, yields its address and ends it."""
+def served(logdir: Path, *arguments: str, paths: Sequence[Path] = ()) -> Iterator[str]:
+    """Starts TensorBoard on a folder, yields its address and ends it.
+
+    Args:
+        logdir: The folder.
+        arguments: Further ones of its command line.
+        paths: Folders to import from before all others.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _write_entry_points(Path(folder))
+        with _started(logdir, arguments, [*paths, Path(folder)]) as address:
+            yield address
+
+
+def _write_entry_points(folder: Path) -> None:
+    """Installs the tab as pyproject.toml has it, which may be newer than what is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    info = folder / f"vis_callbacks-{project['version']}.dist-info"
+    info.mkdir()
+    info.joinpath("METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in points.items())
+        for group, points in project["entry-points"].items()
+    ]
+    info.joinpath("entry_points.txt").write_text("".join(lines))
+
+
+@contextmanager
+def _started(logdir: Path, arguments: Sequence[str], paths: Sequence[Path]) -> Iterator[str]:
     # TensorBoard takes port 0 as "any that is free" and prints which one it got.
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
     with subprocess.Popen(
@@ -168,7 +245,7 @@ def served(logdir: Path, *arguments: str) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=_environment(paths),
     ) as process:
         try:
             address = _address(process)
@@ -219,6 +296,8 @@ def _wait_for_runs(process: subprocess.Popen[str], address: str) -> None:
     raise RuntimeError(f"TensorBoard at {address} ended before it had found a run.")
 
 
-def _environment() -> dict[str, Any]:
+def _environment(paths: Sequence[Path] = ()) -> dict[str, Any]:
     """Returns the environment without proxies: everything here is on this machine."""
-    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    searched = [*map(str, paths), str(ROOT / "src"), kept.get("PYTHONPATH", "")]
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, searched))}

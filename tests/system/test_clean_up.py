@@ -196,8 +196,11 @@ def test_a_fit_leaves_nothing(tmp_path: Path) -> None:
     assert not module.network.norm.training
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-@pytest.mark.parametrize("hook", HOOKS)
+# To end before our hook is to end after the one before it: a few of those are enough.
+ENDINGS = [("after", hook) for hook in HOOKS] + [("before", hook) for hook in HOOKS[::4]]
+
+
+@pytest.mark.parametrize(("place", "hook"), ENDINGS)
 def test_the_users_exception_in_a_hook_arrives_and_nothing_is_left(
     tmp_path: Path, hook: str, place: str, modes_of_a_plain_run: Callable[[str], Any]
 ) -> None:

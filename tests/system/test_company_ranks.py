@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.system.company_ranks import LATE_S, SCENARIOS
+from tests.system.company_ranks import LATE_S, SCENARIOS, train_all
 from tests.system.processes import RANKS, run_in_two_ranks
 from tests.system.two_ranks import NUM_STEPS, RANK_BATCH, TIMEOUT_S
 
@@ -22,7 +22,7 @@ TOGETHER = ["equal", "equal after rank 0 only", "late rank"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs all trainings, in two processes that are started once."""
     folder = tmp_path_factory.mktemp("company_ranks")
-    run_in_two_ranks("tests.system.company_ranks", folder)
+    run_in_two_ranks(train_all, folder)
     return folder
 
 

@@ -20,6 +20,7 @@ from tests.system.two_ranks import (
     STAGES,
     Summing,
     fit,
+    train_all,
     watching,
 )
 
@@ -32,7 +33,7 @@ FAULTS = [name for name in SCENARIOS if " fails on " in name]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs all trainings, in two processes that are started once."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    run_in_two_ranks("tests.system.two_ranks", folder)
+    run_in_two_ranks(train_all, folder)
     return folder
 
 

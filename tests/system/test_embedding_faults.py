@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +10,15 @@ import pytest
 import torch
 import torchvision
 from tests.monitors.embedding.evaluated import Evaluated
-from tests.system.constant_features import WAYS
+from tests.system.constant_features import WAYS, train_all
+from tests.system.processes import in_child
 from torch import Tensor
 
 from vis_callbacks import EmbeddingMonitor
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_a_run_whose_features_are_all_equal_comes_to_its_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.system.constant_features"]
-    done = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True)
-    assert done.returncode == 0, done.stderr[-2000:].decode()
-    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    outcome = in_child(train_all, tmp_path)
     assert outcome["steps"] == 12
     assert outcome["failures"] == [{}] * len(WAYS)
     assert outcome["alerts"] == [["representation_collapse", "critical"]] * len(WAYS)
@@ -36,8 +29,8 @@ def test_a_run_whose_features_are_all_equal_comes_to_its_end(tmp_path: Path) -> 
 def test_what_is_held_of_a_resnet_is_a_few_megabytes() -> None:
     torch.manual_seed(0)
     seen = Evaluated(torchvision.models.resnet18().eval(), EmbeddingMonitor())
-    # Images of 64 pixels leave behind what those of 224 do: 32 x 32 of them, and pooled features.
-    batches = [(torch.rand(100, 3, 64, 64), torch.arange(100) % 10) for _ in range(5)]
+    # Images of 32 pixels leave behind what those of 224 do: 32 x 32 of them, and pooled features.
+    batches = [(torch.rand(100, 3, 32, 32), torch.arange(100) % 10) for _ in range(5)]
     for step in (10, 20):
         seen.monitor.last_report = seen.look(batches, step=step)
         held = [seen.monitor.__dict__, [s.values for s in seen.subscriptions]]

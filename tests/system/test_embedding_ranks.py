@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.system.embedding_ranks import BATCH, NUM_SAMPLES, fit, watching
+from tests.system.embedding_ranks import BATCH, NUM_SAMPLES, fit, train_all, watching
 from tests.system.models import LIGHTNING_CHATTER
 from tests.system.processes import RANKS, run_in_two_ranks
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs both trainings, in two processes."""
     folder = tmp_path_factory.mktemp("embedding_ranks")
-    run_in_two_ranks("tests.system.embedding_ranks", folder)
+    run_in_two_ranks(train_all, folder)
     return folder
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -21,17 +19,22 @@ from tests.system.models import (
     NUM_STEPS,
     STEPS_AN_EPOCH,
     Cnn,
-    CountingData,
     Net,
-    Run,
     Transformer,
     mlp,
     pictures,
     quiet,
     tokens,
     train,
-    vectors,
     watchers,
+)
+from tests.system.traces import (
+    LiveReads,
+    Scenario,
+    Trace,
+    assert_same_run,
+    assert_watched,
+    trace,
 )
 from tests.tiny import Threes, smallest
 from torch import Tensor, nn
@@ -49,37 +52,6 @@ pytestmark = [
 
 
 # -- networks and modules of the user's
-
-
-class WithCompiledFunction(nn.Module):
-    """Nobody can find such a function before it runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 4)
-        self.compiled = torch.compile(_compiled, backend="aot_eager")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.compiled(self.first(x)))
-
-
-def _compiled(x: Tensor) -> Tensor:
-    return F.relu(x) * 1.5
-
-
-class WithCompiledPart(nn.Module):
-    def __init__(self, backend: str, make: Callable[[], nn.Module] = Cnn) -> None:
-        super().__init__()
-        self.network = torch.compile(make(), backend=backend)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
-
-
-def compiled_in_place() -> nn.Module:
-    network = Cnn()
-    network.compile(backend="aot_eager")
-    return network
 
 
 class Checkpointed(nn.Module):
@@ -106,6 +78,19 @@ def spectrally_normed(normalise: Callable[[nn.Module], nn.Module]) -> nn.Module:
     network = mlp()
     network[0] = normalise(network[0])
     return network
+
+
+def convolutional() -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(3, 4, 3),
+            norm=nn.BatchNorm2d(4),
+            relu=nn.ReLU(),
+            dropout=nn.Dropout(0.3),
+            flatten=nn.Flatten(),
+            head=nn.LazyLinear(4),
+        )
+    )
 
 
 class FrozenNorm(Net):
@@ -196,26 +181,6 @@ class EndsEpochsEarly(Net):
 # -- the table
 
 
-@dataclass(frozen=True)
-class Scenario:
-    make: Callable[[], nn.Module]
-    make_data: Callable[[], CountingData] = vectors
-    callbacks: Callable[[], Sequence[pl.Callback]] = tuple
-    options: dict[str, Any] = field(default_factory=dict)
-    num_steps: int = NUM_STEPS
-    gradients: bool = True
-
-    def run(self, folder: Any, monitors: Sequence[Any] = ()) -> Run:
-        return train(
-            self.make,
-            folder,
-            monitors,
-            make_data=self.make_data,
-            callbacks=self.callbacks,
-            **self.options,
-        )
-
-
 def _cnn(**options: Any) -> Scenario:
     return Scenario(lambda: Net(Cnn()), pictures, options=options)
 
@@ -224,7 +189,7 @@ def _with(network: Callable[[], nn.Module], **kwargs: Any) -> Scenario:
     return Scenario(lambda: Net(network()), **kwargs)
 
 
-PLAIN = {
+SCENARIOS = {
     "mlp": _with(mlp),
     "cnn": _cnn(),
     "transformer, norm last": _with(partial(Transformer, norm_first=False), make_data=tokens),
@@ -239,6 +204,7 @@ PLAIN = {
         partial(spectrally_normed, nn.utils.parametrizations.spectral_norm)
     ),
     "hooks of the user": Scenario(lambda: Hooked(mlp())),
+    "hooks of the user, convolutional": Scenario(lambda: Hooked(convolutional()), pictures),
     "gan": Scenario(Gan),
     "accumulation": _cnn(accumulate_grad_batches=3, max_epochs=6),
     "clipping": _cnn(gradient_clip_val=0.1),
@@ -256,60 +222,34 @@ PLAIN = {
     ),
 }
 
-COMPILED = {
-    "a function": _with(WithCompiledFunction),
-    "a part": _with(partial(WithCompiledPart, "aot_eager"), make_data=pictures),
-    "in place": _with(compiled_in_place, make_data=pictures),
-    "the whole module": Scenario(lambda: torch.compile(Net(Cnn()), backend="aot_eager"), pictures),
-}
-if shutil.which("g++"):
-    COMPILED["a part, inductor"] = _with(partial(WithCompiledPart, "inductor"), make_data=pictures)
-
-
 # What shows images cannot look at token numbers.
 OF_IMAGES = ("filters", "saliency", "occlusion", "top_patches", "activation_maximization")
 
 
-def assert_same_run(first: Run, second: Run) -> None:
-    """Fails, naming what differs; the second run may have more tags than the first."""
-    ours, theirs = first.facts, second.facts
-    odd = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    assert not odd, f"{len(odd)} facts differ: {odd[:12]}"
-    tags = first.tags
-    assert tags, "nothing was logged"
-    assert digest(first.curves(tags)) == digest(second.curves(tags))
+Unwatched = Callable[[str], Trace]
 
 
-def assert_watched(run: Run, monitors: Sequence[Any], num_steps: int, caplog: Any) -> None:
-    """Fails unless every monitor has taken all its snapshots, without a contained failure."""
-    due = run.recorder.num_snapshots_due
-    assert due == num_steps
-    assert [len(monitor.history) for monitor in monitors[:2]] == [due, due]
-    assert len(monitors[2].history) == len(run.recorder.epochs_validated)
-    assert [monitor.guard.counts for monitor in monitors] == [{}] * len(monitors)
-    assert not [record for record in caplog.records if getattr(record, "contained", None)]
+@pytest.fixture(scope="module")
+def unwatched(tmp_path_factory: pytest.TempPathFactory) -> Unwatched:
+    """Returns what a scenario is without monitors; it is trained once."""
 
+    @cache
+    def trained(name: str) -> Trace:
+        return trace(SCENARIOS[name].run(tmp_path_factory.mktemp("plain")))
 
-def check(scenario: Scenario, folder: Any, caplog: Any) -> None:
-    plain = scenario.run(folder / "plain")
-    assert_same_run(plain, scenario.run(folder / "again"))
-    monitors = watchers(gradients=scenario.gradients)
-    watched = scenario.run(folder / "watched", monitors)
-    assert_same_run(plain, watched)
-    assert_watched(watched, monitors, scenario.num_steps, caplog)
+    return trained
 
 
 @pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
-@pytest.mark.parametrize("scenario", PLAIN.values(), ids=PLAIN.keys())
-def test_monitors_leave_no_trace_in_a_run(scenario: Scenario, tmp_path: Any, caplog: Any) -> None:
-    check(scenario, tmp_path, caplog)
-
-
-@pytest.mark.parametrize("scenario", COMPILED.values(), ids=COMPILED.keys())
-def test_monitors_leave_no_trace_in_a_compiled_run_and_make_no_graph(
-    scenario: Scenario, tmp_path: Any, caplog: Any
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_monitors_leave_no_trace_in_a_run(
+    name: str, unwatched: Unwatched, tmp_path: Any, caplog: Any
 ) -> None:
-    check(scenario, tmp_path, caplog)
+    scenario, plain = SCENARIOS[name], unwatched(name)
+    monitors = watchers(gradients=scenario.gradients)
+    watched = scenario.run(tmp_path, monitors)
+    assert_same_run(plain, watched)
+    assert_watched(watched, monitors, scenario.num_steps, caplog)
 
 
 class Captures(pl.Callback):
@@ -339,12 +279,14 @@ IN_BURSTS = {
 
 @pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
 @pytest.mark.parametrize("name", IN_BURSTS)
-def test_monitors_that_read_in_bursts_leave_no_trace(name: str, tmp_path: Any) -> None:
-    scenario, captures = PLAIN[name], Captures()
+def test_monitors_that_read_in_bursts_leave_no_trace(
+    name: str, unwatched: Unwatched, tmp_path: Any
+) -> None:
+    scenario, captures = SCENARIOS[name], Captures()
     monitor = ActivationMonitor()
     monitor.schedule = Threes(1)
-    plain = scenario.run(tmp_path / "plain")
-    assert_same_run(plain, scenario.run(tmp_path / "watched", [monitor, captures]))
+    plain = unwatched(name)
+    assert_same_run(plain, scenario.run(tmp_path, [monitor, captures]))
     assert len(monitor.history) >= scenario.num_steps
     assert monitor.guard.counts == {}
     assert captures.kinds.total()
@@ -352,29 +294,10 @@ def test_monitors_that_read_in_bursts_leave_no_trace(name: str, tmp_path: Any) -
         assert captures.kinds["PlannedCapture"] == IN_BURSTS[name]
 
 
-class LiveReads(pl.Callback):
-    """Notes at each step whether the engine reads the user's own pass."""
-
-    def __init__(self) -> None:
-        self.seen: list[bool] = []
-
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        self.seen.append(session_of(trainer).run.engine.reads_live)
-
-
 def test_a_plain_model_is_read_live_from_its_first_step_on(tmp_path: Any) -> None:
     look = LiveReads()
     train(lambda: Net(mlp()), tmp_path, [ActivationMonitor(every_n_train_steps=1), look])
     assert look.seen == [True] * NUM_STEPS
-
-
-def test_a_compiled_model_is_never_read_live(tmp_path: Any) -> None:
-    look = LiveReads()
-    network = partial(WithCompiledPart, "aot_eager")
-    monitors = [ActivationMonitor(every_n_train_steps=1), look]
-    run = train(lambda: Net(network()), tmp_path, monitors, make_data=pictures)
-    assert look.seen == [False] * NUM_STEPS
-    assert run.graphs["stats"]["unique_graphs"] > 0
 
 
 def test_an_evaluation_that_is_read_gives_the_metrics_of_one_that_is_not(tmp_path: Any) -> None:
@@ -389,32 +312,17 @@ def test_an_evaluation_that_is_read_gives_the_metrics_of_one_that_is_not(tmp_pat
     assert len(monitors[2].history) == 1 + NUM_STEPS // STEPS_AN_EPOCH
 
 
-def convolutional() -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(3, 4, 3),
-            norm=nn.BatchNorm2d(4),
-            relu=nn.ReLU(),
-            dropout=nn.Dropout(0.3),
-            flatten=nn.Flatten(),
-            head=nn.LazyLinear(4),
-        )
-    )
-
-
-TOGETHER = {
-    "cnn": _cnn(),
-    "hooks of the user": Scenario(lambda: Hooked(convolutional()), pictures),
-    "transformer": PLAIN["transformer, norm first"],
-}
+TOGETHER = ("cnn", "hooks of the user, convolutional", "transformer, norm first")
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_all_monitors_of_the_library_together_leave_no_trace(name: str, tmp_path: Any) -> None:
-    shows_images = name != "transformer"
+def test_all_monitors_of_the_library_together_leave_no_trace(
+    name: str, unwatched: Unwatched, tmp_path: Any
+) -> None:
+    shows_images = "transformer" not in name
     kinds = [kind for kind in SHIPPED if shows_images or kind.stem not in OF_IMAGES]
     monitors = [smallest(kind, every_n_train_steps=None, every_n_epochs=1) for kind in kinds]
-    plain = TOGETHER[name].run(tmp_path / "plain")
-    assert_same_run(plain, TOGETHER[name].run(tmp_path / "watched", monitors))
+    plain = unwatched(name)
+    assert_same_run(plain, SCENARIOS[name].run(tmp_path, monitors))
     assert {m.stem: m.guard.counts for m in monitors} == {m.stem: {} for m in monitors}
     assert all(monitor.last_report is not None for monitor in monitors)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.system.own_pass_ranks import MONITORS, NUM_STEPS, SCENARIOS
+from tests.system.own_pass_ranks import MONITORS, NUM_STEPS, SCENARIOS, train_all
 from tests.system.processes import RANKS, run_in_two_ranks
 from tests.writers.reading import read
 
@@ -20,7 +20,7 @@ PICTURES = {"saliency/gradient", "saliency/over_time/gradient", "occlusion/views
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs all trainings, in two processes that are started once."""
     folder = tmp_path_factory.mktemp("own_pass_ranks")
-    run_in_two_ranks("tests.system.own_pass_ranks", folder)
+    run_in_two_ranks(train_all, folder)
     return folder
 
 
@@ -37,6 +37,14 @@ def test_a_rank_that_is_watched_trains_as_one_that_is_not(
     assert watched.last_steps == [NUM_STEPS - 1] * len(MONITORS)
     assert watched.failures == [{}] * len(MONITORS)
     assert watched.state == plain.state
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_ranks_find_room_for_a_look_at_the_same_steps(folder: Path, rank: int) -> None:
+    run = outcome(folder, "in a budget", rank)
+    assert run.failures == [{}]
+    # Rank 0 by itself would find room at step 1, rank 1 at the last step alone.
+    assert run.looks == [0, 2, 3]
 
 
 def test_rank_0_alone_writes_pictures(folder: Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
-from tests.system.tensorboard_page import browser_page, served
+from tests.system.tensorboard_page import browser_page, chromium_or_skip, served
 from tests.tiny import tiny_loader, tiny_module, tiny_trainer
 
 from vis_callbacks import EmbeddingMonitor
@@ -56,12 +54,7 @@ def test_the_configuration_names_files_that_are_there(run: Path) -> None:
 
 @pytest.mark.browser
 def test_the_projector_shows_the_points_and_names_them(run: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        if os.environ.get("VIS_CALLBACKS_REQUIRE_BROWSER"):
-            pytest.fail("there is no chromium, but VIS_CALLBACKS_REQUIRE_BROWSER is set")
-        pytest.skip("there is no chromium on the PATH")
-    with served(run) as address, browser_page(chromium) as page:
+    with served(run) as address, browser_page(chromium_or_skip()) as page:
         with page.expect_event("framenavigated", lambda frame: "projector_binary" in frame.url):
             page.goto(f"{address}/#projector")
         projector = page.frame(url=re.compile("projector_binary"))

@@ -1,13 +1,9 @@
-"""Top patches in whole runs: against brute force, over two ranks, and without a trace.
-
-Run as ``python -m tests.system.test_top_patches FOLDER`` it is one of the two ranks.
-"""
+"""Top patches in whole runs: against brute force, over two ranks, and without a trace."""
 
 from __future__ import annotations
 
 import gc
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,7 +135,7 @@ def on_one_rank(folder: Path) -> None:
 
 
 def test_two_ranks_find_what_one_process_finds(tmp_path):
-    run_in_two_ranks("tests.system.test_top_patches", tmp_path)
+    run_in_two_ranks(on_one_rank, tmp_path)
     monitors = watching()
     validated(tmp_path / "single", monitors, 8)
     expected = arrays_of(monitors)
@@ -226,7 +222,3 @@ def test_a_run_is_the_same_with_the_monitor_and_without(tmp_path):
     )
     assert [name for name in plain if plain[name] != watched.get(name)] == []
     assert len(tops(monitor.last_report)) == 2
-
-
-if __name__ == "__main__":
-    on_one_rank(Path(sys.argv[1]))

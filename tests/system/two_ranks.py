@@ -1,16 +1,13 @@
 """Trainings in one of two processes, one after the other, in one process group.
 
-Run as ``python -m tests.system.two_ranks FOLDER`` with the environment that torchrun sets. Each
-training leaves ``FOLDER/<name>.<rank>.json``; a rank that waits for the other in vain ends after
-the time-out of the process group.
+Each leaves ``<name>.<rank>.json``; a rank that waits for the other in vain ends after the
+time-out of the process group.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -290,13 +287,8 @@ SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
 }
 
 
-def main(folder: Path) -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+def train_all(folder: Path) -> None:
     for name, run in SCENARIOS.items():
         outcome = run(folder / name)
         path = folder / f"{name}.{this_rank()}.json"
         path.write_text(json.dumps(vars(outcome)))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -5,7 +5,6 @@ Each function is one process. It returns what the test is to look at.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import shutil
@@ -13,32 +12,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-# A server that has imported everything once, and forks for each child.
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.writers.faults", "tests.writers.stand_ins"])
-
-
-def in_child(function: Callable[..., Any], *arguments: object) -> Any:
-    """What the function returns in a process of its own, which must end well."""
-    receiver, sender = _SERVER.Pipe(duplex=False)
-    child = _SERVER.Process(target=_send, args=(sender, function, *map(str, arguments)))
-    child.start()
-    sender.close()
-    try:
-        result = receiver.recv()
-    except EOFError:
-        result = None
-    child.join()
-    assert child.exitcode == 0
-    return result
-
-
-def _send(sender: Connection, function: Callable[..., Any], *arguments: str) -> None:
-    sender.send(function(*arguments))
 
 
 def limit_files(size: float) -> None:

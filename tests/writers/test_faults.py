@@ -2,8 +2,8 @@
 
 import pytest
 from tests.alerts.reading import read_alerts
+from tests.system.processes import in_child
 from tests.writers import faults, reading
-from tests.writers.faults import in_child
 from tests.writers.stand_ins import TensorBoardLogger, alert, full_report, picture, report
 
 from vis_callbacks.report import Scalar

@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 from tests.writers.stand_ins import noise, picture
 
-from vis_callbacks.report import Embedding, Histogram, Markdown, Picture, Scalar
+from vis_callbacks.report import Embedding, Histogram, LayerTable, Markdown, Picture, Scalar
 from vis_callbacks.writers.media_items import num_bytes, prepare, within
 
 
@@ -20,11 +22,23 @@ def test_a_picture_is_drawn_from_its_arrays_and_encoded():
         Markdown(tag="a", text="x"),
         Histogram(tag="a", counts=np.ones(1), edges=np.arange(2.0)),
         Embedding(tag="a", features=np.ones((2, 2))),
+        LayerTable(tag="a", metrics=("m",), layers=("l",), values=np.ones((1, 1))),
     ],
 )
 def test_the_prefix_stands_before_every_kind_of_tag(item):
     assert prepare(item, "test/").tag == "test/a"
     assert prepare(item, "").tag == "a"
+
+
+def test_numbers_of_layers_become_strict_json():
+    values = np.array([[0.123456, np.nan], [np.inf, 1.0]])
+    item = LayerTable(tag="a", metrics=("m", "n"), layers=("one", "two"), values=values)
+    prepared = prepare(item, "")
+    assert json.loads(prepared.text, parse_constant=pytest.fail) == {
+        "layers": ["one", "two"],
+        "metrics": {"m": [0.1235, None], "n": [None, 1.0]},
+    }
+    assert num_bytes(prepared) == len(prepared.text)
 
 
 def test_a_number_is_no_medium():

@@ -15,7 +15,8 @@ from tests.writers.stand_ins import (
 )
 
 from vis_callbacks.guard import LeftOutError
-from vis_callbacks.report import Embedding, Histogram, Markdown
+from vis_callbacks.report import Embedding, Histogram, LayerTable, Markdown
+from vis_callbacks.runs.run import Run, table_over_time
 from vis_callbacks.writers.budget import RESERVE_FOR_NUMBERS
 from vis_callbacks.writers.media_items import prepare
 from vis_callbacks.writers.media_writers import TensorBoardMedia
@@ -43,6 +44,26 @@ def test_a_picture_is_in_the_file_byte_by_byte(logger, run):
     (event,) = reading.read(run).Images("filters/conv1")
     assert (event.step, event.height, event.width) == (3, 40, 40)
     assert event.encoded_image_string == drawn.png
+
+
+def test_numbers_of_layers_are_for_our_tab_alone(logger, run):
+    layers, values = ("features.1", "<b>"), np.array([[0.5, np.nan]])
+    outlet = TensorBoardMedia(logger)
+    for step in (3, 5):
+        item = LayerTable(tag="layers", metrics=("m",), layers=layers, values=values)
+        write(outlet, item, step=step)
+    outlet.flush(patience=PATIENCE)
+    read = Run(run)
+    read.refresh()
+    assert table_over_time(read.tables, 100) == (
+        [3, 5],
+        list(layers),
+        {"m": [(0.5,) * 2, (None,) * 2]},
+    )
+    accumulator = reading.read(run)
+    assert accumulator.PluginTagToContent("vis_callbacks") == {"layers": b""}
+    with pytest.raises(KeyError):
+        accumulator.PluginTagToContent("text")
 
 
 def test_a_histogram_keeps_its_counts_edges_and_sums(logger, run):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.alerts.alert import SEVERITIES, Alert
 
 SCHEMA = "vis-callbacks/alerts"
 VERSION = 1
@@ -32,6 +32,47 @@ def alert_to_line(alert: Alert) -> str:
     ``{"evidence/loss": "nan"}``.
     """
     return _line(alert.as_plain())
+
+
+def alert_from_line(line: bytes) -> Alert | None:
+    """Returns the alert of a line; None for a header and an empty line.
+
+    Raises:
+        ValueError: The line is torn, or holds what no alert holds.
+    """
+    if not line.strip():
+        return None
+    try:
+        values = json.loads(line, parse_constant=_refuse)
+        if values.get("schema") == SCHEMA and int(values["version"]):
+            return None
+        for place, value in values.get("not_finite", {}).items():
+            holder, _, name = place.partition("/")
+            values[holder][name] = float(value)
+        alert = Alert.from_plain(values)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"this is no line of alerts.jsonl: {error}") from error
+    if not _is_sound(alert):
+        raise ValueError("this is no line of alerts.jsonl: a field is of another type")
+    return alert
+
+
+def _is_sound(alert: Alert) -> bool:
+    """Whether the fields hold what their types say; a file may have been written by anyone."""
+    texts = (alert.kind, alert.stage, alert.message, alert.remedy, alert.monitor, alert.cause)
+    counts = (alert.step, alert.epoch, alert.since_step or 0, alert.sample_size or 0)
+    return (
+        all(isinstance(text, str) for text in (*texts, *alert.layers, *alert.could_be))
+        and all(type(count) is int for count in counts)
+        and isinstance(alert.time or 0.0, int | float)
+        and alert.severity in SEVERITIES
+        and alert.state in ("firing", "resolved")
+        and all(isinstance(value, int | float | str) for value in alert.evidence.values())
+    )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def append_alerts(path: Path, *alerts: Alert) -> None:

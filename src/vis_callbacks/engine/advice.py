@@ -47,10 +47,7 @@ _INPUT_NAMES = ("pixel_values", "image", "images", "x", "input", "inputs", "inpu
 def advice_for(error: BaseException, model: nn.Module, inputs: object) -> str:
     """Returns in a sentence or two what to write, nothing where the error is not a known one.
 
-    Args:
-        error: What a pass of ours through the user's model raised.
-        model: The module whose ``forward`` was called.
-        inputs: What it was given.
+    It was raised by a pass of ours through ``model``, whose ``forward`` was given the inputs.
     """
     words = ""
     with Catch():  # a message of the user's may fail itself

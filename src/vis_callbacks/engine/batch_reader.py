@@ -37,14 +37,10 @@ class Layout:
 
 
 class BatchReader:
-    """Finds inputs and labels in one batch after the other.
+    """Finds inputs and labels in one batch after the other, with the user's functions or without.
 
     Where they lie, and whether floating labels are classes, is decided once for all batches of
     one form: a later batch might tell otherwise by chance, and asking waits for the device.
-
-    Args:
-        input_fn: The user's, or None.
-        label_fn: The user's, or None.
     """
 
     def __init__(
@@ -58,11 +54,7 @@ class BatchReader:
         self._label_forms: dict[Form, LabelForm] = {}
 
     def inputs(self, batch: Any) -> Tensor:
-        """Returns the inputs (samples, ...) as a plain tensor.
-
-        Raises:
-            TypeError: None are found; the message says what to write.
-        """
+        """Returns the inputs (samples, ...) as a plain tensor; raises TypeError for none."""
         if self._input_fn is not None:
             inputs = self._input_fn(batch)
         else:
@@ -77,11 +69,7 @@ class BatchReader:
         return plain(inputs)
 
     def labels(self, batch: Any) -> Tensor | None:
-        """Returns the labels as a plain tensor, in int64 where they are classes, or None.
-
-        Raises:
-            TypeError: ``label_fn`` returned something else.
-        """
+        """Returns the labels as a plain tensor, in int64 where they are classes, or None."""
         if self._label_fn is not None:
             labels = self._label_fn(batch)
             if labels is not None and not isinstance(labels, Tensor):

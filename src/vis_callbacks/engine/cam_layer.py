@@ -58,14 +58,8 @@ def choose_cam_layer(
     fewer. It takes one forward and one backward pass, and the same again with a random top layer
     where no gradient reaches any layer, as before the first update of a head of zeros.
 
-    Args:
-        forward: The forward pass that the score runs.
-        inputs: A few samples.
-        score: Of these inputs.
-        before: The layer whose unit is explained: no later one is taken.
-
-    Raises:
-        MethodUnsuitedError: There is no such layer.
+    ``forward`` is what the score runs, ``inputs`` are a few samples, and no layer later than
+    ``before``, whose unit is explained, is taken. Raises MethodUnsuitedError where there is none.
     """
 
     def look(random_call: int = 0) -> tuple[CamLayer, int]:
@@ -126,8 +120,7 @@ class _Place:
 class _Survey:
     """One pass over the inputs, and all its activations with positions.
 
-    Attributes:
-        root: What ``run`` returned, or the sum of the activation at ``stop_at``.
+    Its ``root`` is what ``run`` returned, or the sum of the activation at ``stop_at``.
     """
 
     def __init__(

@@ -107,8 +107,8 @@ class Capture(ModuleHooks):
         model: The module whose forward passes are captured.
         callback: Is given each activation, inside the hook. It must not keep the tensor.
         watched: Names of modules that are captured though they are no nonlinearity, by site.
-        is_users_pass: True where the user's own passes are captured. Their fused paths must stay
-            as they are, so modules that take one are not looked into.
+        is_users_pass: Of the user's own passes fused paths must stay as they are, so modules that
+            take one are not looked into.
         wrapped_root: True where a wrapper's ``forward`` reaches the model's ``training_step``
             by the model's own ``__call__`` (DDP): that outermost call is no forward pass.
         fail: Takes what goes wrong in here or in the callback: it must not be the user's.

@@ -17,8 +17,7 @@ from vis_callbacks.engine.capture import FUSED, Capture, CapturedActivation, Pla
 from vis_callbacks.engine.engine_guards import EngineGuards
 from vis_callbacks.engine.function_mode import remove_inert_modes
 from vis_callbacks.engine.isolation import IsolatedForward, is_compiled, isolated
-from vis_callbacks.engine.layer_names import LayerNames
-from vis_callbacks.engine.layers import ModelNames, matches, module_names, no_such_layer
+from vis_callbacks.engine.layers import LayerNames, ModelNames, matches, module_names, no_such_layer
 from vis_callbacks.engine.module_hooks import was_compiled as _was_compiled
 from vis_callbacks.engine.planned_capture import PlannedCapture
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, WeightInfo
@@ -32,11 +31,8 @@ Forward = Callable[[nn.Module, Any], Any]
 class Engine:
     """Opens one capture a step for all that is due, and merges what it reads.
 
-    Args:
-        model: The module whose layers are read (not its DDP wrapper).
-        guards: Take failures of what all monitors share, which are no monitor's own.
-        forward_context: Autocast as in the user's own passes, for isolated ones.
-        wrapped_root: See `Capture`.
+    ``model`` is no DDP wrapper. The guards take failures of what all monitors share, and
+    ``forward_context`` makes autocast as in the user's own passes.
     """
 
     def __init__(

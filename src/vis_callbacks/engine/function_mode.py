@@ -16,7 +16,7 @@ from torch.overrides import (
 from vis_callbacks.engine.loss_calls import LOSSES
 from vis_callbacks.engine.module_hooks import ModuleHooks
 from vis_callbacks.engine.nonlinearities import FUNCTIONS
-from vis_callbacks.engine.weighted_calls import CONVOLUTIONS, LINEAR, TRANSPOSED
+from vis_callbacks.engine.weight_search import CONVOLUTIONS, LINEAR, TRANSPOSED
 from vis_callbacks.guard import Contained
 
 WEIGHTED = LINEAR | CONVOLUTIONS | TRANSPOSED
@@ -27,10 +27,7 @@ _CAPTURED_TYPES = frozenset(map(type, _CAPTURED))  # of these no hash is the use
 class FunctionMode(TorchFunctionMode):
     """Passes each call on, and then shows it to a capture.
 
-    Args:
-        look_at: Is given function, positional and keyword arguments, and the result.
-        followed: While this holds anything, every function is looked at.
-        hooks: Are told of the seconds that looking takes.
+    While ``followed`` holds anything, every function is looked at; ``hooks`` count the seconds.
     """
 
     def __init__(

@@ -47,10 +47,8 @@ def find_layout(inputs: Tensor, model: nn.Module) -> InputLayout:
     Three axes are images without channels, unless the model has 1-D convolutions (samples,
     channels, time), a recurrent layer (samples, time, features), or the second axis is as short
     as that of channels. Of four and five axes channels come last, or after the frames, where
-    only there one or three are found.
-
-    Raises:
-        NothingToShow: There are no places, or the inputs name things instead of measuring them.
+    only there one or three are found. Raises NothingToShow where there are no places, or where
+    the inputs name things instead of measuring them.
     """
     is_measured = inputs.is_floating_point() or inputs.is_complex()
     why = ""

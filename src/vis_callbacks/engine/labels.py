@@ -37,6 +37,18 @@ def class_labels(labels: Tensor | None, num_samples: int) -> tuple[Tensor | None
     return in_form(labels, form), ""
 
 
+def whole_labels(labels: Tensor | None, num_samples: int) -> Tensor | None:
+    """Returns the labels of a `BatchReader` as classes (samples,) int64, or None.
+
+    The reader has brought what names classes into whole numbers, so this does not wait.
+    """
+    if labels is None or not is_plain(labels):
+        return None
+    labels = _squeezed(plain(labels))
+    is_whole = labels.shape == (num_samples,) and not labels.is_floating_point()
+    return labels.long() if is_whole else None
+
+
 def label_form(labels: Tensor) -> LabelForm | None:
     """Returns the form in which labels name classes.
 

@@ -42,10 +42,6 @@ class Outputs:
 
     A single output is the score of class 1; class 0 has its negative, and the probability that is
     left. Once its labels were other numbers than 0 and 1, such as ages, it stays a value.
-
-    Args:
-        kind: What the user says.
-        class_names: By class.
     """
 
     def __init__(self, kind: OutputKind = "auto", class_names: Sequence[str] | None = None) -> None:
@@ -63,22 +59,19 @@ class Outputs:
     def learn(self, scores: Tensor, labels: Tensor | None) -> bool:
         """Compares outputs with labels; returns whether the outputs are classes.
 
-        It waits for the device: call it where pictures are made, not at each step.
-
-        Args:
-            scores: (samples, outputs, ...), as the model returns them in evaluation mode.
-            labels: As a loss takes them, see `class_labels`. Labels of another form, such as the
-                masks of a segmentation, are no evidence.
+        It waits for the device: call it where pictures are made, not at each step. Scores are
+        (samples, outputs, ...), as the model returns them in evaluation mode. Labels are as a loss
+        takes them, see `class_labels`; of another form, such as masks, they are no evidence.
         """
         learned = self._learned
-        scores = per_output(scores.detach())
+        scores = per_output(scores.detach()).cpu()  # a few numbers, looked at in many ways
         scores, is_finite = scores.float(), scores.isfinite().all(1)
         if scores.shape[1] == 1 and not _in_range(scores[is_finite]):
             learned.is_beyond_probability = True
         classes, _ = class_labels(labels, len(scores))
         if classes is None or self._kind != "auto" or learned.has_agreed:
             return self.are_classes
-        classes = classes.to(scores.device)
+        classes = classes.cpu()
         if scores.shape[1] == 1 and bool((classes > 1).any()):
             learned.has_other_labels = True
         is_known = is_finite & (classes >= 0)

@@ -25,13 +25,7 @@ from vis_callbacks.guard import Fail
 
 @final
 class PlannedCapture(ModuleHooks):
-    """Captures what a plan names. It is opened and closed as a `Capture` is.
-
-    Args:
-        model: Of whose steps the plan was made.
-        plan: Names what is captured.
-        callback, fail: See `Capture`.
-    """
+    """Captures what a plan of earlier steps names. It is opened and closed as a `Capture` is."""
 
     def __init__(
         self,

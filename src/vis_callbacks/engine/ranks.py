@@ -29,10 +29,8 @@ def gather(values: Mapping[Key, Tensor]) -> list[dict[Key, Tensor]]:
     """Returns, by rank, the values whose keys all ranks have; the same on every rank.
 
     Every rank must call it, with dense tensors on any device. They come back on the device that
-    the value of the same key has on this rank. Without other ranks it returns at once.
-
-    Raises:
-        RanksError: The values of one rank cannot be sent. All ranks raise it.
+    the value of the same key has on this rank. Without other ranks it returns at once. Where the
+    values of one rank cannot be sent, all ranks raise RanksError.
     """
     if not _has_several_ranks():
         return [dict(values)]
@@ -80,11 +78,7 @@ def merge_two(old: Tensor, new: Tensor, how: Merge) -> Tensor:
     """Returns the value of two sets of samples together, from the values of each.
 
     ``how`` must be associative. "concat" keeps the order, along the first axis; NaN wins in "max"
-    and "min".
-
-    Raises:
-        ValueError: Shapes that differ (they would be broadcast), or an unknown ``how``.
-        TypeError: A "sum" of bools, which would be no count.
+    and "min". Raises ValueError for shapes that differ, which would be broadcast.
     """
     if callable(how):
         return how(old, new)

@@ -71,16 +71,12 @@ class Kept(NamedTuple):
 
 @final
 class ReachedState:
-    """The state that can be reached from some objects, as it was when this was made.
+    """The state that can be reached from some objects by name, as it was when this was made.
 
     Attributes, containers, objects, closures, tensors, arrays and random generators, however
     deeply nested. No method or property of the user's is called. Not looked into are the
-    Trainer, data sets and what else belongs to the program around the model.
-
-    Args:
-        roots: Objects by name; modules among them without their children.
-        limit: Of the objects that are looked at, nearest to the roots first.
-        kinds: What earlier walks have found out of classes.
+    Trainer, data sets and what else belongs to the program around the model. At most ``limit``
+    objects are looked at, those nearest to the roots first.
 
     Attributes:
         kept: What can be put back.

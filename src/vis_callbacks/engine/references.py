@@ -104,13 +104,6 @@ def take_references(
     the classes appear, then the second of each, and so on. Samples whose label names no class
     (below 0) are passed over where enough others are left.
 
-    Args:
-        batch: Of any form.
-        num_samples: The most that are taken.
-        source: Where they come from, in the words of a caption.
-        mask_fn: The user's, or None.
-        reader: Of the run: it finds inputs and labels in the same places of each batch.
-
     Raises:
         TypeError: The batch is not understood, or a function returned no tensor.
         ValueError: The batch has no samples.

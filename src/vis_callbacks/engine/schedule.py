@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Self, final
+from dataclasses import dataclass
+from typing import final
 
 # Statistics, as their rules were measured: the first look lies before any update (a first look
 # at step 20 instead costs a quarter of the recall), and 160 samples bound a silent unit's rate.
-_FIRST_STEPS = 20
+NEVER_THINNED = 20
 _APART = 5
 _SAMPLES_PER_BURST, _MIN_BURST, _MAX_BURST, _BURST_OF_UNKNOWN_BATCHES = 160, 3, 8, 5
 _LONGEST_BURST = 100  # a user's own schedule may have bursts that never end
@@ -28,6 +28,10 @@ class RunFacts:
     steps_per_epoch: int | None = None
     batch_size: int | None = None
 
+    def is_last(self, step: int) -> bool:
+        """Whether it is the last planned step."""
+        return step == _last(self)
+
 
 class Schedule(ABC):
     """Says at which steps a snapshot is due. Step 0, before any update, always is."""
@@ -44,10 +48,6 @@ class Schedule(ABC):
     def ends_burst(self, step: int, facts: RunFacts) -> bool:
         """Whether this due step is the last of those that belong together."""
         return self.due(step, facts)
-
-    def thinned(self, thinning: int) -> Schedule:
-        """Returns the schedule with ``thinning`` times rarer bursts; without bursts, itself."""
-        return self
 
 
 @final
@@ -97,15 +97,12 @@ class EveryNEpochs(Schedule):
 
 @dataclass(frozen=True)
 class _InBursts(Schedule):
-    """Bursts at intervals, of which only each ``thinning``-th, a power of two, is kept.
+    """Bursts at intervals.
 
     A burst every 50 steps up to step 500, then every max(50, planned steps // 20). Where the end
     is unknown that interval doubles after each ten bursts, up to 1,000; where it is known, the
-    last step is due as well, so that what is shown of a run shows its end. A thinned schedule is
-    part of the full one.
+    last step is due as well, so that what is shown of a run shows its end.
     """
-
-    thinning: int = 1
 
     @abstractmethod
     def _end(self, burst: int, start: int, facts: RunFacts) -> int:
@@ -116,8 +113,8 @@ class _InBursts(Schedule):
         """Returns the next step of the burst, or the start of the next one."""
         burst, start = _latest_burst(step, facts)
         following = start + ((step - start) // _APART + 1) * _APART
-        if burst % self.thinning or following > self._end(burst, start, facts):
-            following = _start((burst // self.thinning + 1) * self.thinning, facts)
+        if following > self._end(burst, start, facts):
+            following = _start(burst + 1, facts)
         return _or_last(following, step, facts)
 
     @final
@@ -126,23 +123,18 @@ class _InBursts(Schedule):
         is_last = step == self._end(*_latest_burst(step, facts), facts) or step == _last(facts)
         return is_last and self.due(step, facts)
 
-    @final
-    def thinned(self, thinning: int) -> Self:
-        """Returns the schedule with ``thinning`` as given."""
-        return replace(self, thinning=thinning)
-
 
 @final
 class Bursts(_InBursts):
     """Several snapshots 5 steps apart, then a pause: for statistics of single samples.
 
-    The steps 0, 5, 10, 15, 20, which are never thinned out; then bursts of ceil(160 / batch size)
+    The steps 0, 5, 10, 15, 20; then bursts of ceil(160 / batch size)
     snapshots, 3 to 8, or 5 where the size is unknown.
     """
 
     def _end(self, burst: int, start: int, facts: RunFacts) -> int:
         if burst == 0:
-            return _FIRST_STEPS
+            return NEVER_THINNED
         size = _BURST_OF_UNKNOWN_BATCHES
         if facts.batch_size:
             size = min(max(-(-_SAMPLES_PER_BURST // facts.batch_size), _MIN_BURST), _MAX_BURST)
@@ -173,10 +165,6 @@ class BurstEnds(Schedule):
             following = self.of.next_due(following, facts)
         return None
 
-    def thinned(self, thinning: int) -> BurstEnds:
-        """Returns the ends of the thinned schedule."""
-        return BurstEnds(self.of.thinned(thinning))
-
 
 @final
 @dataclass(frozen=True)
@@ -197,18 +185,7 @@ class LogSpaced(Schedule):
 def schedule_from_options(
     every_n_train_steps: int | None, every_n_epochs: int | None, default: Schedule
 ) -> Schedule:
-    """Returns the schedule that a monitor's options ask for.
-
-    Raises:
-        TypeError: A period is no whole number.
-        ValueError: A period is below 1, or both are given.
-    """
-    for name, period in (
-        ("every_n_train_steps", every_n_train_steps),
-        ("every_n_epochs", every_n_epochs),
-    ):
-        if period is not None:
-            _check_period(name, period)
+    """Returns the schedule that a monitor's options ask for. Raises ValueError for both."""
     if every_n_train_steps is not None and every_n_epochs is not None:
         raise ValueError(
             f"every_n_train_steps={every_n_train_steps} and every_n_epochs={every_n_epochs} "
@@ -278,12 +255,3 @@ def _next_log_spaced(value: int, first: int, per_doubling: int) -> int:
     while (following := math.ceil(first * 2 ** (k / per_doubling) - 1e-9)) <= value:
         k += 1
     return following
-
-
-def _check_period(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}. Use a whole number of at least 1."
-        )
-    if value < 1:
-        raise ValueError(f"{name}={value} is too small. Use a whole number of at least 1.")

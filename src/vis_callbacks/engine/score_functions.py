@@ -124,12 +124,9 @@ def run_with_layers(
     """Returns the model's output and the named layers' activations, all in one graph.
 
     Layers are named as in `vis_callbacks.summary`. A module that is no nonlinearity can be named
-    as well, and ``name-1`` is its second call.
-
-    Raises:
-        ValueError: A layer was not met; the message says what comes nearest.
-        MethodUnsuitedError: It is unknown which axis of a layer's output holds the units, or
-            which sample its rows belong to.
+    as well, and ``name-1`` is its second call. Raises ValueError where a layer was not met, and
+    MethodUnsuitedError where it is unknown which axis of its output holds the units, or which
+    sample its rows belong to.
     """
     with _attached_layers(forward, len(inputs), layers) as kept:
         output = forward.run(inputs)

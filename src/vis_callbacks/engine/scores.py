@@ -104,9 +104,7 @@ class Targets:
 def expand_target(option: object) -> tuple[Target, ...]:
     """Returns the targets that an option asks for: "both" is the label and the prediction.
 
-    Raises:
-        ValueError: The option is an unknown word or a negative class.
-        TypeError: The option is neither a word nor a whole number.
+    Raises ValueError for an unknown word or a negative class, TypeError for what is neither.
     """
     if isinstance(option, str) and option not in _TARGETS:
         near = difflib.get_close_matches(option, [str(word) for word in _TARGETS], cutoff=0.0)[0]
@@ -121,10 +119,8 @@ def resolve_targets(scores: Tensor, target: Target, labels: Tensor | None = None
     """Returns the class to explain for each sample.
 
     Where a label is missing or is no class of these scores, the predicted class takes its place,
-    and ``note`` says for how many. Scores at several positions are compared by their mean.
-
-    Raises:
-        ValueError: ``target`` is a class that the scores do not have.
+    and ``note`` says for how many. Scores at several positions are compared by their mean. Raises
+    ValueError for a class that the scores do not have.
     """
     num_classes = scores.shape[1]
     predicted = per_output(scores.detach()).argmax(1)
@@ -160,16 +156,10 @@ def per_output(scores: Tensor) -> Tensor:
 
 
 def value_of_unit(activation: Tensor, unit: Unit, *, positions: Positions = "strongest") -> Tensor:
-    """Returns how strongly the unit answers to each sample, (samples,).
+    """Returns how strongly the unit answers to each sample, (samples,), of (samples, units, ...).
 
-    Args:
-        activation: (samples, units, ...), its layer's.
-        unit: Where its ``position`` is given, that neuron alone.
-        positions: Otherwise the unit's strongest position, which is what made it fire, or the
-            sum over all of them.
-
-    Raises:
-        ValueError: The layer has no such unit or position.
+    Without a ``position`` of its own it is the unit's strongest one, which is what made it fire, or
+    the sum over all of them. Raises ValueError where the layer has no such unit or position.
     """
     unit.check({unit.layer: activation.shape[1]})
     values = activation[:, unit.index]
@@ -197,10 +187,7 @@ def find_scores(output: Any, num_samples: int) -> Tensor:
 
     A tensor is taken as it is. Of a mapping, dataclass or named tuple the usual names are tried,
     of a tuple or list the first tensor that has a row for each sample. Scores (samples,) become
-    (samples, 1).
-
-    Raises:
-        TypeError: There is no such tensor; the message says what there was.
+    (samples, 1). Raises TypeError where there is no such tensor.
     """
     for candidate in _candidates(output):
         if (

@@ -19,13 +19,8 @@ def token_grid(
     """Returns the rows and columns that an image's tokens were cut in, or None if nothing tells.
 
     Tokens that have no place (a class token, registers) come first. The grid that leaves the
-    fewest of them is taken; of equals, one that the network has shown goes before one of square
-    patches.
-
-    Args:
-        num_tokens: All of them.
-        size: (height, width) of the image.
-        seen: Sizes of the maps that the network made before, such as the patches' own.
+    fewest of them is taken; of equals, one that the network has shown (``seen``, the sizes of its
+    maps) goes before one of square patches. ``size`` is the image's height and width.
 
     Example:
         >>> token_grid(33, (32, 64))

@@ -13,22 +13,18 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vis_callbacks.engine.weighted_calls import CONVOLUTIONS, LINEAR
+from vis_callbacks.engine.weight_search import CONVOLUTIONS, LINEAR
 
 _WEIGHTED = LINEAR | CONVOLUTIONS
 
 
 class WeightedCalls(TorchFunctionMode):
-    """Counts calls of linear layers and convolutions; every n-th one gets random weights.
+    """Counts calls of linear layers and convolutions; every ``random_call``-th gets random weights.
 
-    With the ``count`` of one forward pass as n it is the top layer. The weights are drawn from a
-    normal distribution with the mean and the standard deviation of the layer's own (where these
-    are all equal, with the spread of an untrained layer). The bias stays, and no parameter is
-    touched: the call gets another weight, in every pass the same one.
-
-    Args:
-        random_call: n; 0 leaves all weights as they are.
-        seed: Of the random weights.
+    With the ``count`` of one forward pass this is the top layer; 0 leaves all weights as they are.
+    The weights are drawn from a normal distribution with the mean and the standard deviation of the
+    layer's own (where these are all equal, with the spread of an untrained layer). The bias stays,
+    and no parameter is touched: the call gets another weight, in every pass the same one.
     """
 
     def __init__(self, random_call: int = 0, seed: int = 0) -> None:

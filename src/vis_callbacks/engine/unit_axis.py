@@ -21,13 +21,7 @@ def unit_axis_of(
     A whole block may have its channels second (a convolutional one), last (a block of a Swin
     transformer), or last inside and second outside (ConvNeXt). What it multiplied with tells:
     only convolutions, or only linear layers, or, where both were met, the axis that is as long
-    as the latest fitting weight has outputs.
-
-    Args:
-        module: It has just returned ``values``.
-        name: Its name in the model.
-        values: (samples, ...).
-        calls: With weights, so far in this forward pass, the latest last.
+    as the latest fitting weight has outputs. ``calls`` are those of this pass, the latest last.
     """
     if values.dim() == 2:
         return 1

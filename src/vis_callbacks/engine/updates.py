@@ -40,9 +40,8 @@ class Selection:
 def select(parameters: Iterable[Tensor], max_values: int = 65_536) -> Selection:
     """Returns at most ``max_values`` of the parameters' values, evenly spread over all.
 
-    Args:
-        parameters: Of one optimizer group. Those that are not materialised yet are left out.
-        max_values: 65,536 values give the norm of a whole group within about 1 %.
+    65,536 values give the norm of a whole optimizer group within about 1 %. Parameters that are not
+    materialised yet are left out.
     """
     known = tuple(p for p in parameters if not is_lazy(p) and p.numel())
     stride = stride_for(sum(parameter.numel() for parameter in known), max_values)

@@ -6,12 +6,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vis_callbacks.engine.layers import ModelNames
 from vis_callbacks.engine.nonlinearities import MODULE_TYPES
 from vis_callbacks.engine.probe import WeightInfo
-from vis_callbacks.engine.weighted_calls import LINEAR, TRANSPOSED
+
+# The calls that multiply with a weight, as ``TorchFunctionMode`` sees them.
+Functions = frozenset[Callable[..., Any]]
+LINEAR: Functions = frozenset({F.linear})
+CONVOLUTIONS: Functions = frozenset(
+    {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
+)
+TRANSPOSED: Functions = frozenset(
+    {
+        *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+        *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+    }
+)
 
 # The weight that feeds a unit is a few calls back; the longest way is through a block's
 # parallel branches (57 convolutions lie in all of an Inception network).
@@ -34,10 +48,7 @@ class WeightedCall(NamedTuple):
 class WeightSearch:
     """Remembers the latest weighted calls of a pass, and follows its input to the first of them.
 
-    Args:
-        model: It runs.
-        names: Of its modules and parameters.
-        weights: Takes each weight that is met, by its module's name; None: they are known.
+    ``weights`` takes each weight that is met, by its module's name; None: they are known.
     """
 
     def __init__(

@@ -33,6 +33,7 @@ Box = tuple[float, float, float, float]  # top, left, bottom, right
 _MIN_CAPTION_WIDTH = 240  # a narrower picture gets white beside it
 _MAX_CAPTION_ROWS = 8  # of one entry: a name of a thousand letters must not bury the picture
 _MARGIN = 3
+_BAR_WIDTH = 120
 
 
 def blank(height: int, width: int, colour: Colour = WHITE) -> Rgb:
@@ -42,9 +43,8 @@ def blank(height: int, width: int, colour: Colour = WHITE) -> Rgb:
     return np.full((height, width, 3), value, dtype=np.uint8)
 
 
-def enlarge(image: NDArray[Any], factor: int | tuple[int, int]) -> NDArray[Any]:
-    """Returns (height, width, ...) with each pixel repeated; the factor may be (rows, columns)."""
-    rows, columns = (factor, factor) if isinstance(factor, int) else factor
+def enlarge(image: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """Returns (height, width, ...) with each pixel repeated in so many rows and columns."""
     return np.repeat(np.repeat(image, rows, axis=0), columns, axis=1)
 
 
@@ -73,7 +73,7 @@ def fitted(image: Rgb, least: int = 96, most: int = 160) -> Rgb:
     height, width = image.shape[:2]
     factor = factor_for(max(height, width), least, most)
     rows = max(factor, math.ceil(factor * width / 6 / height)) if height < width / 6 else factor
-    result: Rgb = enlarge(image, (rows, factor))
+    result: Rgb = enlarge(image, rows, factor)
     return result
 
 
@@ -142,11 +142,8 @@ def line(text: object, width: int = 0, colour: Colour = FAINT_INK) -> Rgb:
 def with_caption(image: Rgb, lines: Sequence[object], *, bar: Rgb | None = None) -> Rgb:
     """Returns the picture under a caption, which is wrapped to its width and never clipped.
 
-    Args:
-        image: Any picture.
-        lines: What to say, the most important first: it is drawn darker than the rest. Each
-            begins a new line. Empty ones are left out.
-        bar: A colour bar (see `colour_bar`), drawn between the caption and the picture.
+    The first line is drawn darker than the rest, empty ones are left out, and a `colour_bar` stands
+    between the caption and the picture.
     """
     width = max(image.shape[1], _MIN_CAPTION_WIDTH, 0 if bar is None else bar.shape[1])
     entries = [wrapped(entry, width - 2 * _MARGIN) for entry in lines if str(entry)]
@@ -168,7 +165,7 @@ def _few(rows: list[str]) -> list[str]:
     return [*rows[: _MAX_CAPTION_ROWS - 2], "…", rows[-1]]
 
 
-def colour_bar(scale: Scale, units: str = "", width: int = 120) -> Rgb:
+def colour_bar(scale: Scale, units: str = "") -> Rgb:
     """Returns a bar of the scale's colours between its two ends, with the units after it.
 
     An end beyond which values were cut off carries a sign: ``≥ 3.2``.
@@ -178,11 +175,11 @@ def colour_bar(scale: Scale, units: str = "", width: int = 120) -> Rgb:
         left, right = left if scale.low == 0 else f"≤ {left}", f"≥ {right}"
     right = f"{right} {printable(units)}".rstrip()
     start = text_width(left) + 2 * _MARGIN
-    end = start + width
+    end = start + _BAR_WIDTH
     canvas = blank(line_height(), end + 2 * _MARGIN + text_width(right))
     write(canvas, left, _MARGIN, 0)
     write(canvas, right, end + _MARGIN, 0)
-    ramp = np.linspace(0, 1, width)
+    ramp = np.linspace(0, 1, _BAR_WIDTH)
     canvas[2:-2, start:end] = colour_map(ramp, scale=Scale(low=0, high=1, signed=scale.signed))
     if scale.signed:
         write(canvas, "0", (start + end) // 2, 0, align="centre")

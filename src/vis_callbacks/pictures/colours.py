@@ -30,7 +30,6 @@ CLASS_COLOURS: tuple[Colour, ...] = (
     (68, 170, 153),
 )
 
-
 _EARLIEST = 0.35  # of matplotlib's "Blues": lighter ones vanish on white
 
 
@@ -54,13 +53,10 @@ class Scale:
 def scale_of(values: NDArray[Any], *, signed: bool = False, quantile: float = 1.0) -> Scale:
     """Returns the scale that shows the values: from 0 for amounts, around 0 for signed ones.
 
-    Args:
-        values: Of any shape. What is not finite does not count.
-        signed: The scale is symmetric, so that its middle is 0.
-        quantile: Below 1, the share of the values that the scale covers: one outlier would
-            otherwise leave all else in one colour.
+    What is not finite does not count. A ``quantile`` below 1 is the share of the values that the
+    scale covers: one outlier would otherwise leave all else in one colour.
     """
-    finite = _real(values)
+    finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     if not finite.size:
         return Scale(low=0.0, high=0.0, signed=signed)
@@ -80,25 +76,12 @@ def scale_of(values: NDArray[Any], *, signed: bool = False, quantile: float = 1.
     return Scale(low=low, high=high, is_clipped=largest > high or smallest < low)
 
 
-def colour_map(
-    values: NDArray[Any],
-    signed: bool = False,
-    scale: Scale | None = None,
-    missing: Colour = NOT_FINITE,
-) -> Rgb:
-    """Returns the colours of the values, with one axis of 3 more, uint8.
+def colour_map(values: NDArray[Any], scale: Scale, missing: Colour = NOT_FINITE) -> Rgb:
+    """Returns the colours of the values on a scale, with one axis of 3 more, uint8.
 
-    Args:
-        values: Of any shape.
-        signed: Where no scale is given: whether the values have a sign.
-        scale: By default the scale that covers the values, see `scale_of`.
-        missing: Colour of what is not finite; `missing_note` counts it.
-
-    Raises:
-        TypeError: The values are complex.
+    What is not finite gets the colour ``missing``; `missing_note` counts it.
     """
-    real = _real(values)
-    scale = scale_of(real, signed=signed) if scale is None else scale
+    real = np.asarray(values, dtype=np.float64)
     table = _table(scale.signed)
     is_finite = np.isfinite(real)
     # Halves, because the distance between the ends may itself be too large for a float.
@@ -148,14 +131,6 @@ def _table(signed: bool) -> Rgb:
     name, num_colours = ("RdBu_r", 255) if signed else ("viridis", 256)
     table: Rgb = colormaps[name](np.linspace(0, 1, num_colours), bytes=True)[:, :3]
     return table
-
-
-def _real(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns the values as float64. Raises TypeError on complex ones."""
-    array = np.asarray(values)
-    if np.iscomplexobj(array):
-        raise TypeError(f"complex values have no colour, got {array.dtype}; give their magnitude")
-    return array.astype(np.float64)
 
 
 def missing_note(

@@ -67,8 +67,7 @@ def input_pictures(
     array, note = as_image_planes(np.asarray(images))
     notes = [note]
     is_bytes = array.dtype == np.uint8 and mean is None and std is None
-    values = np.abs(array) if np.iscomplexobj(array) else array
-    values = values.astype(np.float64) / (255 if is_bytes else 1)
+    values = array.astype(np.float64) / (255 if is_bytes else 1)
     values = values * _per_channel(std, 1.0) + _per_channel(mean, 0.0)
     if values.shape[1] not in (1, 3):
         notes.append(f"mean of {values.shape[1]} channels")

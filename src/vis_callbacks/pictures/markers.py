@@ -132,12 +132,9 @@ def marked(
     marks: Iterable[tuple[int, float, float, float]],
     colours: Sequence[Colour | None] | Colour | None = None,
 ) -> Rgb:
-    """Returns the picture with markers of classes drawn on it.
+    """Returns the picture with markers: each a class, the centre's x and y, and the radius.
 
-    Args:
-        picture: In its own size.
-        marks: The number of the class, the centre's x and y, and the radius in pixels of each.
-        colours: One for all or one for each; None for those of the classes.
+    ``colours`` are one for all or one for each; None takes those of the classes.
     """
     marks = list(marks)
     size = (picture.shape[1] * _OVERSAMPLING, picture.shape[0] * _OVERSAMPLING)
@@ -157,10 +154,7 @@ def marked(
 def class_legend(kinds: NDArray[Any], class_names: Sequence[object], width: int) -> list[Rgb]:
     """Returns the classes that occur, in as many columns as their names allow; maybe nothing.
 
-    Args:
-        kinds: Class numbers of the samples; below 0: not known, and counted.
-        class_names: Name of each class; a class beyond them is called by its number.
-        width: Of the legend, in pixels.
+    ``kinds`` below 0 are not known, and counted.
     """
     classes = [int(kind) for kind in np.unique(kinds) if kind >= 0]
     if not classes:
@@ -179,13 +173,7 @@ def class_legend(kinds: NDArray[Any], class_names: Sequence[object], width: int)
 def marker_legend(
     entries: Sequence[tuple[str, int]], width: int, colours: Sequence[Colour] | None = None
 ) -> Rgb:
-    """Returns (text, kind of marker) in columns, as many as fit, read downwards.
-
-    Args:
-        entries: What to list.
-        width: Of the legend, in pixels.
-        colours: One for each entry; None for those of the classes.
-    """
+    """Returns (text, kind of marker) in columns, as many as fit, read downwards."""
     height = line_height()
     column_width = max(text_width(text) for text, _ in entries) + 2 * height
     num_columns = max(1, width // column_width)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vis_callbacks.pictures.canvas import MAX_FRAME_WIDTH, blank, stacked, with_caption
-from vis_callbacks.pictures.colours import Scale, class_colour
+from vis_callbacks.pictures.colours import Scale
 from vis_callbacks.pictures.markers import (
     NO_CLASS,
     Marks,
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 Curve = tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]  # steps, values
 
 _DPI = 100
+_HEIGHT = 240  # of a plot of curves
 _POINTS_PER_PIXEL = 72 / _DPI
 _MARKED = 12  # a curve bears its marker at this many points at most
 _MAX_NAME_WIDTH = 160
-_LARGEST = 1e290  # matplotlib's ticks overflow behind this
 _GREY = "0.87"
 
 
@@ -38,34 +38,22 @@ def line_plot(
     curves: Mapping[str, Curve],
     caption: Sequence[object] = (),
     *,
-    y_label: str = "",
-    x_label: str = "step",
-    y_range: tuple[float, float] | None = None,
-    colours: Sequence[Colour] | None = None,
-    levels: Mapping[str, float] | None = None,
-    width: int = MAX_FRAME_WIDTH,
-    height: int = 220,
+    y_label: str,
+    x_label: str,
+    y_range: tuple[float, float],
+    colours: Sequence[Colour],
+    levels: Mapping[str, float],
 ) -> Rgb:
-    """Returns curves over steps, each with a colour and a marker, and a legend below.
+    """Returns curves, each with a colour and a marker, and a legend below; 400 px wide.
 
-    Args:
-        curves: Name to (steps, values). A value that is not finite leaves a gap, and is counted.
-        caption: Lines over the picture.
-        y_label: What the values are, with their unit; written over the axis.
-        x_label: What the steps are.
-        y_range: By default what the values take.
-        colours: One for each curve; by default those of the classes.
-        levels: Name to a value that the curves are compared with: a dashed line with its name
-            on it. One that is not finite is left out.
-        width: Of the picture, in pixels.
-        height: Of the plot, without caption and legend.
+    ``curves`` are places on the x-axis and values by name; a value that is not finite leaves a gap,
+    and is counted. The ``levels`` are compared with: dashed lines with their names, where finite.
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure(width, height)
-    inks = [class_colour(kind) for kind in range(len(curves))] if colours is None else colours
+    figure, axes = _figure(MAX_FRAME_WIDTH, _HEIGHT)
     num_missing = 0
-    for kind, ((steps, values), ink) in enumerate(zip(curves.values(), inks, strict=True)):
+    for kind, ((steps, values), ink) in enumerate(zip(curves.values(), colours, strict=True)):
         numbers = np.asarray(values, dtype=np.float64)
         num_missing += int(np.count_nonzero(~np.isfinite(numbers)))
         places = np.flatnonzero(np.isfinite(numbers))
@@ -73,7 +61,7 @@ def line_plot(
         every = places[:: -(-len(places) // _MARKED) or 1] if len(curves) > 1 else places[:0]
         axes.plot(
             np.asarray(steps),
-            np.clip(numbers, -_LARGEST, _LARGEST),
+            numbers,
             color=_share(ink),
             linewidth=1.5,
             marker=marker_style(kind),
@@ -83,9 +71,8 @@ def line_plot(
             markevery=sorted({*map(int, every), *map(int, alone)}),
             clip_on=False,
         )
-    if y_range is not None:
-        axes.set_ylim(*y_range)
-    for name, value in (levels or {}).items():
+    axes.set_ylim(*y_range)
+    for name, value in levels.items():
         if math.isfinite(value):
             axes.axhline(value, color=_share(INK), linewidth=0.9, linestyle="--")
             place = (0.99, value)
@@ -103,7 +90,7 @@ def line_plot(
     if len(curves) > 1:
         names = shortened_names(list(curves), _MAX_NAME_WIDTH)
         entries = [(name, kind) for kind, name in enumerate(names)]
-        parts.append(marker_legend(entries, width, inks))
+        parts.append(marker_legend(entries, MAX_FRAME_WIDTH, colours))
     note = f"gaps: {num_missing:,} values that are not finite" if num_missing else ""
     return with_caption(stacked(parts), [*caption, note])
 
@@ -115,26 +102,24 @@ def scatter_plot(
     *,
     wrong: NDArray[np.bool_] | None = None,
     trails: NDArray[Any] | None = None,
-    width: int = MAX_FRAME_WIDTH,
 ) -> Rgb:
     """Returns a map of points, each with the marker of its class or the colour of its value.
 
-    Both axes have one scale, because distances are what such a map is read by. There are no
-    ticks, because the coordinates of an embedding mean nothing.
+    Both axes have one scale, because distances are what such a map is read by. There are no ticks,
+    because the coordinates of an embedding mean nothing. Points that are not finite are counted.
 
     Args:
-        points: (samples, 2). What is not finite is left out and counted.
-        marks: What tells the samples apart; the legend names the classes that occur.
+        points: (samples, 2).
+        marks: What tells the samples apart.
         caption: Lines over the picture.
         wrong: (samples,) True where the model errs: a thin ring around the marker.
         trails: (samples, 2) where the same samples lay on the last map: a faint line to there.
-        width: Of the picture and height of the map, in pixels.
     """
     points = np.asarray(points, dtype=np.float64)
     is_shown = np.isfinite(points).all(axis=1)
     square = _square_around(points[is_shown])
     shown = _within(square, points[is_shown])
-    figure, axes = _figure(width, width)
+    figure, axes = _figure(MAX_FRAME_WIDTH, MAX_FRAME_WIDTH)
     if trails is not None:
         from matplotlib.collections import LineCollection
 
@@ -162,21 +147,16 @@ def scatter_plot(
         notes.append("grey lines: from the place on the map before")
     if num_missing := np.count_nonzero(~is_shown):
         notes.append(f"left out: {num_missing:,} of {len(points):,} points that are not finite")
-    picture = stacked([_drawn(figure), *marks.at(is_shown).legend(width)])
+    picture = stacked([_drawn(figure), *marks.at(is_shown).legend(MAX_FRAME_WIDTH)])
     return with_caption(picture, [*caption, *notes])
 
 
 def scatter_frames(
     frames: Sequence[tuple[NDArray[Any], Marks]], side: int, scale: Scale | None = None
 ) -> list[Rgb]:
-    """Returns small maps of several steps, all in one frame of reference.
+    """Returns small maps (samples, 2) of several steps, all in one frame of reference.
 
-    A cluster that comes apart, or drifts, is seen to do so.
-
-    Args:
-        frames: (points (samples, 2), their marks) each. Points that are not finite are left out.
-        side: Of each picture, in pixels.
-        scale: Of the marks' values, one for all.
+    A cluster that comes apart, or drifts, is seen to do so. ``scale`` is of the marks' values.
     """
     known = [points[np.isfinite(points).all(axis=1)] for points, _ in frames]
     square = _square_around(np.concatenate([*known, np.empty((0, 2))]).astype(np.float64))

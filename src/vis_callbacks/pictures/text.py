@@ -84,37 +84,37 @@ def line_height(size: int = LABEL_SIZE) -> int:
     return int(sum(_font(size).getmetrics()))
 
 
-def shortened(text: object, width: int, size: int = LABEL_SIZE, head_share: float = 0.4) -> str:
+def shortened(text: object, width: int, head_share: float = 0.4) -> str:
     """Returns the text cut in its middle to ``width`` pixels, printable.
 
     The end of a layer's name tells more than its beginning, so it gets the larger share.
     """
     string = printable(text)
-    if text_width(string, size) <= width:
+    if text_width(string) <= width:
         return string
     fitting, too_many = 0, len(string)
     while too_many - fitting > 1:
         middle = (fitting + too_many) // 2
-        if text_width(_without_middle(string, middle, head_share), size) <= width:
+        if text_width(_without_middle(string, middle, head_share)) <= width:
             fitting = middle
         else:
             too_many = middle
     return _without_middle(string, fitting, head_share)
 
 
-def shortened_names(names: Sequence[object], width: int, size: int = LABEL_SIZE) -> list[str]:
+def shortened_names(names: Sequence[object], width: int) -> list[str]:
     """Returns the names cut to ``width`` pixels so that different names stay different.
 
     The cut moves until it hides no difference. If no place will do, the names are numbered.
     """
     num_different = len({str(name) for name in names})
     for head_share in _HEAD_SHARES:
-        results = [shortened(name, width, size, head_share) for name in names]
+        results = [shortened(name, width, head_share) for name in names]
         if len(set(results)) == num_different:
             return results
     numbers = [f"{index}: " for index in range(len(names))]
     return [
-        number + shortened(name, width - text_width(number, size), size)
+        number + shortened(name, width - text_width(number))
         for number, name in zip(numbers, names, strict=True)
     ]
 

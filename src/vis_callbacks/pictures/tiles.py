@@ -151,8 +151,6 @@ def tile_grid(
     tile: tuple[int, int] = (96, 160),
     min_width: int = 28,
     gap: int = _GAP,
-    scale: Scale | None = None,
-    units: str = "",
 ) -> Rgb:
     """Returns the tiles row by row, as many columns as rows unless told, at most 1,600 px wide.
 
@@ -163,7 +161,7 @@ def tile_grid(
     wanted = math.ceil(math.sqrt(len(cells))) if columns is None else columns
     across = max(1, min(wanted, len(cells), (MAX_WIDTH + gap) // (width + gap)))
     body = stacked(_in_rows([_widened(cell, width) for cell in cells], across, gap), gap)
-    return with_caption(body, caption, bar=None if scale is None else colour_bar(scale, units))
+    return with_caption(body, caption)
 
 
 def _cell(tile: Tile, sizes: tuple[int, int], min_width: int) -> Rgb:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vis_callbacks.report import Embedding, Histogram, Item, Markdown, Picture
+from vis_callbacks.report import Embedding, Histogram, Item, LayerTable, Markdown, Picture
 from vis_callbacks.writers.png import encode_png
 
 
@@ -21,12 +23,21 @@ class DrawnImage:
     caption: str = ""
 
 
-Media = DrawnImage | Markdown | Histogram | Embedding
+@dataclass(frozen=True, kw_only=True)
+class TabData:
+    """What the Health tab alone reads, as JSON."""
+
+    tag: str
+    text: str
+
+
+Media = DrawnImage | Markdown | Histogram | Embedding | TabData
 _WORDS = {
     DrawnImage: "pictures",
     Markdown: "texts",
     Histogram: "histograms",
     Embedding: "embeddings",
+    TabData: "numbers of layers",
 }
 
 
@@ -51,7 +62,10 @@ def prepare(item: Item, prefix: str) -> Media:
         return replace(item, tag=prefix + item.tag, **_checked(item))
     if isinstance(item, Markdown | Embedding):
         return replace(item, tag=prefix + item.tag)
-    raise TypeError(f"{type(item).__name__} is no picture, text, histogram or embedding")
+    if isinstance(item, LayerTable):
+        return TabData(tag=prefix + item.tag, text=_as_json(item))
+    kind = type(item).__name__
+    raise TypeError(f"{kind} is no picture, text, histogram, embedding or table of layers")
 
 
 def _checked(histogram: Histogram) -> dict[str, np.ndarray]:
@@ -68,11 +82,19 @@ def _checked(histogram: Histogram) -> dict[str, np.ndarray]:
     return {"counts": counts, "edges": edges}
 
 
+def _as_json(table: LayerTable) -> str:
+    """Strict JSON; four digits say all that a colour can show."""
+    values = np.reshape(table.values, (len(table.metrics), len(table.layers))).tolist()
+    rows = [[float(f"{v:.4g}") if math.isfinite(v) else None for v in row] for row in values]
+    plain = {"layers": table.layers, "metrics": dict(zip(table.metrics, rows, strict=True))}
+    return json.dumps(plain, allow_nan=False, separators=(",", ":"))
+
+
 def num_bytes(media: Media) -> int:
     """Returns about how many bytes the item adds to an event file."""
     if isinstance(media, DrawnImage):
         return len(media.png)
-    if isinstance(media, Markdown):
+    if isinstance(media, Markdown | TabData):
         return len(media.text.encode("utf-8", "replace"))
     if isinstance(media, Histogram):
         return 16 * len(media.counts)

@@ -14,17 +14,19 @@ import numpy as np
 import torch
 
 from vis_callbacks.report import Embedding, Histogram, Markdown
+from vis_callbacks.runs import TAB_NAME
 from vis_callbacks.writers.budget import RESERVE_FOR_MEDIA, RESERVE_FOR_NUMBERS, require_room
-from vis_callbacks.writers.media_items import DrawnImage, Media
+from vis_callbacks.writers.media_items import DrawnImage, Media, TabData
 from vis_callbacks.writers.shared_writer import SharedWriter, package_of, summary_module
 
+_DATA_CLASS_TENSOR = 2  # of TensorBoard's summary.proto
 _LINE_BREAKS = str.maketrans("\t\n\r", "   ")
 
 
 class TensorBoardMedia:
     """Writes media through a logger whose ``experiment`` is a SummaryWriter."""
 
-    takes = (DrawnImage, Markdown, Histogram, Embedding)
+    takes = (DrawnImage, Markdown, Histogram, Embedding, TabData)
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -81,7 +83,11 @@ def _prefix_of(logger: Any) -> str:
     return f"{prefix}{getattr(type(logger), 'LOGGER_JOIN_CHAR', '-')}"
 
 
-def _summary_of(media: DrawnImage | Markdown | Histogram, tag: str, summaries: Any) -> Any:
+def _summary_of(
+    media: DrawnImage | Markdown | Histogram | TabData, tag: str, summaries: Any
+) -> Any:
+    if isinstance(media, TabData):
+        return _for_our_tab(media, tag, summaries)
     if isinstance(media, Markdown):
         return summaries.text(tag, media.text.encode("utf-8", "replace").decode())
     if isinstance(media, DrawnImage):
@@ -101,6 +107,18 @@ def _summary_of(media: DrawnImage | Markdown | Histogram, tag: str, summaries: A
         edges[1:].tolist(),
         counts.tolist(),
     )
+
+
+def _for_our_tab(media: TabData, tag: str, summaries: Any) -> Any:
+    """A text that belongs to our plugin, so that TensorBoard's other tabs pass it over."""
+    summary = summaries.text(tag, media.text)
+    (value,) = summary.value
+    value.tag = tag
+    value.metadata.plugin_data.plugin_name = TAB_NAME
+    value.metadata.plugin_data.content = b""
+    if hasattr(value.metadata, "data_class"):  # tensorboardX's summaries may have none
+        value.metadata.data_class = _DATA_CLASS_TENSOR
+    return summary
 
 
 def _finite(value: Any) -> float:

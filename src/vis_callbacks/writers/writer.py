@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.guard import Guard
-from vis_callbacks.report import Markdown, Report, RuleMetrics, Scalar
+from vis_callbacks.report import Markdown, Picture, Report, RuleMetrics, Scalar
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
 from vis_callbacks.writers.alert_table import alert_table
 from vis_callbacks.writers.budget import ByteBudget, TimeBudget
+from vis_callbacks.writers.drawing import Drawing, Drawn, Order
 from vis_callbacks.writers.media_items import Media, num_bytes, prepare, within, word_for
 from vis_callbacks.writers.media_writers import (
     ImageFolder,
@@ -36,6 +38,8 @@ _PATIENCE = 0.25
 # Numbers are waited for so long even without time left: a disk that keeps up needs less.
 _LEAST_PATIENCE = 0.005
 _PATIENCE_FOR_ALERTS = 5.0
+# A run waits for its last pictures; drawing what four monitors show takes a second at most.
+_PATIENCE_FOR_PICTURES = 10.0
 
 
 class Writer:
@@ -52,6 +56,8 @@ class Writer:
         is_global_zero: Whether this rank writes.
         save_images: Where no logger takes pictures, write PNG files into ``alert_folder``.
         is_silent: Log nothing, for a trial run.
+        draws_aside: Draw in a thread while training goes on. A picture is then written by
+            `write_drawn`, and `flush` must be called at the end.
         max_bytes_per_epoch: Media beyond it are dropped, the largest first.
         time_budget: How long training may wait for the disk.
     """
@@ -64,6 +70,7 @@ class Writer:
         is_global_zero: bool,
         save_images: bool,
         is_silent: bool = False,
+        draws_aside: bool = False,
         max_bytes_per_epoch: int = MAX_BYTES_PER_EPOCH,
         time_budget: TimeBudget | None = None,
     ) -> None:
@@ -82,6 +89,13 @@ class Writer:
             str, MediaWriter | None
         ] = {}  # by the name of the logger or "PNG files"
         self._epoch = 0
+        self._drawing = Drawing() if draws_aside else None
+        self._drawn_before: set[object] = set()  # functions that draw
+
+    @property
+    def has_drawn(self) -> bool:
+        """Whether pictures are finished that `write_drawn` has not written yet."""
+        return self._drawing is not None and bool(self._drawing.finished)
 
     @property
     def left_out(self) -> Counter[str]:
@@ -101,6 +115,7 @@ class Writer:
         epoch: int,
         prefix: str = "",
         also: Mapping[str, float] | None = None,
+        spend: Callable[[float], object] = lambda seconds: None,
     ) -> None:
         """Draws and writes one report, whose tensors are on the host.
 
@@ -110,15 +125,24 @@ class Writer:
             epoch: Byte budgets and resting guards start afresh with each.
             prefix: Of all tags: the stage outside ``fit``, or the user's ``tag_prefix``.
             also: Numbers that go with it and belong to no monitor; without the prefix.
+            spend: Is told the seconds that a picture took of a core, where a thread drew it.
         """
         if not self._is_global_zero:
             return
         self._begin(epoch)
+        self._write_drawn()
         prefix = _as_folder(prefix)
         self._write_numbers(report.of(Scalar), log_step, prefix, also or {})
         items = [item for item in report.items if not isinstance(item, _NUMBERS)]
         if items and self._can_take_media():
-            self._write_media(self._prepared(items, prefix), log_step)
+            orders = [Order(item, prefix, log_step, spend) for item in items]
+            self._write_media(self._prepared(orders), log_step)
+
+    def write_drawn(self) -> None:
+        """Writes the pictures that the thread has finished."""
+        if self.has_drawn:
+            self._begin(self._epoch)
+            self._write_drawn()
 
     def write_alerts(
         self,
@@ -159,10 +183,18 @@ class Writer:
         if not self._is_global_zero:
             return
         self._begin(self._epoch)
+        self.end_drawing()
+        self._write_drawn()
         for name, to in self._media_writers.items():
             if isinstance(to, TensorBoardMedia):
                 flush = partial(to.flush, patience=_PATIENCE_FOR_ALERTS)
                 self._try(f"{name}'s flush", flush)
+
+    def end_drawing(self) -> None:
+        """Waits until the thread has drawn all pictures, but not for long."""
+        for order in self._drawing.end(_PATIENCE_FOR_PICTURES) if self._drawing else ():
+            why = f"it was not drawn {_PATIENCE_FOR_PICTURES:g} seconds after the end of the run"
+            self._leave_out_undrawn(order, why)
 
     def _begin(self, epoch: int, alerts: Sequence[Alert] = ()) -> None:
         """Starts an epoch's budgets, and writes the alerts and those that wait."""
@@ -254,12 +286,50 @@ class Writer:
             )
         return False
 
-    def _prepared(self, items: Sequence[Any], prefix: str) -> list[Media]:
-        """The items drawn and checked; those that fail are left out, each on its own."""
+    def _prepared(self, orders: Sequence[Order]) -> list[Media]:
+        """What is drawn and checked here and now; what fails is left out, each on its own."""
         prepared: list[Media] = []
-        for item in items:
-            self._try(f'"{item.tag}"', _take_media, prepared, item, prefix)
+        for order in orders:
+            name = f'"{order.item.tag}"'
+            if self._drawing is None or not self._may_be_drawn_aside(order.item):
+                self._try(name, _take_media, prepared, order)
+            elif self._guard(name).is_resting:
+                self._guard(name).left_out["resting"] += 1
+            else:  # whether it succeeds is only known when it is drawn
+                self._try("drawing in a thread", self._draw_aside, self._drawing, order)
         return prepared
+
+    def _may_be_drawn_aside(self, item: Any) -> bool:
+        """Whether it is a picture that was drawn here before.
+
+        The first one imports what it is drawn with, and an import changes the filters of
+        warnings for a moment, which the user's own thread must not see.
+        """
+        if not isinstance(item, Picture):
+            return False
+        draw = getattr(item.draw, "func", item.draw)
+        was_known, self._drawn_before = draw in self._drawn_before, self._drawn_before | {draw}
+        return was_known
+
+    def _draw_aside(self, drawing: Drawing, order: Order) -> None:
+        dropped = drawing.put(order)
+        if dropped is not None:
+            self._leave_out_undrawn(
+                dropped, "training asks for pictures faster than they are drawn"
+            )
+
+    def _leave_out_undrawn(self, order: Order, why: str) -> None:
+        words = f'pictures: "{order.tag}" of step {order.step} is left out, because {why}.'
+        self._guard("pictures").leave_out("drawing", f"{words} Training goes on.")
+
+    def _write_drawn(self) -> None:
+        drawn = self._drawing.take() if self._drawing is not None else []
+        for step, of_step in groupby(drawn, key=lambda one: one.order.step):
+            media: list[Media] = []
+            for one in of_step:
+                one.order.spend(one.seconds)
+                self._try(f'"{one.order.item.tag}"', _take_drawn, media, one)
+            self._write_media(media, step)
 
     def _write_media(self, media: Sequence[Media], step: int) -> None:
         kept, dropped = within(media, self._bytes.remaining)
@@ -295,8 +365,12 @@ def _take_number(numbers: dict[str, float], tag: str, scalar: Scalar) -> None:
     numbers[tag] = number_of(scalar)
 
 
-def _take_media(media: list[Media], item: Any, prefix: str) -> None:
-    media.append(prepare(item, prefix))
+def _take_media(media: list[Media], order: Order) -> None:
+    media.append(prepare(order.item, order.prefix))
+
+
+def _take_drawn(media: list[Media], drawn: Drawn) -> None:
+    media.append(drawn.result())
 
 
 def number_of(scalar: Scalar) -> float:

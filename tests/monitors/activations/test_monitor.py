@@ -15,7 +15,7 @@ from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.probe import Batch
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Group, Snapshot, Weights
-from vis_callbacks.pictures.raster import ALIVE, DEAD, NEVER_FIRED
+from vis_callbacks.pictures.time_plots import ALIVE, DEAD, NEVER_FIRED
 from vis_callbacks.report import Picture, Report, Scalar, transfer
 
 

@@ -6,7 +6,7 @@ import pytest
 from vis_callbacks.monitors.activations import pictures as home
 from vis_callbacks.pictures.canvas import MAX_WIDTH, blank
 from vis_callbacks.pictures.colours import NOT_FINITE, NOT_MEASURED, colour_map, scale_of
-from vis_callbacks.pictures.raster import ALIVE, DEAD, NEVER_FIRED, REVIVED, STATE_COLOURS
+from vis_callbacks.pictures.time_plots import ALIVE, DEAD, NEVER_FIRED, REVIVED, STATE_COLOURS
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_units_without_positions_are_lines(units):
     assert picture.shape[0] < 520
     assert count(picture, NOT_MEASURED) > 40 * min(units, 400)
     # A few pixels of letters and of the colour bar have these colours too.
-    assert count(picture, colour_map(np.array(1.0))) == pytest.approx(
+    assert count(picture, colour_map(np.array(1.0), scale_of(np.array(1.0)))) == pytest.approx(
         3 * count(picture, NOT_MEASURED), abs=30
     )
 

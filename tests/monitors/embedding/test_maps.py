@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitors.embedding import tsne
 from vis_callbacks.monitors.embedding.maps import (
     EmbeddingMaps,
     FollowedMap,
@@ -125,6 +126,19 @@ def test_scikit_learn_lays_out_and_follows_as_well():
     last = follow(None, clusters(60), **layout)
     assert trustworthiness(squared_distances(clusters(60)), last.points) > 0.9
     assert follow(last, clusters(60), **layout).moved < 0.1
+
+
+@pytest.mark.parametrize("num_exact", [N - 1, N])
+def test_many_points_are_handed_over_to_scikit_learn(monkeypatch, num_exact):
+    monkeypatch.setattr(tsne, "_EXACT_COLD", num_exact)
+    monkeypatch.setattr(tsne, "_EXACT_WARM", num_exact)
+    by = "torch" if num_exact == N else "sklearn"
+    last = follow(None, clusters(), perplexity=10.0)
+    assert np.array_equal(last.points, follow(None, clusters(), perplexity=10.0, backend=by).points)
+    moved = follow(last, clusters() + 0.01, perplexity=10.0)
+    again = follow(last, clusters() + 0.01, perplexity=10.0, backend=by)
+    assert np.array_equal(moved.points, again.points)
+    assert moved.moved < 0.2
 
 
 # -- what a snapshot gives

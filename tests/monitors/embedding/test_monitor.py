@@ -587,7 +587,10 @@ def test_the_state_goes_on_where_it_was():
         ({"method": "umap"}, 'method=\'umap\' is none of the choices. Use "tsne" or "pca"'),
         ({"backend": "openTSNE"}, "backend='openTSNE' is none of the choices"),
         ({"projector": 1}, "projector=1 is no bool"),
-        ({"num_samples": 6000}, 'num_samples=6,000 is too many.*backend="sklearn"'),
+        (
+            {"num_samples": 6000, "backend": "torch"},
+            'num_samples=6,000 is too many.*backend="auto"',
+        ),
         ({"num_sample": 3}, "has no option 'num_sample'. Nearest: .*num_samples"),
     ],
 )
@@ -597,5 +600,5 @@ def test_a_wrong_option_says_what_to_write(options, message):
 
 
 def test_more_samples_are_a_case_for_scikit_learn():
-    assert EmbeddingMonitor(num_samples=6000, backend="sklearn").options.num_samples == 6000
+    assert EmbeddingMonitor(num_samples=6000).options.num_samples == 6000
     assert EmbeddingMonitor().options.num_samples == 500

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from vis_callbacks.engine import sample_numbers
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, Probe
 from vis_callbacks.engine.references import References
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.guard import NothingToShow
-from vis_callbacks.monitors.embedding import samples as module
 from vis_callbacks.monitors.embedding.samples import (
     CHOSEN,
     FACTS,
@@ -71,7 +70,9 @@ def test_the_first_samples_are_taken_and_the_rest_passes_by():
 def test_samples_are_numbered_as_a_sampler_deals_them_out_to_the_ranks(monkeypatch):
     indices = []
     for rank in (0, 1):
-        monkeypatch.setattr(module, "_rank", lambda rank=rank: (rank, 2))
+        told = {"is_initialized": True, "get_rank": rank, "get_world_size": 2}
+        for name, answer in told.items():
+            monkeypatch.setattr(sample_numbers.dist, name, lambda answer=answer: answer)
         seen, given = collector(11), batch(4)  # the fifth to the eighth sample of each rank
         seen.read("features", activation(first := batch(0)), first)
         indices.append(seen.read("features", activation(given), given)["index"].tolist())
@@ -185,24 +186,6 @@ def test_samples_without_inputs_are_known_again_by_their_place():
         prints.append(collector().read("features", activation(given), given)["fingerprint"])
     assert torch.equal(*prints)
     assert len(prints[0].unique()) == 4
-
-
-class Tagged(Tensor):
-    """A tensor that carries something along, as MONAI's MetaTensor does."""
-
-
-def test_what_is_kept_of_a_tensor_subclass_is_a_plain_tensor():
-    given = batch()
-    tagged = Batch(
-        inputs=given.inputs.as_subclass(Tagged),
-        labels=given.labels.as_subclass(Tagged),
-        num_samples=4,
-    )
-    of = activation(given)
-    values = replace(of, values=of.values.as_subclass(Tagged))
-    read = collector().read("features", values, tagged)
-    assert len(read) == 4 + len(FACTS)
-    assert {type(value) for value in read.values()} == {Tensor}
 
 
 def test_it_is_pickled_in_the_midst_of_an_evaluation():

@@ -20,8 +20,10 @@ from vis_callbacks.monitors.embedding.tsne import (
     WARM,
     Descent,
     as_start,
+    barnes_hut_tsne,
     conditional_probabilities,
     fitting_perplexity,
+    is_exact_faster,
     tsne,
 )
 
@@ -172,6 +174,35 @@ def test_the_precision_of_the_users_matrix_products_is_of_no_consequence(precisi
     finally:
         torch.set_float32_matmul_precision(before)
     assert torch.equal(found, expected)
+
+
+def test_barnes_hut_draws_nothing_gives_the_same_map_twice_and_leaves_the_threads_alone():
+    features = digits(150)
+    start = as_start(principal_components(features))
+    before, num_threads = (torch.get_rng_state(), np.random.get_state()[1].copy()), 3
+    used = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        first, second = (
+            barnes_hut_tsne(features, start, perplexity=20.0, is_warm=False) for _ in range(2)
+        )
+        assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(used)
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+@pytest.mark.parametrize(
+    ("device", "num_threads", "most"),
+    [("cpu", 1, (1_250, 3_000)), ("cpu", 2, (2_500, 5_000)), ("cuda", 1, (5_000, 5_000))],
+)
+def test_all_pairs_are_taken_where_that_is_faster(monkeypatch, device, num_threads, most):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    for is_warm, limit in enumerate(most):
+        assert is_exact_faster(torch.device(device), limit, is_warm=bool(is_warm))
+        assert not is_exact_faster(torch.device(device), limit + 1, is_warm=bool(is_warm))
 
 
 @pytest.mark.parametrize("num_points", [4, 9])

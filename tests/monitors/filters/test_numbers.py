@@ -14,13 +14,13 @@ from vis_callbacks.monitors.filters.layers import WatchedLayer
 from vis_callbacks.monitors.filters.noise import noise_null, roughness
 from vis_callbacks.monitors.filters.numbers import (
     MEASURED,
+    FilterRecord,
     LayerNumbers,
     layer_numbers,
     readings_of,
     roughness_of_inputs,
     scalars_of,
 )
-from vis_callbacks.monitors.filters.record import FilterRecord
 from vis_callbacks.monitors.filters.science import input_roughness
 from vis_callbacks.report import Report, transfer
 

@@ -38,7 +38,7 @@ def grid(filters: np.ndarray, **changed) -> np.ndarray:
         "noise_like": nothing,
         "is_dead": nothing,
     }
-    facts = {"layer": "conv", "step": 5, "num_filters": len(filters), "has_verdicts": True}
+    facts = {"layer": "conv", "step": 5, "num_filters": len(filters)}
     options = {"max_filters": 256, "scale": "filter", "order": "index"}
     return draw_grid(**(arrays | facts | options | changed), numbers=NUMBERS)
 

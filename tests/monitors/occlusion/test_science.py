@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from vis_callbacks.monitors.occlusion.plan import plan_occlusion
-from vis_callbacks.monitors.occlusion.science import baseline_images, blurred, occlude
+from vis_callbacks.monitors.occlusion.science import baseline_images, occlude
 
 
 def images(seed: int = 1, size: tuple[int, ...] = (9, 12), dtype=torch.float64) -> Tensor:
@@ -97,17 +97,6 @@ def test_the_mean_is_of_each_channel_over_all_images():
     hidden = baseline_images(x, "mean", 3)
     assert hidden.shape == (1, 2, 1, 1)
     torch.testing.assert_close(hidden.flatten(), x.mean((0, 2, 3)))
-
-
-def test_a_blur_keeps_a_constant_and_the_mean_of_a_point():
-    assert torch.allclose(blurred(torch.full((1, 3, 9, 9), 2.5), 2.0), torch.tensor(2.5))
-    point = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
-    point[..., 20, 20] = 1.0
-    smooth = blurred(point, 3.0)
-    assert smooth.sum().item() == pytest.approx(1.0, abs=1e-12)
-    places = torch.arange(41, dtype=torch.float64) - 20
-    variance = (smooth[0, 0].sum(0) * places.square()).sum()
-    assert variance.sqrt().item() == pytest.approx(3.0, abs=0.05)  # cut off at 3 sigma
 
 
 def test_nothing_is_recorded_for_a_gradient():

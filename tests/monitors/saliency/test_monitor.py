@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -324,11 +325,30 @@ def test_a_single_logit_is_explained_for_the_true_label():
     assert arrays["values"].round().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     words = words_of(report, "saliency/input_x_gradient")
     assert words[1] == ("label", "dog", "p = 1.00")
-    assert words[8] == ("predicted", "dog", "p = 1.00, wrong")
+    assert ("predicted", "dog", "p = 1.00, wrong") in words
+
+
+def test_where_every_prediction_is_right_one_map_a_sample_says_all():
+    given = replace(bright_and_dark(), labels=torch.tensor([1, 0, 1, 0]))
+    monitor = SaliencyMonitor(overlay=False, outputs="classes")
+    report = looked(monitor, one_logit(), references=given)
+    words = words_of(report)
+    assert [line[0] for line in words[:8]] == ["image", "label"] * 4
+    assert {line[-1] for line in words[1:8:2]} == {"p = 1.00, right"}
+
+
+@pytest.mark.parametrize(("channels", "titles"), [(3, {"on it"}), (1, set())])
+def test_colour_images_are_shown_in_grey_below_their_maps(channels, titles):
+    inputs = torch.rand(4, channels, 6, 6)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36 * channels, 3))
+    report = looked(SaliencyMonitor(target=1), model, references=references(inputs=inputs))
+    assert {line[0] for line in words_of(report)[:-1]} == {"image", "output 1"} | titles
 
 
 def test_a_single_value_is_none_of_a_class():
-    report = looked(SaliencyMonitor(outputs="values"), one_logit(), references=bright_and_dark())
+    report = looked(
+        SaliencyMonitor(outputs="values", overlay=False), one_logit(), references=bright_and_dark()
+    )
     words = words_of(report)
     assert words[1] == ("output 0", "output 0", "value 108")
     assert words[3] == ("output 0", "output 0", "value -108")
@@ -354,7 +374,8 @@ def test_outputs_that_are_no_classes_are_called_by_their_number():
         assert "p = " not in text
         assert "class" not in text
         assert ("the labels have not shown" in text) == ("outputs" not in options)
-    assert [line[0] for line in words_of(report)[:8]] == ["image", "highest output"] * 4
+    titles = [line[0] for line in words_of(report)[:12]]
+    assert titles == ["image", "highest output", "on it"] * 4
 
 
 def test_labels_that_agree_make_the_outputs_classes():
@@ -366,7 +387,7 @@ def test_labels_that_agree_make_the_outputs_classes():
         report = looked(monitor, model, step, references=given)
         seen.append(words_of(report)[1])
     assert seen[0] == ("output = label", "output 0", "value 1")
-    assert seen[3] == ("label", "class 0", "p = 1.00")
+    assert seen[3] == ("label", "class 0", "p = 1.00, right")
     strip = picture(report, "saliency/over_time/gradient")
     assert strip.arrays["are_classes"].tolist() == [False, False, True, True]
     words = words_of(report, "saliency/over_time/gradient")

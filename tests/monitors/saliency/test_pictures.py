@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vis_callbacks.monitors.saliency.pictures import map_table, map_tile, relative
+from vis_callbacks.monitors.saliency.pictures import map_table, map_tile, overlay, relative
 from vis_callbacks.pictures.colours import Scale, colour_map
 from vis_callbacks.pictures.tiles import Tile, TileRow
 
@@ -83,3 +83,13 @@ def test_eight_images_fit_a_screen():
     height, width = grid(*[MAP] * 8).shape[:2]
     assert height <= 800
     assert width <= 1_600
+
+
+def test_an_overlay_is_the_grey_image_where_the_map_is_0_and_the_colour_where_it_is_bright():
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    image[..., 0] = 200
+    point = np.zeros((32, 32))
+    point[16:20, 16:20] = 1
+    shown = overlay(point, image, is_signed=False)
+    assert len({*shown[4, 4].tolist()}) == 1
+    assert tuple(shown[18, 18]) == YELLOW

@@ -19,7 +19,6 @@ from vis_callbacks.monitors.saliency.methods import (
 )
 from vis_callbacks.monitors.saliency.science import (
     attribute,
-    effective_area,
     grad_cam,
     rank_correlation,
     remembered,
@@ -472,13 +471,6 @@ def test_a_map_is_the_largest_magnitude_of_the_channels_or_their_sum():
     volume = torch.zeros(1, 1, 5, 2, 2)
     volume[0, 0, 2] = 7.0
     assert saliency_maps(volume).mean() == 7.0  # the middle slice
-
-
-def test_the_effective_area_is_one_for_an_even_map_and_one_place_for_a_point():
-    even, point = torch.ones(4, 5), torch.zeros(4, 5)
-    point[2, 3] = -1e-30
-    assert effective_area(torch.stack([even, point])).tolist() == pytest.approx([1, 1 / 20])
-    assert effective_area(torch.zeros(1, 2, 2)).isnan().all()
 
 
 def test_the_rank_correlation_is_that_of_scipy_ties_included():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vis_callbacks.engine import sample_numbers
 from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.top_patches import reader as patch_reader
@@ -55,9 +56,9 @@ def test_samples_are_numbered_through_the_evaluation():
 
 
 def test_samples_of_two_ranks_have_their_places_in_the_data_set(monkeypatch):
-    monkeypatch.setattr(patch_reader.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(patch_reader.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(patch_reader.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(sample_numbers.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(sample_numbers.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(sample_numbers.dist, "get_rank", lambda: 1)
     found = read(reader(top_k=3), torch.rand(3, 1, 3), torch.rand(3, 3, 5, 5), first=10)
     assert sorted(unpacked(found["top"]).samples[0].tolist()) == [21, 23, 25]
 
@@ -89,19 +90,6 @@ def test_what_cannot_be_shown_is_said(inputs):
     batch = Batch(inputs=inputs, labels=None, num_samples=3)
     with pytest.raises(NothingToShow, match=r"no inputs to cut patches from|tokens or indices"):
         reader().read(activation_of("it", torch.rand(3, 2, 3)), batch)
-
-
-class Tagged(Tensor):
-    """A tensor that carries something along, as MONAI's MetaTensor does."""
-
-
-def test_what_is_kept_of_a_tensor_subclass_is_a_plain_tensor():
-    kept: list[Tensor] = []
-    seen = reader(meet=lambda inputs, has_labels: kept.append(inputs))
-    values, images = (torch.rand(3, *shape).as_subclass(Tagged) for shape in ((2, 3), (3, 5, 5)))
-    batch = Batch(inputs=images, labels=torch.arange(3).as_subclass(Tagged), num_samples=3)
-    found = seen.read(activation_of("it", values), batch)
-    assert {type(value) for value in (*found.values(), *kept)} == {Tensor}
 
 
 def met_layers(seen: PatchReader, places: dict[str, int], first: int = 0) -> dict[str, dict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
@@ -44,9 +44,9 @@ from vis_callbacks.report import Picture, Report, Scalar
 if TYPE_CHECKING:
     from vis_callbacks.engine.input_layout import InputKind
     from vis_callbacks.engine.isolation import IsolatedForward
-    from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
+    from vis_callbacks.monitors.activation_maximization.science import Maximized, Score
     from vis_callbacks.options import MonitorOptions
 
 _MAX_ROWS = 8  # of the strip
@@ -75,7 +75,7 @@ class MaximizedTargets:
 
     def of_all(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
         """Returns the score of each sample for each target, (samples, rows)."""
-        numbers = torch.tensor(self.classes, dtype=torch.int64, device=scores.device)
+        numbers = self._numbers_on(scores.device)
         values = [value_of_unit(layers[unit.layer], unit) for unit in self.units]
         return torch.cat(
             [per_output(scores)[:, numbers], *(value[:, None] for value in values)], dim=1
@@ -84,7 +84,7 @@ class MaximizedTargets:
     def of_rows(self, scores: Tensor, layers: dict[str, Tensor]) -> Tensor:
         """Returns the score of each row for its own target, (rows,)."""
         num_classes = len(self.classes)
-        numbers = torch.tensor(self.classes, dtype=torch.int64, device=scores.device)
+        numbers = self._numbers_on(scores.device)
         parts = [select_scores(scores[:num_classes], numbers)] if num_classes else []
         for row, unit in enumerate(self.units, start=num_classes):
             parts.append(value_of_unit(layers[unit.layer][row : row + 1], unit))
@@ -97,11 +97,21 @@ class MaximizedTargets:
         """
         known = real_scores.nan_to_num(-torch.inf)
         if labels is not None and self.classes:
-            numbers = known.new_tensor(self.classes, dtype=torch.int64)
+            numbers = self._numbers_on(known.device)
             is_other = labels[:, None] != numbers  # (samples, classes)
             is_other = is_other & ~is_other.all(0)
             known[:, : len(numbers)].masked_fill_(is_other, -torch.inf)
         return known.argmax(0)
+
+    def _numbers_on(self, device: torch.device) -> Tensor:
+        """Returns the classes' numbers, sent there once: each time would wait for the device."""
+        if device not in self._sent:
+            self._sent[device] = torch.tensor(self.classes, dtype=torch.int64, device=device)
+        return self._sent[device]
+
+    @cached_property
+    def _sent(self) -> dict[torch.device, Tensor]:
+        return {}
 
 
 class ActivationMaximizationMonitor(Monitor):
@@ -188,10 +198,6 @@ class ActivationMaximizationMonitor(Monitor):
         self._last: Tensor | None = None  # z of the last result, (rows, channels, ...)
         self._strip = FilmStrip()
 
-    def probes(self) -> Sequence[Probe]:
-        """Asks for nothing: all passes are its own."""
-        return ()
-
     def observe(self, snapshot: Snapshot) -> Report:
         """Goes on with each image for some steps and says how high its score has come."""
         references, forward = snapshot.own_passes("to tell what an input looks like")
@@ -203,24 +209,13 @@ class ActivationMaximizationMonitor(Monitor):
         targets, real_scores = self._look_at_real(forward, references)
         frame, spread = Frame.of(real), score_spread(real_scores)
         best = real_scores.nan_to_num(-torch.inf).argmax(0)
-        last = self._last
-        if last is not None and last.shape != (len(best), *real.shape[1:]):
-            last = None
 
         def score(images: Tensor) -> Tensor:
             """Returns each row's score, in units of its spread over real images."""
             scores, layers = targets.look(forward, layout.restored(images))
             return targets.of_rows(self._of_classes(scores), layers) / spread
 
-        result = maximize(
-            score,
-            frame.z(real[best]),
-            None if last is None else last.to(real),
-            self._preset,
-            frame,
-            num_steps=self.num_steps,
-            seed=self.seed + snapshot.step,
-        )
+        result = self._maximized(score, frame, real[best], snapshot.step)
         rows = evenly_spread(len(best), _MAX_ROWS)
         if snapshot.stage == "fit":
             self._last = result.z
@@ -255,6 +250,19 @@ class ActivationMaximizationMonitor(Monitor):
             tag = "activation_maximization/over_time"
             items.append(Picture(tag=tag, draw=draw, arrays={**shared, **arrays}))
         return Report(step=snapshot.step, items=tuple(items))
+
+    def _maximized(self, score: Score, frame: Frame, real: Tensor, step: int) -> Maximized:
+        """Goes on from the last images where they are of this shape, else from real ones."""
+        last = self._last
+        return maximize(
+            score,
+            frame.z(real),
+            None if last is None or last.shape != real.shape else last.to(real),
+            self._preset,
+            frame,
+            num_steps=self.num_steps,
+            seed=self.seed + step,
+        )
 
     def _facts(
         self, snapshot: Snapshot, references: References, kind: InputKind, targets: MaximizedTargets

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam  # the function: hooks on optimizers must not see these steps
 
-from vis_callbacks.monitors.occlusion.science import blurred
+from vis_callbacks.engine.maps import blurred
 
 # Inputs (rows, channels, *places) -> scores (rows,): that of row i depends on input i alone.
 Score = Callable[[Tensor], Tensor]

@@ -105,7 +105,7 @@ class MapFilms:
             self._units[name] = evenly_spread(num_units, wanted)
             self._films[name] = FilmStrip()
         self._num_units[name] = num_units
-        maps = maps[torch.tensor(self._units[name], device=maps.device)]
+        maps = torch.stack([maps[unit] for unit in self._units[name]])  # a list would be sent
         if maps.dim() == 3 and max(maps.shape[1:]) > MAX_MAP:
             height, width = (min(length, MAX_MAP) for length in maps.shape[1:])
             maps = F.adaptive_avg_pool2d(maps, (height, width))

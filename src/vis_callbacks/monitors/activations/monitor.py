@@ -42,6 +42,7 @@ from vis_callbacks.options import check_count, check_flag, check_names
 from vis_callbacks.report import (
     Histogram,
     Item,
+    LayerTable,
     Picture,
     Report,
     RuleMetrics,
@@ -139,6 +140,7 @@ class ActivationMonitor(Monitor):
         "activations/unit_life",
         "activations/raster",
         "activations/histogram/<layer>",
+        "activations/layers",
     )
 
     def __init__(
@@ -166,7 +168,8 @@ class ActivationMonitor(Monitor):
         from vis_callbacks.engine.probe import Probe
 
         reduce = partial(measure, number=lru_cache(256)(new_number))
-        reduce_maps = partial(measure_maps, edges=log_edges() if self.histograms else None)
+        edges = lru_cache(8)(log_edges) if self.histograms else None  # sending them takes long
+        reduce_maps = partial(measure_maps, edges=edges)
         return (
             Probe(name="units", reduce=reduce, merge=UNIT_SUMS, layers=self.layers),
             Probe(
@@ -283,6 +286,12 @@ class ActivationMonitor(Monitor):
         stats = rows.statistics(maps)
         values = torch.stack([stats[name] for name in _SHOWN])
         yield RuleMetrics(metrics=_SHOWN, layers=layers, values=values)
+        yield LayerTable(
+            tag="activations/layers",
+            metrics=(_DEAD, *_SHOWN),
+            layers=layers,
+            values=torch.cat([metrics[_DEAD][None].to(values), values]),
+        )
         can_die = any(layer not in self.dead_units.cannot_die for layer in layers)
         yield from self._scalars(layers, stats, metrics, can_die)
         percents = (100 * (metrics[_DEAD] if can_die else stats["dormant_fraction"])).round()
@@ -354,10 +363,12 @@ def _of_run(snapshot: Snapshot) -> Iterator[RuleMetrics]:
     if snapshot.loss is not None:
         loss = torch.as_tensor(snapshot.loss)
         numbers |= {metric_names.LOSS: loss, metric_names.NON_FINITE_LOSS: ~loss.isfinite()}
-    for metric, value in numbers.items():
-        if value is not None:
-            values = value.double()[None] if isinstance(value, Tensor) else (value,)
-            yield RuleMetrics(metrics=(metric,), layers=("",), values=values)
+    tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+    plain = {n: v for n, v in numbers.items() if v is not None and n not in tensors}
+    yield RuleMetrics(metrics=tuple(plain), layers=("",), values=tuple(plain.values()))
+    if tensors:
+        values = torch.stack([value.double() for value in tensors.values()])
+        yield RuleMetrics(metrics=tuple(tensors), layers=("",), values=values)
 
 
 def _of_flat_parts(rows: UnitRows, infos: Mapping[str, LayerInfo]) -> Iterator[RuleMetrics]:

@@ -9,14 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vis_callbacks.monitors.activations.dead_units import MIN_SAMPLES
-from vis_callbacks.pictures.axes import largest_of_neighbours, time_plot
 from vis_callbacks.pictures.canvas import colour_bar, enlarge, side_by_side, with_caption
 from vis_callbacks.pictures.colours import NOT_MEASURED, Scale, colour_map, missing_note, scale_of
-from vis_callbacks.pictures.heat_map import heat_map
 from vis_callbacks.pictures.inputs import input_pictures
-from vis_callbacks.pictures.raster import DEAD, NEVER_FIRED, STATE_COLOURS, raster
 from vis_callbacks.pictures.text import FAINT_INK, Rgb, line_height, text_width
 from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table
+from vis_callbacks.pictures.time_plots import (
+    DEAD,
+    NEVER_FIRED,
+    STATE_COLOURS,
+    heat_map,
+    largest_of_neighbours,
+    raster,
+    time_plot,
+)
 
 if TYPE_CHECKING:
     pass
@@ -121,7 +127,7 @@ def _lines(values: NDArray[Any], states: NDArray[Any], steps: Sequence[int], sca
     column_width = max(40, *(text_width(f"{step:,}") + 10 for step in steps))
     cells = colour_map(shared, scale=scale)
     cells[shared == 0] = NOT_MEASURED
-    plot = enlarge(cells, (row_height, column_width))
+    plot = enlarge(cells, row_height, column_width)
     for state in _STATE_NAMES:
         is_other = largest_of_neighbours(states != state, _MAX_HEIGHT)
         plot[np.repeat(~is_other, row_height), :3] = STATE_COLOURS[state]

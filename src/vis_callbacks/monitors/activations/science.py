@@ -89,7 +89,7 @@ def _num_flat(
 
 
 def measure_maps(
-    activation: Activation, batch: Batch, edges: Tensor | None = None
+    activation: Activation, batch: Batch, edges: Callable[[torch.device], Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Returns the sums of what is shown of the maps, and with ``edges`` those of `histogram`.
 
@@ -114,17 +114,17 @@ def measure_maps(
         areas = activation.magnitudes.square() / squares.mul_(values.shape[2])
         areas = areas.nan_to_num_(0.0, 0.0, 0.0)
         measured |= {"area": areas.sum(0), "num_maps": areas.sign_().sum(0)}
-    return measured if edges is None else measured | histogram(values, edges.to(values.device))
+    return measured if edges is None else measured | histogram(values, edges(values.device))
 
 
-def log_edges() -> Tensor:
+def log_edges(device: torch.device | None = None) -> Tensor:
     """Returns edges of bins that grow by a constant factor on both sides of 0: 1e-6 to 1e6.
 
     They are fixed, because edges taken from the values would have to be waited for, and
     snapshots with equal edges can be added. The outermost bins take in what lies beyond them.
     """
     positive = torch.logspace(-6, 6, 61, dtype=torch.float64)
-    return torch.cat([-positive.flip(0), positive])
+    return torch.cat([-positive.flip(0), positive]).to(device)
 
 
 def histogram(values: Tensor, edges: Tensor) -> dict[str, Tensor]:

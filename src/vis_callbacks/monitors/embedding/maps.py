@@ -33,12 +33,10 @@ from vis_callbacks.monitors.embedding.science import (
     trustworthiness,
 )
 from vis_callbacks.monitors.embedding.tsne import (
-    COLD,
-    WARM,
+    Backend,
     as_start,
-    barnes_hut_tsne,
     fitting_perplexity,
-    tsne,
+    laid_out_by_tsne,
 )
 from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.pictures.text import number
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
     from vis_callbacks.options import Options
 
 Method = Literal["tsne", "pca"]
-Backend = Literal["torch", "sklearn"]
 
 # With fewer of the samples known, their places say nothing of where the others belong.
 _MIN_KNOWN_SHARE = 0.5
@@ -70,7 +67,7 @@ class Layout:
     """How maps are laid out."""
 
     method: Method = "tsne"
-    backend: Backend = "torch"
+    backend: Backend = "auto"
     perplexity: float = 30.0
 
 
@@ -144,23 +141,22 @@ def _laid_out(cloud: Cloud, last: Points | None, layout: Layout) -> Points:
             start = as_start(principal_components(features))
         else:
             start = torch.from_numpy(last).to(features.device)
-        perplexity, is_warm = fitting_perplexity(layout.perplexity, len(features)), last is not None
-        if layout.backend == "sklearn":
-            points = barnes_hut_tsne(features, start, perplexity=perplexity, is_warm=is_warm)
-        else:
-            descent = WARM if is_warm else COLD
-            points = tsne(cloud.distances, start, perplexity=perplexity, descent=descent)
+        points = laid_out_by_tsne(
+            features,
+            cloud.distances,
+            start,
+            perplexity=fitting_perplexity(layout.perplexity, len(features)),
+            is_warm=last is not None,
+            backend=layout.backend,
+        )
     return np.asarray(points.cpu().numpy())
 
 
 class EmbeddingMaps:
     """Follows the map of each layer, and makes its numbers and pictures.
 
-    Args:
-        layout: How maps are laid out.
-        options: Those of the monitor.
-        side: Which side of a layer is mapped, in words, or "".
-        projector: Whether to write for the Embedding Projector as well.
+    ``side`` says in words which side of a layer is mapped; with ``projector`` the data of the
+    Embedding Projector are made as well.
     """
 
     def __init__(self, layout: Layout, options: Options, *, side: str, projector: bool) -> None:

@@ -23,7 +23,7 @@ from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitor import Monitor
-from vis_callbacks.monitors.embedding.maps import Backend, EmbeddingMaps, Layout, Method
+from vis_callbacks.monitors.embedding.maps import EmbeddingMaps, Layout, Method
 from vis_callbacks.monitors.embedding.probing import ProbeCurves
 from vis_callbacks.monitors.embedding.reductions import from_bytes
 from vis_callbacks.monitors.embedding.samples import (
@@ -40,7 +40,7 @@ from vis_callbacks.monitors.embedding.science import (
     clouds_of,
     squared_distances,
 )
-from vis_callbacks.monitors.embedding.tsne import MAX_POINTS
+from vis_callbacks.monitors.embedding.tsne import MAX_POINTS, Backend
 from vis_callbacks.options import check_choice, check_flag, check_names
 from vis_callbacks.report import Item, Report, RuleMetrics, Scalar, tag
 
@@ -80,8 +80,10 @@ class EmbeddingMonitor(Monitor):
             samples less is taken, and said.
         method: ``"tsne"``, or ``"pca"``: cheaper, and distances mean something, but classes
             hide each other.
-        backend: ``"torch"`` runs t-SNE where the features are; ``"sklearn"`` runs
-            scikit-learn's, for more than 5,000 samples.
+        backend: ``"torch"`` runs an exact t-SNE where the features are, of at most 5,000 samples;
+            ``"sklearn"`` runs scikit-learn's, which leaves pairs out, on the CPU. ``"auto"`` takes
+            the faster one: scikit-learn's above 1,250 samples for each thread of a CPU (above
+            3,000 where it begins from the last map), and above 5,000 everywhere.
         projector: Also write the data of TensorBoard's Embedding Projector, as often as
             thumbnails are drawn.
         **options: Those of every `Monitor`. ``num_samples`` is 500 here: the first ones of an
@@ -122,7 +124,7 @@ class EmbeddingMonitor(Monitor):
         probe_layers: Sequence[str] | None = None,
         perplexity: float = 30.0,
         method: Method = "tsne",
-        backend: Backend = "torch",
+        backend: Backend = "auto",
         projector: bool = False,
         **options: Unpack[MonitorOptions],
     ) -> None:
@@ -130,7 +132,7 @@ class EmbeddingMonitor(Monitor):
         check_names("probe_layers", probe_layers)
         _check_perplexity(perplexity)
         check_choice("method", method, ("tsne", "pca"))
-        check_choice("backend", backend, ("torch", "sklearn"))
+        check_choice("backend", backend, ("auto", "torch", "sklearn"))
         check_flag("projector", projector)
         self.layers = layers
         self.probe_layers = probe_layers
@@ -143,7 +145,7 @@ class EmbeddingMonitor(Monitor):
         if method == "tsne" and backend == "torch" and self.options.num_samples > MAX_POINTS:
             raise ValueError(
                 f"num_samples={self.options.num_samples:,} is too many for all pairs at once. "
-                f'Use at most {MAX_POINTS:,}, or backend="sklearn".'
+                f'Use at most {MAX_POINTS:,}, or backend="auto".'
             )
         self._max_probed = _NUM_PROBED if probe_layers is None else _MAX_PROBED
         self._module_names: tuple[str, ...] = ()

@@ -238,7 +238,6 @@ def draw_probes(
         y_label="accuracy",
         x_label="layer",
         y_range=(0.0, 1.0),
-        height=240,
         colours=colours_in_order(len(steps)),
         levels={"network itself": network, "guessing": chance},
     )

@@ -87,8 +87,7 @@ def _standardised(features: NDArray[np.float32]) -> NDArray[np.float32]:
 class ProbeCurves:
     """Fits probes at each snapshot and keeps the curves of a few: first, log-spaced, latest.
 
-    Args:
-        writes_all: Whether each layer gets a scalar of its own, or the last one alone.
+    Each layer gets a scalar of its own with ``writes_all``, else the last one alone.
     """
 
     def __init__(self, *, writes_all: bool) -> None:

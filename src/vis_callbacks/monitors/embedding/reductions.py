@@ -9,31 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vis_callbacks.engine.sample_numbers import mixed
+
 _MAX_PIXELS = 32  # of a side of a kept image
 _MAX_VALUES = 1_024  # of a kept input that is no image
 _MAX_HASHED = 4_096  # values of a sample
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_LARGE_ODD = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SEED = 20_080_401
 
 
-def numeric(values: Tensor | None) -> Tensor | None:
-    """Returns a plain tensor of the values, or None if nothing can be computed with them.
-
-    Sparse, nested and quantised tensors take part in few operations.
-    """
-    if values is None or values.layout != torch.strided or values.is_quantized or values.is_nested:
-        return None
-    return values.detach().as_subclass(Tensor)
-
-
-def target_values(labels: Tensor | None, num_samples: int) -> Tensor:
+def target_values(labels: Tensor | None, num_samples: int, device: torch.device) -> Tensor:
     """Returns (samples,) float32 targets of a regression; NaN where there is no number."""
     if labels is not None and labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels.squeeze(1)
     if labels is None or labels.shape != (num_samples,) or not labels.is_floating_point():
-        return torch.full((num_samples,), math.nan)
-    return labels.float()
+        return torch.full((num_samples,), math.nan, device=device)
+    return labels.float().to(device)
 
 
 def pooled(values: Tensor, *, class_token: bool = False) -> Tensor:
@@ -82,21 +73,10 @@ def fingerprints(inputs: Tensor, labels: Tensor) -> Tensor:
     rows = rows[:, :: max(1, -(-rows.shape[1] // _MAX_HASHED))].contiguous()
     if rows.dtype == torch.bool:
         rows = rows.byte()
-    if rows.is_complex():
-        rows = torch.view_as_real(rows).flatten(1)
     bits = rows.view(_INTEGER_OF_SIZE[rows.element_size()]).long()
     places = torch.arange(1, bits.shape[1] + 1, device=rows.device)
     sums = (bits * (mixed(places) | 1)).sum(1)
     return mixed(sums + mixed(labels.to(rows.device).long()))
-
-
-def mixed(values: Tensor) -> Tensor:
-    """Returns int64 whose bits all depend on all bits given: the finalizer of splitmix64."""
-    first, second, third = (number - (1 << 64) * (number >> 63) for number in _LARGE_ODD)
-    values = values * first
-    values = (values ^ (values >> 30)) * second
-    values = (values ^ (values >> 27)) * third
-    return values ^ (values >> 31)
 
 
 def shrunk_inputs(inputs: Tensor) -> Tensor | None:
@@ -106,11 +86,9 @@ def shrunk_inputs(inputs: Tensor) -> Tensor | None:
     kept, of a volume the middle slice. Vectors become one row of at most 1,024 values. Token
     numbers are left out, because distances between them mean nothing.
     """
-    if inputs.dim() < 2 or inputs.is_complex():
+    if inputs.dim() < 2 or (inputs.dim() == 2 and not inputs.is_floating_point()):
         return None
     if inputs.dim() == 2:
-        if not inputs.is_floating_point():
-            return None
         rows = inputs.detach().float()[:, None]
         return F.adaptive_avg_pool1d(rows, min(rows.shape[2], _MAX_VALUES))[:, None]
     images = inputs.detach() if inputs.dim() > 3 else inputs.detach()[:, None]

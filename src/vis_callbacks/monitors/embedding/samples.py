@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from vis_callbacks.engine.labels import class_labels
+from vis_callbacks.engine.labels import whole_labels
 from vis_callbacks.engine.layers import matches
 from vis_callbacks.engine.nonlinearities import NONLINEARITIES
 from vis_callbacks.engine.probe import Activation, Batch
 from vis_callbacks.engine.ranks import merge_two
+from vis_callbacks.engine.sample_numbers import sample_numbers
 from vis_callbacks.guard import NothingToShow
 from vis_callbacks.monitors.embedding.reductions import (
     fingerprints,
     has_class_token,
-    numeric,
     pooled,
     predicted_classes,
     projected,
@@ -65,19 +64,15 @@ _KINDS = frozenset(nonlinearity.kind for nonlinearity in NONLINEARITIES)
 class SampleCollector:
     """Makes the rows of activations that pass by; one lives as long as a run.
 
-    Each row has the running number of its sample, over all ranks, in the order in which a
-    sampler deals samples out to them. So the rows of layers, batches and ranks find together.
-    What belongs to a sample and to no layer (label, fingerprint, pixels) comes with the layer
-    that an evaluation meets first. Layers without one row a sample (the tokens that an expert is
-    sent, packed sequences, boxes, tables of positions) are marked as misfits.
+    Each row has the running number of its sample, so the rows of layers, batches and ranks find
+    together. What belongs to a sample and to no layer (label, fingerprint, pixels) comes with the
+    layer that an evaluation meets first. Layers without one row a sample (the tokens that an expert
+    is sent, packed sequences, boxes, tables of positions) are marked as misfits.
 
     Which linear layer is the last, and which nonlinearities are evenly spaced, is known once the
     first batch of a run has passed. Until then the rows of few layers are kept: of the linear
     layers that the model registers last, among which the last one nearly always is, and of as
     many nonlinearities as 8 MB hold. What is missed is missing in the first map alone.
-
-    ``linear_names`` are in the order in which the model has the layers. With ``maps_last`` the
-    last of them is mapped, else all layers that are read.
     """
 
     def __init__(
@@ -108,12 +103,9 @@ class SampleCollector:
         self._in_batch.append(key)
         if batch.first_index == 0 and len(self._in_batch) == 1:
             self._carrier = key
-        rank, num_ranks = _rank()
-        first = batch.first_index * num_ranks + rank
-        stop = min(first + batch.num_samples * num_ranks, self._num_samples)
-        if first >= stop:
+        index = sample_numbers(batch, activation.values.device, self._num_samples)
+        if not len(index):
             return {}
-        index = torch.arange(first, stop, num_ranks, device=activation.values.device)
         if len(activation.values) != batch.num_samples:
             self._misfits.add(key)
         is_kept = self._kept is None or key in self._kept
@@ -159,8 +151,8 @@ class SampleCollector:
     def _facts(self, batch: Batch, index: Tensor) -> dict[str, Tensor]:
         """Returns what belongs to the samples of these numbers themselves."""
         count, device = len(index), index.device
-        inputs, labels = numeric(batch.inputs), numeric(batch.labels)
-        classes, _ = class_labels(labels, batch.num_samples)
+        inputs = batch.inputs
+        classes = whole_labels(batch.labels, batch.num_samples)
         known = torch.full((count,), _NO_CLASS, device=device)
         if classes is not None:
             known = classes[:count].to(device).clamp_min(_NO_CLASS)
@@ -169,7 +161,7 @@ class SampleCollector:
         facts = {
             "fingerprint": fingerprints(identity, known),
             "label": known,
-            "target": target_values(labels, batch.num_samples)[:count].to(device),
+            "target": target_values(batch.labels, batch.num_samples, device)[:count],
         }
         pixels = None if inputs is None else shrunk_inputs(inputs[:count])
         if pixels is not None:
@@ -197,19 +189,13 @@ def own_name(name: str, names: Sequence[str]) -> str:
 
 def _rows(kind: Kind, activation: Activation, batch: Batch, count: int) -> Tensor:
     """Returns the rows of the first ``count`` samples of a batch."""
-    values = activation.values[:count].as_subclass(Tensor)
+    values = activation.values[:count]
     if kind == "predictions":
         return predicted_classes(values)
     input_axes = 0 if batch.inputs is None else batch.inputs.dim()
     is_token = has_class_token(activation.shape, values.shape[1], input_axes)
     limit = MAX_FEATURES if kind == "features" else MAX_PROBE_FEATURES
     return projected(pooled(values, class_token=is_token), limit)
-
-
-def _rank() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,8 +250,7 @@ class Samples:
 def samples_of(values: Mapping[str, Values], *, maps_last: bool, max_probed: int) -> Samples | None:
     """Returns the samples of an evaluation; None where nothing was collected.
 
-    ``values`` are those of the probes "features", "predictions" and "probes". With ``maps_last``
-    only the last layer of "features" is mapped.
+    With ``maps_last`` only the last layer of the probe "features" is mapped.
     """
     carriers = [n for of_probe in values.values() for n in of_probe.values() if FACTS[0] in n]
     if not carriers:

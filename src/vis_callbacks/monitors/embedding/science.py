@@ -15,6 +15,8 @@ Obstacle = Literal["too few", "equal", "few places"]
 Points = NDArray[np.float32]  # (samples, 2)
 
 _MIN_SAMPLES = 4
+_NUM_OF_CLASS = 10  # neighbours that are asked for their class: one odd one must not decide
+_NUM_ON_MAP = 5  # neighbours on a map that are looked up in truth
 # Relative to the size of the features: what float32 leaves of a difference is about 1e-7.
 _NO_SPREAD = 1e-6
 _NO_VARIANCE = 1e-12  # of the largest: what rounding leaves of a direction that is not there
@@ -117,20 +119,13 @@ def squared_distances(points: Tensor) -> Tensor:
     return distances.fill_diagonal_(0)
 
 
-def class_agreement(
-    distances: Tensor, labels: NDArray[np.int64], num_neighbours: int = 10
-) -> Tensor:
-    """Returns the mean share of a point's nearest neighbours that are of its class.
+def class_agreement(distances: Tensor, labels: NDArray[np.int64]) -> Tensor:
+    """Returns the mean share of a point's ten nearest neighbours that are of its class.
 
     1: each class lies by itself. By chance it is about the sum of the squared shares of the
-    classes. NaN: there is one class alone, or none with two points.
-
-    Args:
-        distances: (points, points); of any kind, only their order counts.
-        labels: (points,) class numbers; below 0: not known, and no neighbour.
-        num_neighbours: 10, so that one odd neighbour does not decide. A point has no more than
-            its class has other points, so that small classes can reach 1 as well; a class of
-            one point does not count.
+    classes. NaN: there is one class alone, or none with two points. A point has no more neighbours
+    than its class has other points, so that small classes can reach 1 as well. Of the distances
+    (points, points) only the order counts; labels (points,) below 0 are not known.
     """
     labelled = np.flatnonzero(labels >= 0)
     num_classes = len(np.unique(labels[labelled]))
@@ -139,7 +134,7 @@ def class_agreement(
     index = torch.from_numpy(labelled).to(distances.device)
     others = distances[index][:, index].fill_diagonal_(torch.inf)
     classes = torch.from_numpy(labels[labelled]).to(distances.device)
-    count = min(num_neighbours, len(classes) - 1)
+    count = min(_NUM_OF_CLASS, len(classes) - 1)
     nearest = others.topk(count, dim=1, largest=False).indices
     is_same = (classes[nearest] == classes[:, None]).to(distances.dtype)
     num_others = (classes[:, None] == classes).sum(1) - 1
@@ -165,16 +160,16 @@ def principal_components(features: Tensor) -> Tensor:
     return torch.nn.functional.pad(points, (0, 2 - points.shape[1]))
 
 
-def trustworthiness(distances: Tensor, points: Points, num_neighbours: int = 5) -> float:
+def trustworthiness(distances: Tensor, points: Points) -> float:
     """Returns how far neighbours on a map are neighbours in truth: 1 all, 0 the worst there is.
 
-    Each of a point's nearest on the map costs as much as it lies beyond the nearest by
+    Each of a point's five nearest on the map costs as much as it lies beyond the nearest by
     ``distances`` (points, points). Whether neighbours were torn apart is not seen. (Venna and
     Kaski 2001, "Neighborhood preservation in nonlinear projection methods".)
     """
     from sklearn.manifold import trustworthiness as of_sklearn
 
-    count = max(1, min(num_neighbours, (len(points) - 1) // 2))
+    count = max(1, min(_NUM_ON_MAP, (len(points) - 1) // 2))
     in_truth = distances.cpu().numpy()
     return float(of_sklearn(in_truth, points, n_neighbors=count, metric="precomputed"))
 

@@ -1,20 +1,25 @@
 """t-SNE, exact, in torch, on the device that holds the points; or scikit-learn's, on the host.
 
-Barnes-Hut and interpolation win by leaving pairs out, which pays from some thousand points on.
-Below that, a few dense passes over all pairs are faster and need no native solver.
+Barnes-Hut wins by leaving pairs out, which pays on a CPU from some thousand points on. Below
+that, and on a GPU, a few dense passes over all pairs are faster and need no native solver.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import chain, repeat
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+Backend = Literal["auto", "torch", "sklearn"]
+
 MAX_POINTS = 5_000  # P and the weights take 4 N^2 bytes each: 100 MB
 
+# Up to here all pairs are faster on one thread of a CPU than Barnes-Hut: from the start, and from
+# the last map, of which scikit-learn takes 250 iterations and we take 100.
+_EXACT_COLD, _EXACT_WARM = 1_250, 3_000
 _BLOCK_ELEMENTS = 1 << 16  # of 256 kB: three of them stay in the cache of a core
 _CALIBRATION_STEPS = 10  # 8 reach 1e-12 on all that was tried, from isotropic to heavy-tailed
 _LONGEST_STEP = 1.5  # in the logarithm of a precision: Newton overshoots where the slope is small
@@ -38,19 +43,54 @@ COLD = Descent(250, 350)
 WARM = Descent(0, 100)
 
 
+def laid_out_by_tsne(
+    features: Tensor,
+    squared_distances: Tensor,
+    start: Tensor,
+    *,
+    perplexity: float,
+    is_warm: bool,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Returns a map (points, 2) by the solver asked for, or by the faster one.
+
+    Args:
+        features: (points, dimensions).
+        squared_distances: (points, points), theirs.
+        start: (points, 2); see `tsne`.
+        perplexity: See `fitting_perplexity`.
+        is_warm: Whether the start is the last map.
+        backend: ``"torch"`` takes all pairs, ``"sklearn"`` Barnes-Hut.
+    """
+    if backend == "auto":
+        is_exact = is_exact_faster(features.device, len(features), is_warm=is_warm)
+        backend = "torch" if is_exact else "sklearn"
+    if backend == "sklearn":
+        return barnes_hut_tsne(features, start, perplexity=perplexity, is_warm=is_warm)
+    descent = WARM if is_warm else COLD
+    return tsne(squared_distances, start, perplexity=perplexity, descent=descent)
+
+
+def is_exact_faster(device: torch.device, num_points: int, *, is_warm: bool) -> bool:
+    """Whether all pairs at once are faster than Barnes-Hut; never above `MAX_POINTS`.
+
+    All pairs are shared among the threads, Barnes-Hut is not (see `barnes_hut_tsne`).
+    """
+    most = MAX_POINTS
+    if device.type == "cpu":
+        of_a_thread = _EXACT_WARM if is_warm else _EXACT_COLD
+        most = min(most, of_a_thread * torch.get_num_threads())
+    return num_points <= most
+
+
 def tsne(
     squared_distances: Tensor, start: Tensor, *, perplexity: float = 30.0, descent: Descent = COLD
 ) -> Tensor:
     """Returns a map (points, 2) in which near neighbours stay near, without a random number.
 
-    Distances between clusters, their sizes and their densities mean little on it.
-
-    Args:
-        squared_distances: (points, points), of 4 to `MAX_POINTS` points that are not all equal.
-        start: (points, 2). For ``COLD``, the first principal components at a standard deviation
-            of 1e-4 (`as_start`); for ``WARM``, the last map as it is.
-        perplexity: About how many neighbours a point has; see `fitting_perplexity`.
-        descent: ``COLD`` builds a map; ``WARM`` lets one follow points that have moved a little.
+    Distances between clusters, their sizes and their densities mean little on it. It takes 4 to
+    `MAX_POINTS` points that are not all equal. ``COLD`` builds a map, and starts from the first
+    principal components (`as_start`); ``WARM`` lets the last map follow points that moved a little.
 
     References:
         van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; Belkina et al. 2019,
@@ -68,16 +108,21 @@ def barnes_hut_tsne(features: Tensor, start: Tensor, *, perplexity: float, is_wa
     """Returns a map (points, 2) by scikit-learn; ``is_warm``: the start is the last map.
 
     With a start of its own (``init="pca"``) it ends the whole process on constant features. So
-    it is given one, and never features that are all equal.
+    it is given one, and never features that are all equal. It runs on one thread: the sums of
+    several are added in any order, so that no map would be the same twice, and threads that wait
+    for each other in each iteration crawl where others are at work.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     solver = TSNE(perplexity=perplexity, init=start.cpu().numpy(), random_state=0)
+    # Before scikit-learn 1.5 its name is "n_iter".
+    count = "max_iter" if "max_iter" in solver.get_params() else "n_iter"
+    solver.set_params(**{count: _MIN_SKLEARN_ITERATIONS if is_warm else sum(COLD)})
     if is_warm:
-        # Before scikit-learn 1.5 its name is "n_iter".
-        count = "max_iter" if "max_iter" in solver.get_params() else "n_iter"
-        solver.set_params(early_exaggeration=1.0, **{count: _MIN_SKLEARN_ITERATIONS})
-    return torch.from_numpy(solver.fit_transform(features.float().cpu().numpy()))
+        solver.set_params(early_exaggeration=1.0)
+    with threadpool_limits(1):
+        return torch.from_numpy(solver.fit_transform(features.float().cpu().numpy()))
 
 
 def fitting_perplexity(perplexity: float, num_points: int) -> float:
@@ -131,7 +176,8 @@ def _scaled(squared_distances: Tensor, perplexity: float) -> Tensor:
     distances = squared_distances.clone().fill_diagonal_(math.inf)
     distances -= distances.amin(1, keepdim=True)
     rank = min(math.ceil(perplexity), len(distances) - 1)
-    neighbour = distances.kthvalue(rank, dim=1, keepdim=True).values
+    # Not kthvalue: CUDA refuses it where only deterministic algorithms are allowed.
+    neighbour = distances.topk(rank, dim=1, largest=False).values[:, -1:]
     distances.fill_diagonal_(0.0)
     mean = distances.mean(1, keepdim=True)
     unit = torch.where(neighbour > 0, neighbour, mean)  # 0 among many duplicates

@@ -32,12 +32,8 @@ def loss_pair(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Returns the latest (training, validation) loss, None where it was not logged.
 
-    Of accuracies it is the share that is wrong, so that less is better here as well.
-
-    Args:
-        metrics: What the user has logged so far, by name.
-        names: Of the two; None looks for a name with "val" and "loss" (or "acc") in it, and one
-            with "train", or the bare word.
+    Of accuracies it is the share that is wrong, so that less is better here as well. Without names
+    it is a name with "val" and "loss" (or "acc") in it, and one with "train", or the bare word.
     """
     if names is None:
         names = _found(tuple(metrics))

@@ -28,6 +28,7 @@ from vis_callbacks.monitors.filters.layers import MAX_LAYERS, WatchedLayer, watc
 from vis_callbacks.monitors.filters.losses import check_loss_names, loss_pair
 from vis_callbacks.monitors.filters.numbers import (
     MEASURED,
+    FilterRecord,
     LayerNumbers,
     layer_numbers,
     readings_of,
@@ -35,7 +36,6 @@ from vis_callbacks.monitors.filters.numbers import (
     scalars_of,
 )
 from vis_callbacks.monitors.filters.pictures import draw_grid, draw_strip
-from vis_callbacks.monitors.filters.record import FilterRecord
 from vis_callbacks.options import check_choice, check_count
 from vis_callbacks.report import Item, Picture, Report, RuleMetrics, tag
 
@@ -240,14 +240,12 @@ class FilterMonitor(Monitor):
 
     def _grid(self, of: LayerNumbers, step: int) -> Picture:
         numbers = of.numbers
-        noise_like = numbers.noise_like
         draw = partial(
             _draw_grid,
             known=dict(of.known),
             layer=of.layer.name,
             step=step,
             num_filters=of.num_filters,
-            has_verdicts=noise_like is not None,
             max_filters=self.max_filters,
             scale=self.scale,
             order=self.order,
@@ -258,10 +256,11 @@ class FilterMonitor(Monitor):
             "learned_share": of.split.learned_share,
             "norms": numbers.norms,
             "rough": numbers.roughness,
-            "noise_like": torch.zeros_like(numbers.is_dead) if noise_like is None else noise_like,
             "is_dead": numbers.is_dead,
             "measured": of.measured,
         }
+        if numbers.noise_like is not None:
+            arrays["noise_like"] = numbers.noise_like
         return Picture(tag=f"filters/{tag(of.layer.name)}", draw=draw, arrays=arrays)
 
     def _strip(self, of: LayerNumbers) -> Picture:
@@ -276,7 +275,7 @@ class FilterMonitor(Monitor):
             order=self.order,
         )
         frames = record.strip.stacked(of.filters.device)["filters"]
-        norms = of.numbers.norms[record.strip_places]
+        norms = record.of_strip(of.numbers.norms)
         return Picture(
             tag=f"filters/over_time/{tag(of.layer.name)}",
             draw=draw,

@@ -39,16 +39,11 @@ class NoiseNull:
 
 
 def roughness(filters: Tensor) -> Tensor:
-    """Returns how rough each filter is: white noise has 1 on average, a constant 0.
+    """Returns how rough each filter (filters, channels, *kernel) is, (filters,).
 
-    It is the mean squared difference over all pairs of neighbours, along every spatial axis,
-    over twice the mean square. A checkerboard has 2.
-
-    Args:
-        filters: (filters, channels, *kernel), real.
-
-    Returns:
-        (filters,); NaN for a filter without neighbours (1x1), of zeros, or not finite.
+    White noise has 1 on average, a constant 0, a checkerboard 2: it is the mean squared difference
+    over all pairs of neighbours, along every spatial axis, over twice the mean square. NaN for a
+    filter without neighbours (1x1), of zeros, or not finite.
     """
     return neighbour_differences(filters) / energy_of(filters)
 
@@ -72,14 +67,8 @@ def neighbour_differences(filters: Tensor) -> Tensor:
 def spectral_peak(filters: Tensor, energy: Tensor) -> Tensor:
     """Returns the largest share of a filter's energy in one pair of conjugate frequencies.
 
-    The channels' energies are added. A fine grating is as rough as noise, but has a high peak.
-
-    Args:
-        filters: (filters, channels, *kernel), real.
-        energy: Their sums of squares, (filters,).
-
-    Returns:
-        (filters,) between 0 and 1; NaN for a filter of zeros.
+    The channels' energies are added. A fine grating is as rough as noise, but has a high peak. The
+    result (filters,) lies between 0 and 1; NaN for a filter of zeros.
     """
     kernel = tuple(filters.shape[2:])
     half = torch.view_as_real(torch.fft.rfftn(filters, dim=tuple(range(2, filters.dim()))))
@@ -96,12 +85,6 @@ def is_noise_like(filters: Tensor, null: NoiseNull, rough: Tensor, energy: Tenso
     noise 3 to 8 % are called structured. Of 7x7 Gabors and of noise smoothed with sigma 1 up to
     1 % are called noise. Roughness alone misses fine gratings (wavelengths of 2-3 pixels: 77 to
     100 % called noise). The result means nothing where `can_judge_one` says no.
-
-    Args:
-        filters: (filters, channels, *kernel), real.
-        null: Of their kernel and channels.
-        rough: Their roughness, (filters,).
-        energy: Their sums of squares, (filters,).
     """
     return (rough >= null.min_roughness) & (spectral_peak(filters, energy) <= null.max_peak)
 

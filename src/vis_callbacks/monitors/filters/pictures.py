@@ -37,6 +37,7 @@ _LEAST_STRIP_WIDTH = 96
 _STRIP_TILE, _FEW_TILE, _MANY_TILE, _LARGEST_TILE = 28, 42, 24, 390
 _FEW = 64  # filters that get a number beside their index
 _LABEL_HEIGHT = 14
+_OWN = {"filter": "each filter has a scale of its own", "layer": "one scale for all"}
 
 
 def draw_grid(
@@ -45,14 +46,13 @@ def draw_grid(
     learned_share: NDArray[Any],
     norms: NDArray[Any],
     rough: NDArray[Any],
-    noise_like: NDArray[np.bool_],
     is_dead: NDArray[np.bool_],
+    noise_like: NDArray[np.bool_] | None = None,
     *,
     numbers: Mapping[str, float],
     layer: str,
     step: int,
     num_filters: int,
-    has_verdicts: bool,
     max_filters: int,
     scale: Scaling,
     order: Order,
@@ -63,68 +63,49 @@ def draw_grid(
     by side. Of kernels with three spatial axes the slices lie side by side, and of those with
     one axis each channel is a row. What is not finite is magenta.
 
-    Args:
-        filters: (filters, channels, *kernel)
-        learned: Likewise.
-        learned_share: (filters,) of each filter's energy.
-        norms: (filters,); the largest are shown, and those that are not finite count as such.
-        rough: (filters,) the roughness.
-        noise_like: (filters,) those that get an orange frame.
-        is_dead: (filters,) those that are crossed.
-        numbers: The layer's, by the names of `vis_callbacks.alerts.metric_names`.
-        layer: Its name.
-        step: Of the snapshot.
-        num_filters: All that the layer has.
-        has_verdicts: Whether single filters can be judged at all.
-        max_filters: The most that are shown.
-        scale: See `filter_scales`.
-        order: Of the filters.
+    ``filters`` and ``learned`` are (filters, channels, *kernel), the other arrays (filters,);
+    without ``noise_like`` single filters cannot be judged. ``numbers`` are the layer's, by the
+    names of `vis_callbacks.alerts.metric_names`.
     """
     by_norm = np.argsort(-np.nan_to_num(norms, nan=np.inf), kind="stable")[:max_filters]
     shown = by_norm if order == "norm" else np.sort(by_norm)
-    is_few = has_verdicts and len(shown) <= _FEW
-    shares = np.nan_to_num(learned_share[shown])
-    size = _FEW_TILE if len(shown) <= _FEW else _MANY_TILE
-    labels = [f"{i} {_short(rough[i])}" if is_few else f"{i}" for i in shown]
-    frames = [NOISE_FRAME if has_verdicts and noise_like[i] else WHITE for i in shown]
+    is_few, shares = len(shown) <= _FEW, np.nan_to_num(learned_share[shown])
+    size = _FEW_TILE if is_few else _MANY_TILE
+    of_filters = []
     pictures = filter_pictures(filters[shown], scale, size, _LARGEST_TILE, _PANEL_WIDTH)
-    of_filters = [
-        Tile(picture=crossed(p, (90, 90, 90)) if dead else p, lines=(label,), border=frame)
-        for p, dead, label, frame in zip(pictures, is_dead[shown], labels, frames, strict=True)
-    ]
-    added = filter_pictures(learned[shown], scale, size, _LARGEST_TILE, _PANEL_WIDTH)
-    of_learned = [
-        Tile(
-            picture=picture if share else hatched(*picture.shape[:2]),
-            lines=(_share_label(share),),
-            border=WHITE,
-        )
-        for picture, share in zip(added, shares, strict=True)
-    ]
+    for index, picture in zip(shown, pictures, strict=True):
+        label = f"{index} {_short(rough[index])}" if noise_like is not None and is_few else index
+        frame = NOISE_FRAME if noise_like is not None and noise_like[index] else WHITE
+        picture = crossed(picture, (90, 90, 90)) if is_dead[index] else picture
+        of_filters.append(Tile(picture=picture, lines=(str(label),), border=frame))
+    of_learned = []
+    pictures = filter_pictures(learned[shown], scale, size, _LARGEST_TILE, _PANEL_WIDTH)
+    for share, picture in zip(shares, pictures, strict=True):
+        picture = picture if share else hatched(*picture.shape[:2])
+        of_learned.append(Tile(picture=picture, lines=(_share_label(share),), border=WHITE))
     energy = percent(1 - numbers[metric_names.INHERITED_SHARE])
-    body = side_by_side(
-        [
-            _panel("the filters", of_filters),
-            _panel(f"what training added: {energy} of the energy", of_learned),
-        ],
-        gap=18,
-    )
-    side = "x".join(map(str, filters.shape[2:]))
-    left_out = num_filters - len(shown)
-    which = f"{len(shown)} of {num_filters} filters" if left_out else f"{len(shown)} filters"
-    largest = f", the largest ones; {left_out} are left out" if left_out else ""
-    own = {"filter": "each filter has a scale of its own", "layer": "one scale for all"}[scale]
+    added = _panel(f"what training added: {energy} of the energy", of_learned)
     num_broken = int(np.count_nonzero(~np.isfinite(norms)))
     lines = [
-        f"{layer}: {which} of {side}{largest}; step {step:,}",
-        *_noise_lines(numbers, step, has_verdicts),
+        f"{layer}: {_which(filters, len(shown), num_filters)}; step {step:,}",
+        *_noise_lines(numbers, step, has_verdicts=noise_like is not None),
         _learned_line(numbers),
         _odd_line(numbers),
-        f"{channels_note(filters.shape[1], filters.ndim - 2)}; {own}, up to the 99 % quantile",
+        f"{channels_note(filters.shape[1], filters.ndim - 2)}; {_OWN[scale]}, up to the 99 % "
+        "quantile",
         f"magenta: not finite ({num_broken} filters)" if num_broken else "",
         "hatched: nothing learned" if (shares == 0).any() else "",
     ]
-    return with_caption(body, lines)
+    return with_caption(side_by_side([_panel("the filters", of_filters), added], gap=18), lines)
+
+
+def _which(filters: NDArray[Any], num_shown: int, num_filters: int) -> str:
+    """Returns which filters are shown, and their size."""
+    side = "x".join(map(str, filters.shape[2:]))
+    if not (left_out := num_filters - num_shown):
+        return f"{num_shown} filters of {side}"
+    largest = f"the largest ones; {left_out} are left out"
+    return f"{num_shown} of {num_filters} filters of {side}, {largest}"
 
 
 def draw_strip(
@@ -141,17 +122,8 @@ def draw_strip(
     """Returns filters over time: a frame a step, and below it what changed since the one before.
 
     Each filter has one scale in all frames, and its changes have another one. How large the
-    changes are is written over them.
-
-    Args:
-        frames: (frames, filters, channels, *kernel), oldest first.
-        norms: (filters,)
-        layer: Its name.
-        steps: One for each frame.
-        num_filters: All that the layer has.
-        first_step: Where changes are seen from.
-        scale: See `filter_scales`; the quantile is that over all frames.
-        order: Of the filters.
+    changes are is written over them. ``frames`` are (frames, filters, channels, *kernel), oldest
+    first, and changes are seen from ``first_step`` on.
     """
     if order == "norm":
         frames = frames[:, np.argsort(-np.nan_to_num(norms, nan=np.inf), kind="stable")]
@@ -215,14 +187,11 @@ def filter_pictures(
     most: int,
     most_of_maps: int,
 ) -> list[Rgb]:
-    """Returns a picture of each filter.
+    """Returns a picture of each filter (filters, channels, *kernel).
 
-    Args:
-        filters: (filters, channels, *kernel)
-        scale: How the scales are chosen, or what gets the strongest colour, (filters,).
-        size: Pixels of the longer side, about; two thirds where a filter is several maps.
-        most: The longer side at the most.
-        most_of_maps: The width at the most where a filter is several maps.
+    ``scale`` says how the scales are chosen, or is what gets the strongest colour, (filters,). The
+    longer side has about ``size`` pixels, two thirds of that where a filter is several maps, and at
+    most ``most``; several maps together are ``most_of_maps`` wide at the most.
     """
     values = np.asarray(filters, dtype=np.float64)
     scales = filter_scales(values, scale) if isinstance(scale, str) else scale
@@ -278,7 +247,7 @@ def _strip_tiles(filters: NDArray[Any], scales: NDArray[np.float64]) -> Rgb:
     return tile_grid([Tile(picture=p) for p in pictures], columns=columns, tile=(1, 400), gap=2)
 
 
-def _noise_lines(numbers: Mapping[str, float], step: int, has_verdicts: bool) -> list[str]:
+def _noise_lines(numbers: Mapping[str, float], step: int, *, has_verdicts: bool) -> list[str]:
     reason = why_not_judged(
         kernel_size=numbers[metric_names.KERNEL_SIZE],
         first_step=numbers[metric_names.FIRST_STEP],

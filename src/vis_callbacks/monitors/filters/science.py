@@ -99,13 +99,9 @@ class FilterNumbers:
 def as_filters(weight: Tensor, kind: str, groups: int, image_shape: Sequence[int]) -> Tensor:
     """Returns a weight as filters (filters, channels, *kernel), one for each output.
 
-    Args:
-        weight: As the module has it.
-        kind: ``"conv2d"``, ``"conv_transpose2d"``, ``"linear"``, ...
-        groups: Of a convolution.
-        image_shape: What the inputs of a linear layer were before they were flattened, channels
-            first or, where the last of three axes has 1, 3 or 4, last. Empty: not known; then a
-            filter is one row.
+    ``image_shape`` is what the inputs of a linear layer were before they were flattened, channels
+    first or, where the last of three axes has 1, 3 or 4, last. Where it is not known (empty), a
+    filter is one row.
     """
     if kind.startswith("conv_transpose"):
         per_group = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
@@ -131,12 +127,8 @@ def has_channels_last(image_shape: Sequence[int]) -> bool:
 def split_learned(filters: Tensor, initial: Tensor, initial_energy: Tensor) -> Split:
     """Splits each filter into what it inherited from its initial values and what it learned.
 
-    Filters that are not finite are left out of the layer's numbers and learned nothing.
-
-    Args:
-        filters: (filters, channels, *kernel)
-        initial: Of the same shape.
-        initial_energy: (filters,) sums of squares of these.
+    Filters that are not finite are left out of the layer's numbers and learned nothing. Both are
+    (filters, channels, *kernel), ``initial_energy`` are the sums of squares, (filters,).
     """
     before = initial_energy
     limits = torch.finfo(filters.dtype)
@@ -171,13 +163,9 @@ def split_learned(filters: Tensor, initial: Tensor, initial_energy: Tensor) -> S
 def filter_numbers(
     filters: Tensor, null: NoiseNull | None, rough: Tensor, energy: Tensor
 ) -> FilterNumbers:
-    """Returns what can be said of the filters of one layer.
+    """Returns what can be said of the filters (filters, channels, *kernel) of one layer.
 
-    Args:
-        filters: (filters, channels, *kernel)
-        null: What white noise gives for them; None where neighbours mean nothing.
-        rough: Their roughness, (filters,).
-        energy: Their sums of squares, (filters,).
+    Without ``null`` neighbours mean nothing. Roughness and sums of squares are (filters,).
     """
     kernel, channels = tuple(filters.shape[2:]), filters.shape[1]
     rough = rough if null is not None else _unknown(rough)
@@ -224,15 +212,9 @@ def _duplicated(filters: Tensor, norms: Tensor) -> Tensor:
 def input_roughness(inputs: Tensor, kernel: Sequence[int]) -> Tensor:
     """Returns the roughness of inputs as a layer with this kernel meets them.
 
-    Over all windows of the kernel's size, each weighing as much as its energy, so that it can
-    be compared with the roughness of the learned part.
-
-    Args:
-        inputs: (samples, channels, *positions), as the network receives them.
-        kernel: As many numbers as there are spatial axes.
-
-    Returns:
-        A number; NaN where no window fits or the axes do not match.
+    Over all windows of the kernel's size, each weighing as much as its energy, so that it can be
+    compared with the roughness of the learned part. The inputs are (samples, channels, *positions);
+    the result is NaN where no window fits or the axes do not match.
     """
     num_axes = len(kernel)
     if inputs.dim() != num_axes + 2 or num_axes not in _POOL:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vis_callbacks.pictures.colours import Scale
-from vis_callbacks.pictures.heat_map import heat_map
+from vis_callbacks.pictures.colours import CLASS_COLOURS, Scale
 from vis_callbacks.pictures.plots import line_plot
 from vis_callbacks.pictures.text import Rgb
+from vis_callbacks.pictures.time_plots import heat_map
 
 _MAX_STEPS = 128
+_LARGEST = 1e290  # matplotlib's ticks overflow behind it
 _LEAST = 1e-12  # of a norm, so that 0 has a logarithm
 
 
@@ -32,13 +33,8 @@ def draw_loss(
     caption = ["mean of all steps since the snapshot before"]
     if math.isfinite(constant):
         caption.append(f"best constant output, which knows no input: {constant:.4g}")
-    return line_plot(
-        {"loss": (steps, values := [*losses, float(latest[0])])},
-        caption,
-        y_label="loss",
-        y_range=_from_zero([*values, constant]),
-        levels={"constant output": constant},
-    )
+    levels = {"constant output": constant}
+    return _over_steps(steps, [*losses, float(latest[0])], caption, "loss", levels)
 
 
 def draw_spread(
@@ -52,12 +48,12 @@ def draw_spread(
         spreads: The same of the earlier snapshots.
         targets: That of the targets; NaN where they are classes.
     """
-    return line_plot(
-        {"outputs": (steps, values := [*spreads, float(latest[0])])},
+    return _over_steps(
+        steps,
+        [*spreads, float(latest[0])],
         ["near 0 the model says the same to every sample"],
-        y_label="standard deviation of the outputs over samples",
-        y_range=_from_zero([*values, targets]),
-        levels={"targets": targets},
+        "standard deviation of the outputs over samples",
+        {"targets": targets},
     )
 
 
@@ -93,8 +89,23 @@ def draw_norms(
     )
 
 
-def _from_zero(values: Sequence[float]) -> tuple[float, float] | None:
-    """Returns the range from 0 to a little above the largest: zoomed in, noise looks like news."""
-    known = [value for value in values if math.isfinite(value)]
-    is_amount = bool(known) and min(known) >= 0 and max(known) > 0
-    return (0.0, 1.05 * max(known)) if is_amount else None
+def _over_steps(
+    steps: Sequence[int],
+    values: Sequence[float],
+    caption: Sequence[str],
+    label: str,
+    levels: Mapping[str, float],
+) -> Rgb:
+    """Returns one curve over the steps, from 0 where it is an amount: zoomed in, noise is news."""
+    clipped = np.clip(np.asarray(values, dtype=np.float64), -_LARGEST, _LARGEST)
+    known = [x for x in (*clipped.tolist(), *levels.values()) if math.isfinite(x)] or [1.0]
+    low, high = min(0.0, *known, 0.0), max(0.0, *known, 0.0)
+    return line_plot(
+        {label: (steps, clipped)},
+        caption,
+        y_label=label,
+        x_label="step",
+        y_range=(1.05 * low, 1.05 * high or 1.0),
+        colours=CLASS_COLOURS[:1],
+        levels=levels,
+    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 from torch import Tensor
 
 from vis_callbacks.engine.input_layout import find_layout
+from vis_callbacks.engine.maps import effective_area
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.scores import expand_target
 from vis_callbacks.guard import log
@@ -23,7 +24,6 @@ from vis_callbacks.monitors.occlusion.pictures import (
 )
 from vis_callbacks.monitors.occlusion.plan import OcclusionPlan, check_stride, plan_occlusion
 from vis_callbacks.monitors.occlusion.science import ask, occlude
-from vis_callbacks.monitors.saliency.science import effective_area
 from vis_callbacks.options import check_count, check_flag, check_numbers, check_period
 from vis_callbacks.pictures.film_strip import FilmStrip
 from vis_callbacks.progress import progress_bar
@@ -31,7 +31,6 @@ from vis_callbacks.report import Picture, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.input_layout import InputKind
-    from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.monitors.occlusion.science import Question
     from vis_callbacks.options import MonitorOptions
@@ -132,10 +131,6 @@ class OcclusionMonitor(Monitor):
         self._strip = FilmStrip()
         self._announced: OcclusionPlan | None = None
         self._was_long = False
-
-    def probes(self) -> Sequence[Probe]:
-        """Asks for nothing: all passes are its own."""
-        return ()
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Hides each place of each reference image in turn and says what that changed."""

@@ -170,38 +170,27 @@ def draw_views(
     *,
     facts: OcclusionFacts,
 ) -> np.ndarray:
-    """Returns each image beside its maps: activity, value and highest output.
+    """Returns each image (images, channels, *places) beside its maps: activity, value, output.
 
     A place of a map shows what was measured with the square's centre nearest to it, so maps and
     image lie over each other. A class has one colour in all runs; from the eleventh on colours
-    repeat, and a shape tells classes apart.
-
-    Args:
-        images: (images, channels, *places).
-        values: (images, *positions, 2 or 3): the value explained, the highest output (below 0
-            none) and, where a layer has maps, the activity of the strongest one.
-        whole: (images, 2 or 3), the same without a square.
-        targets: (images,) index of the output explained.
-        facts: What is said of how they were made.
+    repeat, and a shape tells classes apart. ``values`` are (images, *positions, 2 or 3): the value
+    explained, the highest output (below 0 none) and, where a layer has maps, the activity of the
+    strongest one; ``whole`` (images, 2 or 3) is the same without a square.
     """
     changes = (values[..., VALUE].T - whole[:, VALUE]).T
     planes, (noun, what, highest) = _planes(images, values, changes, facts), facts.titles
     scale = SHARE if facts.is_share else scale_of(changes, signed=True)
     activity, note = _activity(values, whole, planes, facts)
     classes = planes.maps[..., CLASS].astype(np.int64) if len(facts.names) > 1 else None
-    least, rows = _LEAST_CHANGE, []
-    if not facts.is_share:
-        finite = whole[np.isfinite(whole[:, VALUE]), VALUE]
-        least = max(_LEAST_SPREADS * float(finite.std()) if finite.size else 0.0, 1e-9)
+    least, rows, has_silent = _least_that_matters(whole[:, VALUE], facts), [], False
     for index, image in enumerate(planes.images):
         value, own = planes.maps[index, ..., VALUE], whole[index]
         places = places_that_matter(value, float(own[VALUE]), least)
         tiles = [Tile(picture=image, title=noun, boxes=planes.boxes(places))]
         if activity is not None:
-            shown = planes.spread(colour_map(activity[index], scale=SHARE), image)
-            is_silent = not np.isfinite(activity[index]).any()
-            shown = hatched(*shown.shape[:2]) if is_silent else shown
-            tiles.append(Tile(picture=shown, title="silent" if is_silent else "activity"))
+            tiles.append(_activity_tile(activity[index], planes, image))
+            has_silent |= tiles[-1].title == "silent"
         shown = colour_map(value if facts.is_share else value - own[VALUE], scale=scale)
         tiles.append(Tile(picture=planes.spread(shown, image), title=what))
         if classes is not None:
@@ -212,7 +201,6 @@ def draw_views(
             lines.append(f"slice {planes.slices[index]}, where most changes")
         rows.append(TileRow(tiles=tiles, lines=lines))
     when = "" if facts.step is None else f"; step {facts.step:,}"
-    has_silent = any(tile.title == "silent" for row in rows for tile in row.tiles)
     caption = [
         f"what {facts.square} changes, by where its centre is{when}",
         facts.how_to_read,
@@ -233,10 +221,25 @@ def draw_views(
             legend.append(colour_bar(share, "share of the activity"))
     if classes is not None:
         width = min(2, len(rows)) * len(rows[0].tiles) * fitted(planes.images[0]).shape[1]
-        listed = class_legend(classes[classes >= 0], facts.names, width)
-        legend += [line(f"{highest}:"), *listed]
+        legend += [line(f"{highest}:"), *class_legend(classes[classes >= 0], facts.names, width)]
     below = stacked(legend, 1) if legend else None
     return tile_table(rows, caption, scale=scale, units=what, rows_across=2, legend=below)
+
+
+def _least_that_matters(whole: NDArray[Any], facts: OcclusionFacts) -> float:
+    """Returns the least change worth pointing at, of values that are these without a square."""
+    finite = whole[np.isfinite(whole)]
+    if facts.is_share:
+        return _LEAST_CHANGE
+    return max(_LEAST_SPREADS * float(finite.std()) if finite.size else 0.0, 1e-9)
+
+
+def _activity_tile(activity: NDArray[Any], planes: _Planes, image: Rgb) -> Tile:
+    """Returns the map of activities of one image; hatched where it is silent without a square."""
+    shown = planes.spread(colour_map(activity, scale=SHARE), image)
+    if np.isfinite(activity).any():
+        return Tile(picture=shown, title="activity")
+    return Tile(picture=hatched(*shown.shape[:2]), title="silent")
 
 
 def draw_over_time(

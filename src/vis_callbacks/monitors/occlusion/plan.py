@@ -92,19 +92,12 @@ def plan_occlusion(
     coarse_to_fine: bool = False,
     max_forward_passes: int | None = None,
 ) -> OcclusionPlan:
-    """Returns where the square stands, within a bound of forward passes.
+    """Returns where the square stands, within a bound of forward passes (None: no bound).
 
     Where the bound is exceeded the stride grows, up to the window, so that every pixel is still
-    hidden once. After that images are left out. An axis of length 1 has no part in the defaults.
-
-    Args:
-        image_size: (height, width) in pixels, or the lengths of any number of axes.
-        num_images: How many images there are.
-        window_size: None: a quarter of the shortest side, rounded up; of a signal a sixteenth.
-        stride: None: a quarter of the window, which makes about 13 x 13 positions.
-        coarse_to_fine: Measure each third row and column first, then the quarter of all
-            positions where the first quantity is likely to fall or rise most.
-        max_forward_passes: Samples that may go through the network; None: no bound.
+    hidden once. After that images are left out. An axis of length 1 has no part in the defaults:
+    a window of a quarter of the shortest side, rounded up (of a signal a sixteenth), and a stride
+    of a quarter of that, which makes about 13 x 13 positions.
 
     Raises:
         ValueError: The square is larger than the image, the stride leaves gaps, or not even one

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vis_callbacks.engine.capture import Capture, CapturedActivation
+from vis_callbacks.engine.maps import blurred
 from vis_callbacks.engine.score_functions import run_with_layers
 from vis_callbacks.engine.scores import (
     MethodUnsuitedError,
@@ -53,17 +53,11 @@ class OcclusionMaps(NamedTuple):
 
 
 def baseline_images(images: Tensor, baseline: Baseline, window_size: int) -> Tensor:
-    """Returns what the square shows instead of the image, broadcastable to ``images``.
+    """Returns what the square shows instead of the images (samples, channels, *places).
 
-    Args:
-        images: (samples, channels, *places).
-        baseline: ``"mean"``: of each channel, over all these images: the grey of Zeiler and
-            Fergus. ``"blur"``: the image itself without its details, which leaves no edge of a
-            square for the network to see. A number, or one for each channel.
-        window_size: The blur's standard deviation is half of it.
-
-    Raises:
-        ValueError: ``baseline`` has not one number for each channel.
+    ``"mean"`` is that of each channel, over all these images: the grey of Zeiler and Fergus.
+    ``"blur"`` is the image itself without its details, which leaves no edge of a square for the
+    network to see. Else it is a number, or one for each channel. It can be broadcast to the images.
     """
     if baseline == "mean":
         axes = [0, *range(2, images.dim())]
@@ -77,23 +71,6 @@ def baseline_images(images: Tensor, baseline: Baseline, window_size: int) -> Ten
             f"{images.shape[1]} channels. Give one number for each, or one for all of them."
         )
     return colour.view(1, -1, *[1] * (images.dim() - 2))
-
-
-def blurred(images: Tensor, sigma: float) -> Tensor:
-    """Returns (samples, channels, *places) under a Gaussian of ``sigma`` pixels."""
-    if sigma <= 0:
-        return images
-    dtype = images.dtype if images.is_floating_point() else torch.float32
-    radius = math.ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=dtype)
-    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    smooth = images.to(dtype)
-    for axis in range(2, images.dim()):
-        lines = smooth.movedim(axis, -1)
-        padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (radius, radius), mode="replicate")
-        smooth = F.conv1d(padded, kernel).view(lines.shape).movedim(-1, axis)
-    return smooth.to(images.dtype)
 
 
 @torch.no_grad()
@@ -119,8 +96,7 @@ def occlude(
         images: (images, channels, *places); of more than the plan has, the first ones.
         plan: From `plan_occlusion`, for the sizes of these places.
         baseline: See `baseline_images`.
-        batch_size: Images with a square that go through the network at a time. They are made
-            as they are needed, so this bounds the memory.
+        batch_size: Images with a square are made as they are needed: this bounds the memory.
         progress: Told the number of forward passes after each of these batches.
 
     Example:
@@ -131,7 +107,6 @@ def occlude(
         >>> occlude(probability, torch.ones(1, 3, 8, 8), plan, 0.0).values[0, :, :, 0]
         tensor([[0.7500, 0.7500],
                 [0.7500, 0.7500]])
-
     """
     images, device = images[: plan.num_images], images.device
     hidden = baseline_images(images, baseline, plan.window_size).expand_as(images)

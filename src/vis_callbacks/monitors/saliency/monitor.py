@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vis_callbacks.engine.cam_layer import CamLayer, choose_cam_layer, named_cam_layer
+from vis_callbacks.engine.maps import effective_area
 from vis_callbacks.engine.schedule import EveryNEpochs, Schedule
 from vis_callbacks.engine.score_functions import class_score, unit_score
 from vis_callbacks.engine.scores import (
@@ -30,7 +31,6 @@ from vis_callbacks.monitors.saliency.methods import METHODS, named_method
 from vis_callbacks.monitors.saliency.pictures import pictures_of
 from vis_callbacks.monitors.saliency.questions import Answer, Question, answer_to, sanity_score
 from vis_callbacks.monitors.saliency.science import (
-    effective_area,
     rank_correlation,
     remembered,
     share_in_mask,
@@ -41,7 +41,6 @@ from vis_callbacks.report import Picture, Report, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.isolation import IsolatedForward
-    from vis_callbacks.engine.probe import Probe
     from vis_callbacks.engine.references import References
     from vis_callbacks.engine.snapshot import Snapshot
     from vis_callbacks.options import MonitorOptions
@@ -85,6 +84,8 @@ class SaliencyMonitor(Monitor):
             to the score pass, and most of whose positions the score depends on.
         mask_fn: Batch to masks (samples, height, width) of where the object is, 0 outside:
             then the share of the saliency inside is logged.
+        overlay: Draw each map also over its image, which is grey there. None does so for colour
+            images.
         sanity_check: Log how alike the maps stay when the weights of the top layer are
             replaced by random ones: near 1, a map does not show what the network has learned.
             Doubles the cost.
@@ -121,6 +122,7 @@ class SaliencyMonitor(Monitor):
         positions: Literal["strongest", "sum"] = "strongest",
         cam_layer: str | None = None,
         mask_fn: Callable[[Any], Tensor] | None = None,
+        overlay: bool | None = None,
         sanity_check: bool = False,
         **options: Unpack[MonitorOptions],
     ) -> None:
@@ -135,6 +137,8 @@ class SaliencyMonitor(Monitor):
             raise TypeError(f'cam_layer={cam_layer!r} is no name. Use one such as "layer4.1.relu".')
         if mask_fn is not None and not callable(mask_fn):
             raise TypeError(f"mask_fn={mask_fn!r} cannot be called. Give a function.")
+        if overlay is not None:
+            check_flag("overlay", overlay)
         check_flag("sanity_check", sanity_check)
         if sanity_check and unit is not None:
             raise ValueError(
@@ -147,14 +151,11 @@ class SaliencyMonitor(Monitor):
         self.positions: Positions = positions
         self.cam_layer = cam_layer
         self.mask_fn = mask_fn
+        self.overlay = overlay
         self.sanity_check = sanity_check
         self._unit = Unit.parse(unit) if isinstance(unit, str) else unit
         super().__init__(**options)
         self._begin_anew()
-
-    def probes(self) -> Sequence[Probe]:
-        """Asks for nothing: all passes are its own."""
-        return ()
 
     def observe(self, snapshot: Snapshot) -> Report:
         """Explains the network's answers to the reference samples by each method."""
@@ -188,6 +189,7 @@ class SaliencyMonitor(Monitor):
                     step=snapshot.step,
                     unit=self._name_of_unit,
                     notes=self._notes(questions, references),
+                    has_overlay=self.overlay,
                     options=self.options,
                 )
         return Report(step=snapshot.step, items=tuple(items))

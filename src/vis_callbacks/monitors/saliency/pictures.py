@@ -46,12 +46,13 @@ def pictures_of(
     step: int,
     unit: str,
     notes: Sequence[str],
+    has_overlay: bool | None,
     options: Options,
 ) -> Iterator[Picture]:
     """Yields the pictures of a method: all samples at this step, and the film's.
 
     ``unit`` is the unit that is explained and what is taken of it, or ""; ``notes`` are on the
-    targets.
+    targets; ``has_overlay`` is None where colour images alone have one.
     """
     method, questions, first = answer.method, answer.questions, answer.questions[0]
     inputs, source = references.inputs, f"reference samples from {references.source}"
@@ -64,17 +65,6 @@ def pictures_of(
         layer=answer.cam_layer and answer.cam_layer.name,
     )
     draw = partial(draw_maps, whole=whole, is_signed=METHODS[method].times_input, options=options)
-    arrays = {
-        "images": images,
-        "maps": torch.stack([shrunk(maps, MAX_TILE) for maps in answer.maps]),
-        "strengths": torch.stack([maps.abs().flatten(1).mean(1) for maps in answer.maps]),
-        "indices": torch.stack([question.indices for question in questions]),
-        "values": torch.stack([question.values for question in questions]),
-        "are_classes": torch.stack([question.are_classes for question in questions]),
-        "labels": _known_labels(references.labels, first),
-        "completeness": answer.first.completeness_error,
-        "without_gradient": answer.first.without_gradient,
-    }
     caption = [
         explanation,
         unit,
@@ -84,10 +74,13 @@ def pictures_of(
         _choice(answer.cam_layer, what),
         *notes,
     ]
+    if has_overlay is None:
+        has_overlay = inputs.dim() == 4 and inputs.shape[1] == 3
+    titles = [question.column for question in questions]
     yield Picture(
         tag=f"saliency/{method}",
-        draw=partial(draw, titles=[question.column for question in questions], caption=caption),
-        arrays={name: array for name, array in arrays.items() if array is not None},
+        draw=partial(draw, titles=titles, caption=caption, has_overlay=has_overlay),
+        arrays={"images": images, **_arrays(answer, references)},
     )
     if film is None or len(film) < 2:
         return
@@ -107,6 +100,20 @@ def pictures_of(
     )
 
 
+def _arrays(answer: Answer, references: References) -> dict[str, Tensor]:
+    """Returns what is drawn of an answer, as `draw_maps` takes it."""
+    arrays = {
+        "maps": torch.stack([shrunk(maps, MAX_TILE) for maps in answer.maps]),
+        "strengths": torch.stack([maps.abs().flatten(1).mean(1) for maps in answer.maps]),
+        "labels": _known_labels(references.labels, answer.questions[0]),
+        "completeness": answer.first.completeness_error,
+        "without_gradient": answer.first.without_gradient,
+    }
+    for name in ("indices", "values", "are_classes"):
+        arrays[name] = torch.stack([getattr(question, name) for question in answer.questions])
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
 def draw_maps(
     images: Values,
     maps: Values,
@@ -124,6 +131,7 @@ def draw_maps(
     is_signed: bool,
     options: Options,
     is_over_time: bool = False,
+    has_overlay: bool = False,
 ) -> Rgb:
     """Returns each image with its maps: of several targets, or of several steps.
 
@@ -136,6 +144,9 @@ def draw_maps(
         return class_name(index, options.class_names) if is_class else f"output {index}"
 
     shown = input_pictures(images, options.mean, options.std)
+    # Where every prediction is right, one map a sample says all.
+    all_right = [*titles] == ["label", "predicted"] and bool((indices[0] == indices[1]).all())
+    columns = range(1 if all_right else len(titles))
     rows, drawn = [], []
     for sample, image in enumerate(shown.images):
         label = -1 if labels is None else int(labels[sample])
@@ -143,17 +154,20 @@ def draw_maps(
         if label >= 0 and "label" not in titles:
             words.append(f"label: {name(label, True) if are_classes[0] else label}")
         tiles = [Tile(picture=image, title=whole, lines=words)]
-        for column, title in enumerate(titles):
+        for column in columns:
+            title = titles[column]
             index, value = int(indices[column, sample]), float(values[column, sample])
             lines = [name(index, are_classes[column])] if index >= 0 else []
             lines.append(f"p = {value:.2f}" if are_classes[column] else f"value {number(value)}")
-            if title == "predicted" and label >= 0:
+            if label >= 0 and (all_right or title == "predicted"):
                 lines[-1] += ", right" if index == label else ", wrong"
             if column and not is_over_time and index == indices[0, sample]:
                 tiles.append(Tile(picture=_same_as_before(image), title=title, lines=lines))
-            else:
-                drawn.append(maps[column, sample])
-                tiles.append(map_tile(drawn[-1], image, title, lines, is_signed=is_signed))
+                continue
+            drawn.append(maps[column, sample])
+            tiles.append(map_tile(drawn[-1], image, title, lines, is_signed=is_signed))
+            if has_overlay and not column:
+                tiles.append(Tile(picture=overlay(drawn[-1], image, is_signed), title="on it"))
         rows.append(TileRow(tiles=tiles))
     measured = [_range_of(strengths), _without(without_gradient), _completeness(completeness)]
     lines = [*caption, *measured, shown.note]
@@ -174,9 +188,24 @@ def map_tile(
     ``values`` are (height, width), see `saliency_maps`. Where they are signed, red speaks for
     what is explained and blue against it; otherwise the colours are viridis.
     """
-    colours = Image.fromarray(colour_map(relative(values), scale=_scale(is_signed)))
-    picture = np.asarray(colours.resize(image.shape[1::-1], Image.Resampling.NEAREST))
+    picture = _coloured(values, image, is_signed)
     return Tile(picture=picture, title=title, lines=lines, is_crossed=not values.any())
+
+
+def _coloured(values: Values, image: Rgb, is_signed: bool) -> Rgb:
+    """Returns a map in its colours and in the size of its image."""
+    colours = Image.fromarray(colour_map(relative(values), scale=_scale(is_signed)))
+    return np.asarray(colours.resize(image.shape[1::-1], Image.Resampling.NEAREST))
+
+
+def overlay(values: Values, image: Rgb, is_signed: bool) -> Rgb:
+    """Returns the image in grey, in the map's colours where the map is bright."""
+    height, width = image.shape[:2]
+    weights = Image.fromarray(np.nan_to_num(np.abs(relative(values)) / _LARGEST).clip(0, 1))
+    shares = np.asarray(weights.resize((width, height), Image.Resampling.BILINEAR))[..., None]
+    grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    blended: Rgb = (1 - shares) * grey + shares * _coloured(values, image, is_signed)
+    return blended.round().astype(np.uint8)
 
 
 def map_table(

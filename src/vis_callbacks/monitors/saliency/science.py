@@ -24,6 +24,7 @@ from vis_callbacks.monitors.saliency.relu_rules import RuleInUse, relu_rule
 _MAX_VALUES = 2**20
 
 _INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_MAX_REMEMBERED = 64  # pixels of a side of a map that is kept
 _FEW = 8  # rows or columns that are not averaged: the channels of a series
 
 
@@ -53,12 +54,7 @@ def attribute(
 ) -> Attribution:
     """Returns what each value of the inputs contributes to the score, as a method sees it.
 
-    Args:
-        method: A name of `METHODS`, or a method of your own.
-        score: Inputs to (samples,), unnormalised; the model in evaluation mode.
-        inputs: (samples, ...), floating point.
-        layer_gradient: For Grad-CAM: inputs to a layer's activation and the score's gradient
-            there.
+    The score takes inputs (samples, ...) to (samples,), unnormalised, the model in evaluation mode.
 
     Raises:
         ValueError: There is no such method, or it needs ``layer_gradient``.
@@ -120,7 +116,8 @@ def mean_gradient(
         stacked = torch.cat([point for point, _ in group]).requires_grad_()
         scores = score(stacked.clone())  # which the network may overwrite
         # (copies, samples). The weights are positive, so that rules see the same signs.
-        weights = scores.new_tensor([weight for _, weight in group]).unsqueeze(1)
+        # Made one by one on the device: a list would be sent there, and waited for.
+        weights = torch.stack([scores.new_full((1,), weight) for _, weight in group])
         weighted = scores.view(len(group), -1) * weights
         gradient = None
         if scores.requires_grad:
@@ -179,16 +176,6 @@ def saliency_maps(values: Tensor, *, is_signed: bool = False) -> Tensor:
     return maps
 
 
-def effective_area(maps: Tensor) -> Tensor:
-    """Returns (samples,) how widely saliency is spread: 1 evenly, 1/P in one of P positions.
-
-    It is (sum |m|)^2 / (P sum m^2), and NaN for a map that is 0 everywhere.
-    """
-    sizes = maps.flatten(1).abs()
-    sizes = sizes / sizes.amax(1, keepdim=True)  # the squares of tiny gradients would be 0
-    return sizes.sum(1).square() / (sizes.square().sum(1) * sizes.shape[1])
-
-
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     """Returns (samples,) Spearman's correlation of the magnitudes of two sets of maps.
 
@@ -232,10 +219,10 @@ def shrunk(maps: Tensor, max_size: int) -> Tensor:
     return F.adaptive_avg_pool2d(maps.unsqueeze(1), (height, width)).squeeze(1)
 
 
-def remembered(maps: Tensor, max_size: int = 64) -> Tensor:
+def remembered(maps: Tensor) -> Tensor:
     """Returns maps to keep: small, in half precision, each with a mean magnitude of 1.
 
     They are scaled first, because in half precision gradients of 1e-8 would be 0.
     """
     means = maps.abs().flatten(1).mean(1).view(-1, 1, 1)
-    return shrunk(maps / torch.where(means > 0, means, 1), max_size).half()
+    return shrunk(maps / torch.where(means > 0, means, 1), _MAX_REMEMBERED).half()

@@ -14,15 +14,11 @@ _MARKS_AT_ONCE = 6
 
 @dataclass(frozen=True)
 class Pattern:
-    """What the positions of a layer see in an input without borders, along one axis.
+    """What the positions of a layer see in an input without borders, along its dimension ``dim``.
 
     Position ``i`` sees the pixels ``low[r] + q * advance`` to ``high[r] + q * advance - 1`` with
     ``q, r = divmod(i, len(low))``. A plain convolutional network has one pair, a transposed
     convolution of stride 2 has two.
-
-    Attributes:
-        dim: The dimension of the layer's positions.
-        low, high, advance: See above.
     """
 
     dim: int
@@ -49,14 +45,9 @@ class Pattern:
 class Edge:
     """How far from one border of the input the field of each position of a layer begins.
 
-    The distances lie between ``low`` and ``high``, both of the shape of the layer's grid. Where
-    a position sees nothing, the distance is the length of the input.
-
-    Args:
-        grid: The lengths of the layer's positions.
-        length: Of the input.
-        side: 0 for its beginning, 1 for its end.
-        hint: What the positions are thought to see.
+    The distances lie between ``low`` and ``high``, both of the shape of the layer's grid. Where a
+    position sees nothing, the distance is the ``length`` of the input. ``side`` is 0 for the
+    input's beginning and 1 for its end; ``hint`` is what the positions are thought to see.
     """
 
     def __init__(

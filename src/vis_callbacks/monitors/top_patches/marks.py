@@ -41,12 +41,9 @@ class MarkedPass(TorchDispatchMode):
     """Lets NaN pass through a network as its values would.
 
     What the whole image decides and each place only takes its scale from is held fixed: the
-    statistics of a normalisation, and the gates of channels.
-
-    Args:
-        is_resized: The inputs have another size than the user's.
-        explains: Keep, of every tensor, what was held fixed on its way and which operation made
-            it see the whole image. This waits for the device at each operation.
+    statistics of a normalisation, and the gates of channels. ``explains`` keeps, of every tensor,
+    what was held fixed on its way and which operation made it see the whole image; this waits for
+    the device at each operation.
     """
 
     def __init__(self, *, is_resized: bool = False, explains: bool = False) -> None:

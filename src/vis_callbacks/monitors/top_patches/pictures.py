@@ -58,13 +58,9 @@ def draw(
 ) -> Rgb:
     """Returns the picture of one layer: a row a unit.
 
-    Args:
-        records: (units, k, ...) packed patches.
-        rows: (units,) their places among ``page.candidates``.
-        fired: (units,) how many samples excite each.
-        ignored: How many samples were left out.
-        before: (units, k) the samples that were shown before.
-        page: All else.
+    ``records`` (units, k, ...) are packed patches, ``rows`` the units' places among
+    ``page.candidates``, and ``fired`` how many samples excite each; so many were ``ignored``.
+    ``before`` (units, k) are the samples that were shown before.
     """
     top = unpacked(torch.from_numpy(records))
     is_shown = top.values > (0 if page.has_flat_zero else -torch.inf)

@@ -9,13 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from vis_callbacks.engine.labels import class_labels
+from vis_callbacks.engine.labels import whole_labels
+from vis_callbacks.engine.sample_numbers import sample_numbers
 from vis_callbacks.engine.scores import Unit, describe
 from vis_callbacks.guard import NothingToShow
-from vis_callbacks.monitors.embedding.reductions import numeric
 from vis_callbacks.monitors.top_patches.receptive_field import ReceptiveField
 from vis_callbacks.monitors.top_patches.records import merged, packed
 from vis_callbacks.monitors.top_patches.science import (
@@ -43,13 +42,7 @@ _NUM_LAYERS = 2  # shown where none are named
 
 @dataclass(frozen=True)
 class UnitChoice:
-    """Which units of a layer are watched.
-
-    Attributes:
-        units: A word; or indices that hold for all layers, and ``"layer:index"``.
-        max_units: How many a word chooses.
-        seed: Of what is drawn at random.
-    """
+    """Which units of a layer are watched: ``max_units`` that a word chooses, or those named."""
 
     units: Chosen | Sequence[int | str]
     max_units: int
@@ -61,11 +54,7 @@ class UnitChoice:
         return self.units in ("strongest", "selective")
 
     def candidates(self, layer: str, num_units: int, most: int) -> list[int]:
-        """Returns the units to read, in increasing order; at most ``most`` that are not named.
-
-        Raises:
-            ValueError: The layer does not have a unit that is named.
-        """
+        """Returns the units to read, in increasing order; at most ``most`` that are not named."""
         if isinstance(self.units, str):
             count = min(num_units, most if self.is_measured else self.max_units)
             generator = torch.Generator().manual_seed(self.seed)
@@ -89,11 +78,7 @@ class UnitChoice:
 
 
 def check_units(units: object) -> None:
-    """Raises unless it is one of the words, or whole numbers and names of units.
-
-    Raises:
-        TypeError, ValueError: The message says what to write.
-    """
+    """Raises unless it is one of the words, or whole numbers and names of units."""
     words = get_args(Chosen)
     listed = ", ".join(f'"{word}"' for word in words)
     if isinstance(units, str):
@@ -156,8 +141,7 @@ class PatchReader:
 
     Args:
         choice: Which units.
-        top_k: Patches a unit.
-        per_image: At most so many of one image.
+        top_k, per_image: At most so many patches of a unit, and of one image.
         keep_whole: Keep the whole images.
         fields: By layer; one that is not there yet sees the whole image.
         meet: Called with the inputs of each batch, and whether they have labels.
@@ -214,7 +198,7 @@ class PatchReader:
 
         Of layers whose rows are no samples, and of those that are not chosen, nothing.
         """
-        layer, values = activation.layer, activation.values.as_subclass(Tensor)
+        layer, values = activation.layer, activation.values
         self._turn_to(batch)
         if len(values) != batch.num_samples:
             self.misfits.add(layer)
@@ -264,12 +248,12 @@ class PatchReader:
             self._images[factor] = as_bytes(inputs, factor)
         images, shown = self._images[factor], values[:, index].float()
         is_valid = finite_samples(shown, images)
-        labels, _ = class_labels(numeric(batch.labels), len(inputs))
+        labels = whole_labels(batch.labels, len(inputs))
         self._meet(inputs, labels is not None)
         top = top_patches(
             shown,
             images,
-            samples=_numbers(batch, values.device),
+            samples=sample_numbers(batch, values.device),
             is_valid=is_valid,
             labels=labels,
             boxes=boxes,
@@ -318,35 +302,26 @@ class PatchReader:
 
 
 def _visible(inputs: Tensor | None) -> Tensor:
-    """Returns inputs of which something can be shown.
-
-    Raises:
-        NothingToShow: There are none, or they are tokens or indices.
-    """
-    shown = numeric(inputs)
-    if shown is None:
+    """Returns inputs of which something can be shown. Raises NothingToShow for all others."""
+    if inputs is None:
         raise NothingToShow(
             "the batches have no inputs to cut patches from. Write input_fn=lambda batch: ... that "
             "returns the images."
         )
-    if shown.dim() < 3 and not shown.is_floating_point():
+    if inputs.dim() < 3 and not inputs.is_floating_point():
         raise NothingToShow(
-            f"the inputs are {describe(shown)}, tokens or indices, of which no part can be shown."
+            f"the inputs are {describe(inputs)}, tokens or indices, of which no part can be shown."
         )
-    return shown
+    return inputs
 
 
 def boxes_of(
     field: ReceptiveField, grid: Sequence[int], size: Sequence[int], rank: int
 ) -> Tensor | None:
-    """Returns what each position sees of a picture, (positions, 4); None where it is not known.
+    """Returns what each position of a grid sees of a picture, (positions, 4), where it is known.
 
-    Args:
-        field: The layer's.
-        grid: The lengths of its positions.
-        size: Height and width of the picture.
-        rank: Dimensions of the inputs: a picture of sequences has one spatial axis only, the
-            width; one of volumes shows the last two.
+    ``size`` is the picture's height and width. A picture of sequences (inputs of rank 3) has one
+    spatial axis only, the width; one of volumes shows the last two.
     """
     num_axes = rank - 2
     if field.is_global or len(field.axes) != num_axes:
@@ -359,16 +334,3 @@ def boxes_of(
     if height is None:
         height = torch.tensor([0, size[0]]).expand_as(width)
     return torch.stack([height[:, 0], width[:, 0], height[:, 1], width[:, 1]], 1).int()
-
-
-def _numbers(batch: Batch, device: torch.device) -> Tensor:
-    """Returns the samples' numbers: their places in the data set.
-
-    Of several ranks it is so with the sampler that Lightning puts in, which deals samples out
-    one by one; with another one they are still all different.
-    """
-    ranks, rank = 1, 0
-    if dist.is_available() and dist.is_initialized():
-        ranks, rank = dist.get_world_size(), dist.get_rank()
-    here = torch.arange(batch.num_samples, device=device) + batch.first_index
-    return here * ranks + rank

@@ -41,8 +41,8 @@ class AxisField:
     Attributes:
         dim: The dimension of the layer's grid that runs along it; None: ``seen`` is of all
             positions, the last dimension counting fastest.
-        seen: Of each position of the grid that was measured the first pixel that it sees and
-            the one behind the last, equal where it sees none.
+        seen: Of each position the first pixel that it sees and the one behind the last, equal where
+            it sees none.
         pattern: What they would see without borders; None where it could not be found out.
     """
 
@@ -132,16 +132,11 @@ class ReceptiveField:
 
 
 def receptive_fields(read: Read, inputs: Tensor) -> dict[str, ReceptiveField]:
-    """Returns the receptive field of every activation that ``read`` returns.
+    """Returns the receptive field of every activation that ``read`` returns for one sample.
 
     Each field is measured at the size of the inputs, where it is exact at the borders. Sizes and
     strides of fields that are cut off on all sides there are measured on longer strips, if the
     network takes them. It costs some tens of passes of one sample for each axis.
-
-    Args:
-        read: Runs the forward pass of some samples and returns activations by name,
-            (samples, units, *positions).
-        inputs: One sample, (1, channels, *spatial); without spatial axes all fields are global.
 
     Raises:
         NotFollowedError: The network does not take a NaN.
@@ -189,12 +184,7 @@ def _marked(inputs: Tensor, parts: Sequence[tuple[int, int]]) -> Tensor:
 
 
 class _Probing:
-    """Marks the inputs of one network.
-
-    Args:
-        read: See `receptive_fields`.
-        inputs: One sample.
-    """
+    """Marks the inputs of one network."""
 
     def __init__(self, read: Read, inputs: Tensor) -> None:
         self._read = read

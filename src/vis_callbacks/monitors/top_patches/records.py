@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vis_callbacks.monitors.embedding.reductions import mixed
+from vis_callbacks.engine.sample_numbers import mixed
 
 _HEADER_WORDS = 18  # an even number: records are moved eight bytes at a time
 _HEADER_BYTES = 4 * _HEADER_WORDS

@@ -71,12 +71,7 @@ def as_bytes(inputs: Tensor, factor: int = 1) -> ByteImages:
 
 
 def factor_and_side(extent: int, limit: int) -> tuple[int, int]:
-    """Returns by what to average, and the side of the square that then holds the extent.
-
-    Args:
-        extent: Pixels of the longest side.
-        limit: The largest side wanted.
-    """
+    """Returns by what to average the extent, and the side of the square that then holds it."""
     if extent <= limit:
         return 1, extent
     factor = math.ceil(extent / (limit - 1))
@@ -88,9 +83,6 @@ def concentration(values: Tensor) -> Tensor:
 
     1 minus the effective area ``(sum |h|)**2 / (positions * sum h**2)``: 0 where it is spread
     evenly, nearly 1 where it sits in one point; NaN where it is zero, or there is one position.
-
-    Args:
-        values: (samples, units, positions).
     """
     num_positions = values.shape[2]
     if num_positions < 2:
@@ -104,14 +96,9 @@ def strongest_places(
 ) -> tuple[Tensor, Tensor]:
     """Returns the largest values of each unit in each sample, and their positions.
 
-    Both are (samples, units, per_sample). Of equal values the first position counts. After
-    each one, positions whose boxes overlap it by more than `MAX_OVERLAP` are suppressed; what
-    is then missing is minus infinity.
-
-    Args:
-        values: (samples, units, positions).
-        per_sample: More than 1 needs boxes.
-        boxes: (positions, 4), what each position sees.
+    Both are (samples, units, per_sample), of values (samples, units, positions). Of equal values
+    the first position counts. After each one, positions whose boxes (positions, 4) overlap it by
+    more than `MAX_OVERLAP` are suppressed; what is then missing is minus infinity.
     """
     best, place = values.max(dim=2)
     found = [(best, place)]
@@ -257,11 +244,8 @@ def drawn_by_lot(top: TopPatches, is_shown: Tensor) -> Tensor:
 def class_purity(labels: Tensor, is_shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns by unit the most common class, how many patches have it, and their share.
 
-    The class is the first met of equally common ones; -1, 0 and NaN where no label is known.
-
-    Args:
-        labels: (units, k); below 0: not known.
-        is_shown: (units, k) whether there is a patch.
+    Labels, below 0 where they are not known, and ``is_shown`` are (units, k). The class is the
+    first met of equally common ones; -1, 0 and NaN where no label is known.
     """
     is_known = is_shown & (labels >= 0)
     same = (labels.unsqueeze(2) == labels.unsqueeze(1)) & is_known.unsqueeze(1)
@@ -274,11 +258,8 @@ def class_purity(labels: Tensor, is_shown: Tensor) -> tuple[Tensor, Tensor, Tens
 def selective_order(classes: Tensor, counts: Tensor) -> Tensor:
     """Returns the order of units in which each class in turn has its most selective one.
 
-    Without turns, all of the first would be of the class that is told apart most easily.
-
-    Args:
-        classes: (units,) the most common class of each unit's patches.
-        counts: (units,) how many of its patches have it.
+    Without turns, all of the first would be of the class that is told apart most easily. The
+    ``classes`` (units,) are the most common ones of their patches, ``counts`` how many have it.
     """
     by_count = counts.argsort(descending=True, stable=True)
     ranked = classes[by_count]

@@ -1,0 +1,1 @@
+"""The tab "Health" of TensorBoard. It loads neither torch nor Lightning nor matplotlib."""
