@@ -20,7 +20,7 @@ def test_each_call_makes_monitors_of_its_own():
 def test_the_expensive_ones_are_not_among_them():
     by_hand = (OcclusionMonitor, ActivationMaximizationMonitor, TopPatchesMonitor)
     monitors = default_monitors()
-    assert len({monitor.stem for monitor in monitors}) == len(monitors) == 4
+    assert len({monitor.stem for monitor in monitors}) == len(monitors) == 5
     assert not any(isinstance(monitor, by_hand) for monitor in monitors)
 
 
@@ -29,13 +29,13 @@ def test_options_reach_every_one_of_them():
     for monitor in monitors:
         assert monitor.options.class_names == ["cat", "dog"]
         assert monitor.options.every_n_epochs == 3
-    assert len(monitors) == 4
+    assert len(monitors) == 5
 
 
 def test_each_of_them_is_given_the_kinds_of_alerts_that_are_its_own():
     monitors = default_monitors(enabled_alerts=["representation_collapse", "saturation"])
     kinds = [[rule.kind for rule in monitor.active_rules] for monitor in monitors]
-    assert kinds == [["saturation"], [], ["representation_collapse"], []]
+    assert kinds == [["saturation"], [], ["representation_collapse"], [], []]
 
 
 def test_no_kinds_of_alerts_are_none_for_each_of_them():
@@ -59,5 +59,5 @@ def test_a_wrong_option_says_what_to_write(options, error, words):
 def test_they_watch_one_training_together(tmp_path):
     monitors = default_monitors(every_n_epochs=1)
     tiny_fit(tmp_path, monitors, max_epochs=1)
-    assert [monitor.guard.counts for monitor in monitors] == [{}] * 4
+    assert [monitor.guard.counts for monitor in monitors] == [{}] * 5
     assert all(monitor.last_report and monitor.last_report.items for monitor in monitors)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vis_callbacks.monitors.activations import ActivationMonitor as ActivationMonitor
     from vis_callbacks.monitors.embedding import EmbeddingMonitor as EmbeddingMonitor
     from vis_callbacks.monitors.filters import FilterMonitor as FilterMonitor
+    from vis_callbacks.monitors.learning import LearningMonitor as LearningMonitor
     from vis_callbacks.monitors.occlusion import OcclusionMonitor as OcclusionMonitor
     from vis_callbacks.monitors.saliency import SaliencyMonitor as SaliencyMonitor
     from vis_callbacks.monitors.top_patches import TopPatchesMonitor as TopPatchesMonitor
@@ -50,6 +51,7 @@ _NAMES = {
     "monitors.activations": ("ActivationMonitor",),
     "monitors.embedding": ("EmbeddingMonitor",),
     "monitors.filters": ("FilterMonitor",),
+    "monitors.learning": ("LearningMonitor",),
     "monitors.occlusion": ("OcclusionMonitor",),
     "monitors.saliency": ("SaliencyMonitor",),
     "monitors.top_patches": ("TopPatchesMonitor",),

@@ -9,14 +9,15 @@ from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.monitors.embedding.monitor import EmbeddingMonitor
 from vis_callbacks.monitors.filters.monitor import FilterMonitor
+from vis_callbacks.monitors.learning.monitor import LearningMonitor
 from vis_callbacks.monitors.saliency.monitor import SaliencyMonitor
 from vis_callbacks.options import MonitorOptions, check_names
 
 
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
-    """Returns fresh monitors of activations, filters, features and saliency.
+    """Returns fresh monitors of activations, filters, features, saliency and learning.
 
-    These four cost little enough to be left on. The other three are added by hand, for they
+    These five cost little enough to be left on. The other three are added by hand, for they
     take many passes (`OcclusionMonitor`, `ActivationMaximizationMonitor`) or slow each batch of
     a validation (`TopPatchesMonitor`).
 
@@ -29,9 +30,16 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
 
     Example:
         >>> [type(monitor).__name__ for monitor in default_monitors()]
-        ['ActivationMonitor', 'FilterMonitor', 'EmbeddingMonitor', 'SaliencyMonitor']
+        ['ActivationMonitor', 'FilterMonitor', 'EmbeddingMonitor', 'SaliencyMonitor',
+         'LearningMonitor']
     """
-    kinds = (ActivationMonitor, FilterMonitor, EmbeddingMonitor, SaliencyMonitor)
+    kinds = (
+        ActivationMonitor,
+        FilterMonitor,
+        EmbeddingMonitor,
+        SaliencyMonitor,
+        LearningMonitor,
+    )
     enabled = options.get("enabled_alerts")
     check_names("enabled_alerts", enabled)
     known = [rule.kind for kind in kinds for rule in kind.rules]

@@ -142,7 +142,7 @@ class Monitor(Observer, LightningCallback):
 
     on_train_start = _driven("on_train_start")
 
-    # The next three run at every step, mostly for nothing and with cold caches: no call more
+    # The next four run at every step, mostly for nothing and with cold caches: no call more
     # than is needed.
 
     @final
@@ -165,13 +165,23 @@ class Monitor(Observer, LightningCallback):
 
     @final
     @_guarded
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Reads the gradients that the optimizer is about to use."""
+        session = self._session
+        if session is not None and session.has_work and session.driver is self:
+            session.on_before_optimizer_step(trainer, optimizer)
+
+    @final
+    @_guarded
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Takes the snapshot, after the optimizer's update."""
         session = self._session
-        if session is not None and session.has_work and session.driver is self:
-            session.on_train_batch_end(trainer, outputs)
+        if session is not None and session.driver is self:
+            session.note_loss(trainer, outputs)
+            if session.has_work:
+                session.on_train_batch_end(trainer, outputs)
 
     on_train_epoch_end = _driven("on_train_epoch_end")
     on_validation_start = on_test_start = _driven("on_validation_start")

@@ -40,6 +40,9 @@ class _Observed(NamedTuple):
     report: Report
 
 
+_Judged = tuple[Rule, Outcome]
+
+
 class Pipeline:
     """Takes the monitors of one run from what was read to what is written.
 
@@ -165,8 +168,11 @@ class Pipeline:
                 report = self._observe(state, reading, run, made)
                 if report is not None:
                     seen.append(_Observed(state, reading.context, report))
-        judged = [(one, self._judge(one)) for one in _transferred(seen)]
+        checked = [(one, self._check(one)) for one in _transferred(seen)]
         trackers = [state.monitor.tracker for state in self._states]
+        causes = [alert for tracker in trackers for alert in tracker.active]
+        causes += [cause for one, found in checked for cause in _certain(one, found)]
+        judged = [(one, self._judge(one, found, causes)) for one, found in checked]
         active = sum(len(tracker.active) for tracker in trackers)
         # Of a healthy run too, that there are none; with an alert this number is written anyway.
         is_told = any(tracker.untold for tracker in trackers)
@@ -237,26 +243,40 @@ class Pipeline:
 
     # -- from reports to what is written
 
-    def _judge(self, one: _Observed) -> Sequence[Alert]:
-        """Returns what rules and tracker make of a report."""
+    def _check(self, one: _Observed) -> list[_Judged] | None:
+        """Returns what the rules make of a report; None where they are not asked, or it failed."""
         monitor, context = one.state.monitor, one.context
         history, guard = monitor.history, monitor.guard
         monitor.last_report = one.report
-        changes: list[Alert] = []
+        judged: list[_Judged] | None = None
         with one.state.overhead.measured(), guard.catch("rules"):
             if context.stage != "fit" and max(history.steps, default=0) > one.report.step:
                 # Another Trainer's evaluation says nothing of the training before it.
-                return changes
+                return None
             history.append(one.report.step, one.report.rule_metrics())
-            judged: list[tuple[Rule, Outcome]] = []
+            judged = []
             for rule in monitor.active_rules:
                 with Catch() as caught:  # cheaper than guard.catch, and there are many
                     judged.append((rule, rule.check(history)))
                 if caught.error is not None:
                     guard.record(f"the rule {rule.kind}", caught.error)
-            changes += monitor.tracker.update(
-                judged, step=one.report.step, epoch=context.epoch, stage=context.stage
-            )
+        return judged
+
+    def _judge(
+        self, one: _Observed, found: list[_Judged] | None, causes: Sequence[Alert]
+    ) -> Sequence[Alert]:
+        """Returns what the tracker makes of what the rules have found."""
+        monitor, context = one.state.monitor, one.context
+        changes: list[Alert] = []
+        with one.state.overhead.measured(), monitor.guard.catch("rules"):
+            if found is not None:
+                changes += monitor.tracker.update(
+                    found,
+                    step=one.report.step,
+                    epoch=context.epoch,
+                    stage=context.stage,
+                    causes=causes,
+                )
         return changes
 
     def _write(self, one: _Observed, also: Mapping[str, float]) -> None:
@@ -279,6 +299,14 @@ class Pipeline:
         step, epoch = one.context.step, one.context.epoch
         with one.state.overhead.measured(), one.state.guard.catch("writing alerts"):
             self._writer.write_alerts(changes, active=active, log_step=step, epoch=epoch)
+
+
+def _certain(one: _Observed, found: list[_Judged] | None) -> list[Alert]:
+    """Returns the alerts of a monitor that may explain those of others."""
+    certain: list[Alert] = []
+    with one.state.guard.catch("rules"):
+        certain += one.state.monitor.tracker.certain(found or (), one.report.step)
+    return certain
 
 
 def _transferred(seen: Sequence[_Observed]) -> list[_Observed]:

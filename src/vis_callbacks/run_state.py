@@ -15,6 +15,7 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.engine.batch_parts import guessed_size
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.isolation import call_resolved
+from vis_callbacks.engine.parameter_watch import ParameterWatch
 from vis_callbacks.engine.probe import Batch, Probe, Values
 from vis_callbacks.engine.references import References, take_references
 from vis_callbacks.engine.schedule import NEVER_THINNED, RunFacts, Schedule
@@ -54,8 +55,14 @@ class StepContext:
         self.is_live = False  # whether the user's own pass is read
         self.was_read = False  # whether the current batch has been read
         self.updates: UpdateWatch | None = None
+        self.parameters: ParameterWatch | None = None
         self.sums = StepSums()
         self.groups: tuple[Group, ...] = ()
+
+    def watch_parameters(self, view: RunView) -> None:
+        """Begins to watch the weights, where a monitor asks for it."""
+        if any(subscription.probe.site == "parameters" for subscription in self.read):
+            self.parameters = ParameterWatch(view.model, view.optimizers)
 
 
 class Reading(NamedTuple):

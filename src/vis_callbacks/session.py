@@ -10,7 +10,8 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from vis_callbacks._lightning import RunView, step_of
-from vis_callbacks.engine.engine import Engine, EngineGuards
+from vis_callbacks.engine.engine import Engine
+from vis_callbacks.engine.engine_guards import EngineGuards
 from vis_callbacks.engine.roll_call import RollCall
 from vis_callbacks.given_functions import try_given_functions
 from vis_callbacks.guard import Guard, log_summary
@@ -196,6 +197,8 @@ class Session:
         context.is_live = run.engine.can_read_live
         run.engine.begin(read, live=context.is_live, in_burst=context.is_lean)
         _leave_out_resting(due)
+        with self.guard.catch("watching the weights"):
+            context.watch_parameters(view)
         if not context.is_lean:
             run.engine.forget_names()
         if not all(state.is_lean(read) for state in whole):
@@ -212,6 +215,18 @@ class Session:
             run.engine.pause()  # but a manual loop may run further forward passes
 
     @_timed
+    def on_before_optimizer_step(self, trainer: Any, optimizer: Any) -> None:
+        """Reads weights and gradients before an update."""
+        if self._step is not None and self._step.parameters is not None:
+            with self.guard.catch("reading gradients"):
+                self._step.parameters.before_step(getattr(optimizer, "optimizer", optimizer))
+
+    def note_loss(self, trainer: Any, outputs: Any) -> None:
+        """Keeps the loss of one batch where a monitor asks for those of all steps."""
+        if (run := self.run) is not None and run.losses is not None:
+            run.losses.note(step_of(trainer), loss_of(outputs))
+
+    @_timed
     def on_train_batch_end(self, trainer: Any, outputs: Any) -> None:
         """Takes the snapshot once the step's last micro-batch has passed."""
         step, run, view = self._step, self.run, RunView(trainer)
@@ -223,6 +238,7 @@ class Session:
             self._count(step, run.engine, view, outputs)
             is_over = view.is_last_micro_batch
             if is_over:
+                run.read_beside(step)
                 run.engine.end_capture()
                 self._take(run, step, view)
         finally:

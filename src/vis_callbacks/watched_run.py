@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from vis_callbacks._lightning import RunView
-from vis_callbacks.engine.engine import Engine, EngineGuards
+from vis_callbacks.engine.engine import Engine
+from vis_callbacks.engine.engine_guards import EngineGuards
+from vis_callbacks.engine.loss_log import LossLog
 from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.guard import Catch, Guard
 from vis_callbacks.observer import Observer
 from vis_callbacks.pipeline import Pipeline
-from vis_callbacks.run_state import RunState, settle_references
+from vis_callbacks.run_state import RunState, StepContext, settle_references, subscriptions_of
 from vis_callbacks.writers.writer import Writer, alert_folder
 
 
@@ -33,7 +35,15 @@ class WatchedRun:
     has_ranks: bool  # whether they work together with those of other ranks
     next_due: float = -1.0  # when one of them may be due; below 0: they are to be asked
     is_first: bool = True  # no step was read yet
+    losses: LossLog | None = None  # of all steps, where a monitor asks for them
     has_passed_by: bool = False  # an evaluation that a monitor has no room for
+
+    def read_beside(self, context: StepContext) -> None:
+        """Has what is no activation read, once the step's update is made."""
+        if context.parameters is not None:
+            self.engine.read_beside("parameters", context.parameters)
+        if self.losses is not None and any(s.probe.site == "losses" for s in context.read):
+            self.engine.read_beside("losses", self.losses.take())
 
     def look_ahead(self, step: int) -> None:
         """Works out when monitors are due, from this step on."""
@@ -136,7 +146,10 @@ def open_run(
     if caught.error is not None:
         raise caught.error
     pipeline = Pipeline(engine, writer, states, has_ranks=has_ranks)
-    return WatchedRun(engine, pipeline, states, facts, has_ranks)
+    asks = any(one.probe.site == "losses" for one in subscriptions_of(states))
+    return WatchedRun(
+        engine, pipeline, states, facts, has_ranks, losses=LossLog() if asks else None
+    )
 
 
 def _writer_of(run: RunView, monitors: Sequence[Observer]) -> Writer:

@@ -23,6 +23,7 @@ from vis_callbacks.engine.schedule import EveryNEpochs, EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+from vis_callbacks.monitors.learning.monitor import LearningMonitor
 from vis_callbacks.report import Report, RuleMetrics, Scalar
 
 BATCH = 8
@@ -95,6 +96,7 @@ def watchers(*, gradients: bool = True) -> list[Monitor]:
         ActivationMonitor(every_n_train_steps=1),
         ForwardMonitor(every_n_train_steps=1, gradients=gradients),
         EvaluationMonitor(every_n_epochs=1),
+        LearningMonitor(every_n_train_steps=1),
     ]
 
 

@@ -72,6 +72,7 @@ class Alert:
         state: ``"pending"`` only inside a tracker: found, but not yet at enough snapshots.
         step, epoch, stage: When the alert came into this state or severity.
         monitor: Class name of the monitor whose rule it was.
+        explained_by: The kind of the alert that this one is a symptom of; a symptom is a remark.
         time: Seconds since 1970 at which it was written down; None before that.
     """
 
@@ -90,6 +91,7 @@ class Alert:
     remedy: str = ""
     monitor: str = ""
     cause: str = ""
+    explained_by: str = ""
     time: float | None = None
 
     def as_plain(self) -> dict[str, Any]:

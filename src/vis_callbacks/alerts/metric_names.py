@@ -70,6 +70,40 @@ CLASS_AGREEMENT = "class_agreement"  # share of the 10 nearest neighbours of the
 NUM_EMBEDDED = "num_embedded"  # samples they are read of; of the whole run
 NUM_CLASSES = "num_classes"  # different labels among these; of the whole run
 
+# Of what the loss is computed from; of the whole run. Outputs as the loss is given them, or as the
+# model returns them.
+MEAN_LOSS = "mean_loss"  # of all steps since the snapshot before
+HIGHEST_LOSS = "highest_loss"  # of these
+BAD_STEP = "bad_step"  # the first of these whose loss is NaN or infinite
+NUM_OUTPUTS = "num_outputs"
+NUM_ROWS = "num_rows"  # samples, or their positions
+OUTPUT_RANGE = "output_range"  # highest - lowest over the rows, of the output where it is largest
+OUTPUT_SPREAD = "output_spread"  # standard deviation over the rows, mean over the outputs
+OUTPUT_LOW = "output_low"
+OUTPUT_HIGH = "output_high"
+OUTPUT_ZEROS = "output_zeros"  # share that is exactly 0
+ROW_SUM_ERROR = "row_sum_error"  # how far the sum of a row is from 1, at most
+SHAPES_DIFFER = "shapes_differ"  # 1 where outputs and targets have different shapes
+TARGET_LOW = "target_low"
+TARGET_HIGH = "target_high"
+TARGET_SPREAD = "target_spread"  # standard deviation, mean over the outputs; so far in the run
+LARGEST_CLASS = "largest_class"  # its share of the labels, so far in the run
+LARGEST_PREDICTED = "largest_predicted"  # share of this batch that is predicted to be of it
+NUM_LABELS = "num_labels"  # how many these are
+ACCURACY = "accuracy"  # of this batch
+COLUMN_MEAN = "column_mean"  # largest |mean| of a column of the inputs, so far in the run
+COLUMN_STD = "column_std"  # largest standard deviation of one
+FORMULA_LOSS = "formula_loss"  # by formula (the layer): what it makes of outputs and targets
+CONSTANT_LOSS = "constant_loss"  # likewise: of the best output that knows no input, so far
+HEAD = "head"  # by kind of nonlinearity (the layer): 1 where it makes the outputs
+
+# Of a weight, by the name of the parameter.
+GRADIENT_NORM = "gradient_norm"  # before clipping
+PARAMETER_NORM = "parameter_norm"  # before the update
+UPDATE_NORM = "update_norm"  # of its change at this step
+WITHOUT_GRADIENT = "without_gradient"  # 1 where no gradient has reached it
+WITHOUT_OPTIMIZER = "without_optimizer"  # 1 where no optimizer holds it
+
 # The first time that one of these is above 0 is remembered for the whole run.
 FIRST_OCCURRENCES = (NON_FINITE, NON_FINITE_LOSS)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vis_callbacks.alerts.alert import SEVERITIES, Alert, Finding, Outcome, Rule, Verdict
+from vis_callbacks.alerts.causes import explained
 
 Key = tuple[str, str]  # kind, cause
 
@@ -53,7 +54,13 @@ class AlertTracker:
         return tuple(e.alert for e in self._entries.values() if _is_begun(e.alert))
 
     def update(
-        self, judged: Iterable[tuple[Rule, Outcome]], *, step: int, epoch: int = 0, stage: str
+        self,
+        judged: Iterable[tuple[Rule, Outcome]],
+        *,
+        step: int,
+        epoch: int = 0,
+        stage: str,
+        causes: Sequence[Alert] = (),
     ) -> list[Alert]:
         """Takes in one snapshot's findings and returns what changed.
 
@@ -66,7 +73,11 @@ class AlertTracker:
             step: Of this snapshot.
             epoch: Of this snapshot.
             stage: ``"fit"``, ``"validate"`` or ``"test"``.
+            causes: Alerts of other trackers. A finding that one of them, or of this tracker's own,
+                explains is a remark; see `explained`.
         """
+        judged = list(judged)
+        causes = [*causes, *self.active, *self.certain(judged, step)]
         when = {"step": step, "epoch": epoch, "stage": stage}
         changes: list[Alert] = []
         found: set[Key] = set()
@@ -77,13 +88,24 @@ class AlertTracker:
             decided.add(rule.kind)
             if isinstance(outcome, Finding):
                 found.add((rule.kind, outcome.cause))
-                changes += self._found(self._alert(rule, outcome, when), outcome.min_snapshots)
+                alert = explained(self._alert(rule, outcome, when), causes)
+                changes += self._found(alert, outcome.min_snapshots)
         for key in [key for key in self._entries if key[0] in decided and key not in found]:
             changes += self._missed(key, when)
         begun = list(filter(_is_begun, changes))
         self.alerts += begun
         self.untold += begun
         return changes
+
+    def certain(self, judged: Iterable[tuple[Rule, Outcome]], step: int) -> list[Alert]:
+        """Returns the alerts that findings of this snapshot are, without waiting for another."""
+        when = {"step": step, "epoch": 0, "stage": ""}
+        found = [
+            self._alert(rule, outcome, when)
+            for rule, outcome in judged
+            if isinstance(outcome, Finding) and outcome.min_snapshots == 1
+        ]
+        return [alert for alert in found if alert.severity != "info"]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain values for a checkpoint (loads with ``weights_only=True``)."""

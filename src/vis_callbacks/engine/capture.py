@@ -10,7 +10,7 @@ of a torchmetrics metric change with its state.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import is_
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vis_callbacks.engine.function_mode import WEIGHTED, FunctionMode
 from vis_callbacks.engine.layers import ModelNames, nth_call
+from vis_callbacks.engine.loss_calls import LOSSES, LossCall, LossInputs, loss_call
 from vis_callbacks.engine.module_hooks import ModuleHooks, in_backward
 from vis_callbacks.engine.nonlinearities import MODULE_TYPES, Nonlinearity, classify
 from vis_callbacks.engine.plain_tensors import is_plain, plain
@@ -29,7 +30,7 @@ from vis_callbacks.engine.unit_axis import samples_units_positions, unit_axis_of
 from vis_callbacks.engine.weight_search import WeightedCall, WeightSearch
 from vis_callbacks.guard import Contained, Fail
 
-Site = Literal["output", "input"]
+Site = Literal["output", "input", "loss", "losses", "parameters"]
 
 
 class CapturedActivation(NamedTuple):
@@ -87,6 +88,7 @@ class CapturedActivation(NamedTuple):
 
 
 _NONE = torch.empty(0)
+_MAX_RETURNED = 4  # outputs of outermost modules: behind the model's own, those of loss and metrics
 FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 
@@ -145,6 +147,8 @@ class Capture(ModuleHooks):
         self._inner: set[int] = set()
         self._by_module: dict[int, dict[str, CapturedActivation]] = {}
         self._is_modules_only = True
+        self._returned: deque[Any] = deque(maxlen=_MAX_RETURNED)
+        self._loss_calls: list[LossCall] = []
 
     def _open(self) -> None:
         super()._open()
@@ -186,6 +190,13 @@ class Capture(ModuleHooks):
         calls = {key: tuple(calls.values()) for key, calls in self._by_module.items()}
         return Plan(calls, frozenset(self._outermost))
 
+    def take_loss_inputs(self) -> LossInputs:
+        """Returns what a loss may have been computed from since the last time."""
+        taken = LossInputs(self._loss_calls, tuple(self._returned))
+        self._loss_calls = []
+        self._returned.clear()
+        return taken
+
     def _note_for_plan(self, captured: CapturedActivation) -> None:
         """Takes one activation. Of a later forward pass in the step it is known already."""
         calls = self._by_module.setdefault(id(captured.module), {})
@@ -200,6 +211,7 @@ class Capture(ModuleHooks):
         self._stack.clear()
         self._search.calls.clear()
         self._fused = None
+        self.take_loss_inputs()
 
     def _open_mode(self) -> None:
         self._mode = FunctionMode(self._look, self._search.followed, self)
@@ -234,6 +246,8 @@ class Capture(ModuleHooks):
         if any(map(is_, self._stack, repeat(module))):
             while self._stack.pop() is not module:
                 pass  # a forward that raised may have left inner ones behind
+        if self._depth() == 0:
+            self._returned.append(output)  # not looked at: the mode would see it
         if self._fused is module:
             self._fused = None
             self._open_mode()
@@ -248,6 +262,10 @@ class Capture(ModuleHooks):
     ) -> None:
         """Tells of a call's result if it is an activation of the model's."""
         if self._is_in_callback or in_backward():
+            return
+        if function in LOSSES:
+            call = loss_call(function, args, kwargs)
+            self._loss_calls += [call] if call is not None else []
             return
         owner = self._stack[-1] if self._stack else self._model
         if function in WEIGHTED:

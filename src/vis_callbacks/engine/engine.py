@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vis_callbacks.engine.batch_parts import tensors_in
 from vis_callbacks.engine.capture import FUSED, Capture, CapturedActivation, Plan, Site
+from vis_callbacks.engine.engine_guards import EngineGuards
 from vis_callbacks.engine.function_mode import remove_inert_modes
 from vis_callbacks.engine.isolation import IsolatedForward, is_compiled, isolated
 from vis_callbacks.engine.layers import LayerNames, ModelNames, matches, module_names, no_such_layer
+from vis_callbacks.engine.module_hooks import was_compiled as _was_compiled
 from vis_callbacks.engine.planned_capture import PlannedCapture
 from vis_callbacks.engine.probe import Activation, Batch, LayerInfo, WeightInfo
 from vis_callbacks.engine.state_watch import StateWatch
 from vis_callbacks.engine.subscription import Subscription, merge_ranks
-from vis_callbacks.guard import Catch, Guard, NothingToShow
+from vis_callbacks.guard import Catch, NothingToShow
 
 Forward = Callable[[nn.Module, Any], Any]
-
-
-@dataclass(frozen=True)
-class EngineGuards:
-    """Contain failures of what all monitors share; either way of reading may fail by itself."""
-
-    of_captures: Guard = field(default_factory=lambda: Guard("reading activations"))
-    of_passes: Guard = field(default_factory=lambda: Guard("an extra forward pass"))
-
-    def __iter__(self) -> Iterator[Guard]:
-        yield from (self.of_captures, self.of_passes)
 
 
 class Engine:
@@ -197,10 +188,13 @@ class Engine:
     def pause(self) -> None:
         """Lets functional calls pass unseen until the next batch: its forward passes are over."""
         if self._capture is not None:
+            self._read_loss_inputs(self._due, self._capture)
             self._capture.pause()
 
     def count_batch(self) -> None:
         """Adds the batch's samples, once its forward passes are over."""
+        if self._capture is not None:  # a manual loop was not paused
+            self._read_loss_inputs(self._due, self._capture)
         for subscription in self._due:
             if subscription.failure is None:
                 with subscription.containing("reading the batch"):
@@ -230,9 +224,23 @@ class Engine:
                 ):
                     capture.start_batch([inputs])
                     run.run(inputs)
+                    self._read_loss_inputs(group, capture)
             if caught.error is not None:
                 self._guards.of_passes.record("running the model", caught.error)
                 self._miss(group, "the extra forward pass failed")
+
+    def read_beside(self, site: Site, thing: Any, due: Sequence[Subscription] = ()) -> None:
+        """Hands something of the step that is no activation to the probes that ask for it."""
+        for subscription in due or self._due:
+            if subscription.probe.site == site and subscription.failure is None:
+                with (
+                    subscription.containing(f"reading the {site}"),
+                    torch.no_grad(),
+                    torch._C.DisableTorchFunction(),  # the capture may be open
+                ):
+                    read = subscription.probe.reduce(thing, self._batch_for(subscription))
+                    for layer, values in read.items():
+                        subscription.add(layer, values)
 
     def end_capture(self) -> None:
         """Closes the capture; what was read stays. Harmless where none is open."""
@@ -320,19 +328,27 @@ class Engine:
 
     def _new_capture(self, due: Sequence[Subscription], *, is_users_pass: bool) -> Capture:
         self._names = self._names or ModelNames(self.model)
-        globs: dict[Site, list[str]] = {"output": [], "input": []}
-        for subscription in due:
-            globs[subscription.probe.site].extend(subscription.probe.layers or ())
+        wanted = [(s.probe.site, glob) for s in due for glob in s.probe.layers or ()]
+        sites: tuple[Site, ...] = ("output", "input")
+        globs = {site: [glob for of, glob in wanted if of == site] for site in sites}
         return Capture(
             self.model,
             partial(self._read, due),
-            watched={site: self._matching(wanted) for site, wanted in globs.items()},
+            watched={site: self._matching(of_site) for site, of_site in globs.items()},
             is_users_pass=is_users_pass,
             wrapped_root=is_users_pass and self._wrapped_root,
             fail=partial(self._give_up, due),
             weights=None if self._weights else self._weights,
             names=self._names,
         )
+
+    def _read_loss_inputs(
+        self, due: Sequence[Subscription], capture: Capture | PlannedCapture
+    ) -> None:
+        if isinstance(capture, Capture):
+            inputs = capture.take_loss_inputs()
+            if inputs.calls or inputs.returned:
+                self.read_beside("loss", inputs, due)
 
     def _matching(self, globs: Sequence[str]) -> list[str]:
         return [n for n in module_names(self.model) if matches(n, globs)] if globs else []
@@ -377,9 +393,3 @@ class Engine:
             batch, first = subscription.batch_of(self._batch), subscription.num_samples
             self._batches_of[key] = replace(batch, first_index=first) if first else batch
         return self._batches_of[key]
-
-
-def _was_compiled() -> bool:
-    """Whether torch.compile has made a graph in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and dynamo.counters["frames"]["total"] > 0

@@ -13,13 +13,14 @@ from torch.overrides import (
     _pop_mode,
 )
 
+from vis_callbacks.engine.loss_calls import LOSSES
 from vis_callbacks.engine.module_hooks import ModuleHooks
 from vis_callbacks.engine.nonlinearities import FUNCTIONS
 from vis_callbacks.engine.weight_search import CONVOLUTIONS, LINEAR, TRANSPOSED
 from vis_callbacks.guard import Contained
 
 WEIGHTED = LINEAR | CONVOLUTIONS | TRANSPOSED
-_CAPTURED = WEIGHTED | FUNCTIONS
+_CAPTURED = WEIGHTED | FUNCTIONS | LOSSES
 _CAPTURED_TYPES = frozenset(map(type, _CAPTURED))  # of these no hash is the user's
 
 

@@ -164,6 +164,12 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def was_compiled() -> bool:
+    """Whether torch.compile has made a graph in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and dynamo.counters["frames"]["total"] > 0
+
+
 # A process that is forked during a captured step (a loader's worker) inherits what is open.
 _OPEN: weakref.WeakSet[ModuleHooks] = weakref.WeakSet()
 

@@ -58,7 +58,11 @@ class Probe:
         merge: How two of them become one, by name: over reused calls, micro-batches, an
             evaluation's batches and ranks.
         layers: Globs over names of modules and functional nonlinearities; None: all of these.
-        site: ``"input"`` reads what a module is given (features: the last Linear's input).
+        site: ``"input"`` reads what a module is given (features: the last Linear's input). Three
+            sites are no activations: ``"loss"`` is what the loss is computed from (`LossInputs`),
+            ``"losses"`` are those of all steps since the last snapshot, with the steps, and
+            ``"parameters"`` gradients and updates (`ParameterWatch`). There ``reduce`` is given
+            that in place of an activation, and returns named tensors by layer.
         occasion: ``"train_step"``, or ``"evaluation"``: fit's validation, trainer.validate,
             trainer.test.
         schedule: None takes the monitor's.
@@ -66,10 +70,10 @@ class Probe:
     """
 
     name: str
-    reduce: Callable[[Activation, Batch], Mapping[str, Tensor]]
+    reduce: Callable[[Any, Batch], Mapping[str, Any]]
     merge: Mapping[str, MergeName | Callable[[Tensor, Tensor], Tensor]]
     layers: Sequence[str] | None = None
-    site: Literal["output", "input"] = "output"
+    site: Literal["output", "input", "loss", "losses", "parameters"] = "output"
     occasion: Literal["train_step", "evaluation"] = "train_step"
     schedule: Schedule | None = None
     must_match: bool = True

@@ -45,6 +45,7 @@ _LEAST_DISTANCE = 10  # between two labels
 _GAP = 5
 # Plots of this width at least label the same snapshots, however wide the names beside them are.
 _SHARED_WIDTH = 190
+_SHARES = Scale(low=0.0, high=1.0)
 
 
 def heat_map(
@@ -53,13 +54,14 @@ def heat_map(
     steps: Sequence[int],
     caption: Sequence[object],
     units: str,
+    *,
+    scale: Scale = _SHARES,
 ) -> Rgb:
     """Returns a picture of rows by steps, 400 px wide, the latest number to the right of a row.
 
-    ``shares`` are (rows, steps) between 0 and 1, at most 128 steps. What is not finite counts as
-    not measured: grey, and counted. Neighbours that share a row show the largest of them.
+    ``shares`` are (rows, steps), by default between 0 and 1, at most 128 steps. What is not finite
+    counts as not measured: grey, and counted. Neighbours that share a row show the largest of them.
     """
-    scale = Scale(low=0.0, high=1.0)
     first_rows = bounds(len(shares), _MAX_MAP_HEIGHT // _LEAST_MAP_ROW_HEIGHT)
     rows = largest_of_neighbours(shares, len(first_rows))
     row_height = int(

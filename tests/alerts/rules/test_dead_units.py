@@ -88,8 +88,13 @@ def test_ten_snapshots_running_with_a_high_loss_are_critical(
 
 
 def test_a_low_loss_is_never_critical() -> None:
-    history = losses(2.0, *[0.5] * 30, entry=dying())
+    history = losses(2.0, *[1.0] * 30, entry=dying())
     assert found(DyingUnits().check(history)).severity == "warning"
+
+
+def test_where_the_loss_has_fallen_far_deaths_are_a_remark() -> None:
+    history = losses(2.0, *[0.5] * 30, entry=dying())
+    assert found(DyingUnits().check(history)).severity == "info"
 
 
 def test_an_unknown_loss_is_never_critical() -> None:

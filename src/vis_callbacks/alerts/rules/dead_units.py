@@ -63,6 +63,9 @@ class DyingUnits:
         min_norm_seen: The same for these.
         critical_snapshots: Snapshots running that make it critical.
         critical_loss: Smoothed loss / first loss from which on it may be critical.
+        harmless_loss: Smoothed loss / first loss below which it is a remark: the network learns
+            all the same, as a wide one with dropout does. Taken from one run; where the first loss
+            was blown up, `NoBetterThanConstant` and `ConstantOutputs` tell.
     """
 
     kind: ClassVar[str] = "dying_units"
@@ -74,6 +77,7 @@ class DyingUnits:
     min_norm_seen: float = 1.00
     critical_snapshots: int = 10
     critical_loss: float = 0.7
+    harmless_loss: float = 0.3
 
     def check(self, history: History) -> Outcome:
         """Returns the dying layers of the latest snapshot."""
@@ -115,8 +119,11 @@ class DyingUnits:
             sample_size=whole(history.latest(WINDOW_SAMPLES, worst)),
             could_be=_could_be(history, rate, since),
             remedy=_remedy(rate, since),
-            severity="critical" if is_critical else "warning",
+            severity="critical" if is_critical else self._mild(level),
         )
+
+    def _mild(self, level: float) -> Severity:
+        return "info" if level < self.harmless_loss else "warning"
 
     def dying_layers(self, history: History, entry: int = -1) -> tuple[str, ...]:
         """Returns the layers that were dying at one entry of the history."""
@@ -278,6 +285,7 @@ def _could_be(history: History, rate: Rate, since: int | None) -> tuple[str, ...
         causes.append(f"inputs that are not normalised ({scale})")
     if since is not None and since >= _LATE_STEP and rate.jump is None:
         causes.append(f"a burst of large gradients at about step {since}")
+    causes.append("labels that have nothing to do with the inputs: no rate helps with these")
     return (*causes, "deaths without harm: an easy task in a wide network, the loss falls on")
 
 

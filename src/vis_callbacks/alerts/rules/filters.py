@@ -18,7 +18,7 @@ from typing import ClassVar
 from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.rules.conditions import quoted, share
+from vis_callbacks.alerts.rules.conditions import input_scale, quoted, share
 from vis_callbacks.alerts.rules.over_fitting import validations
 
 FIRST_JUDGED_STEP = 150
@@ -74,9 +74,13 @@ class HardlyLearned:
     first snapshot; of under-trained ones 18 of 18 where the thresholds were taken from, and 26
     of 38 (recall .68) of others: missed are rates only 5 to 10 times too small.
 
+    Where the training loss has fallen all the same (healthy runs with batches of 4 did so: the
+    layers behind have learned), it is a remark.
+
     Attributes:
         min_roughness: Mean roughness / min(1, its initial value).
         max_change: Relative movement of the weights.
+        min_loss: Smoothed training loss / its first, below which it is a remark.
     """
 
     kind: ClassVar[str] = "hardly_learned"
@@ -84,6 +88,7 @@ class HardlyLearned:
 
     min_roughness: float = 0.95
     max_change: float = 0.08
+    min_loss: float = 0.5
 
     def check(self, history: History) -> Outcome:
         """Returns the layers that are still what they were initialised as."""
@@ -114,8 +119,14 @@ class HardlyLearned:
                 "labels without signal: random ones looked like this early in 2 of 9 trainings",
             ),
             remedy=_remedy(history, worst),
+            severity="info" if self._has_learned_elsewhere(history) else "warning",
             min_snapshots=2,
         )
+
+    def _has_learned_elsewhere(self, history: History) -> bool:
+        known = [x for x in history.series(metric_names.TRAINING_LOSS) if not math.isnan(x)]
+        latest = history.smoothed(metric_names.TRAINING_LOSS)
+        return bool(known) and latest < self.min_loss * known[0]
 
     def _has_hardly_learned(self, history: History, layer: str, entry: int) -> bool:
         rough = history.at(entry, metric_names.FILTER_ROUGHNESS, layer)
@@ -323,6 +334,11 @@ def _trend(history: History) -> dict[str, float | int | str]:
 
 
 def _remedy(history: History, layer: str) -> str:
+    if scale := input_scale(history):
+        return (
+            f"Normalise the inputs first ({scale}): subtract the mean and divide by the standard"
+            " deviation. On such inputs ten times the rate does harm."
+        )
     rate = history.latest(metric_names.LEARNING_RATE, layer)
     numbers = "" if math.isnan(rate) else f", {10 * rate:.3g}"
     return (

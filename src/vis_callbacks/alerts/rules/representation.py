@@ -80,7 +80,7 @@ class RepresentationCollapse:
             evidence=_evidence(history, layers[0]),
             sample_size=num_samples,
             could_be=("inputs that are all equal", "a layer before it whose units are all dead"),
-            remedy="Look at the dead units of the layers before; try a tenth of the learning rate.",
+            remedy=_REMEDY,
             severity="critical",
             cause="equal",
         )
@@ -101,10 +101,18 @@ class RepresentationCollapse:
             evidence=_evidence(history, worst),
             sample_size=num_samples,
             could_be=("classes that lie in an order, such as ages",),
-            remedy="Try a tenth of the learning rate; look at the dead units of the layers before.",
+            remedy=_REMEDY,
             cause="one direction",
             min_snapshots=2,
         )
+
+
+# In 10 buggy programs a tenth of the rate cured the 3 whose units were dying, and none of the 7
+# others; normalising cured those whose inputs were raw.
+_REMEDY = (
+    "Normalise the inputs if they are raw, and look at the output layer and the initialisation. A"
+    " tenth of the learning rate helps where units of the layers before are dying."
+)
 
 
 def _highest(history: History, layer: str) -> float:

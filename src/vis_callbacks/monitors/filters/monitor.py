@@ -227,8 +227,14 @@ class FilterMonitor(Monitor):
         if snapshot.planned_steps is not None:
             planned = (float(snapshot.planned_steps),)
             yield RuleMetrics(metrics=(metric_names.PLANNED_STEPS,), layers=("",), values=planned)
-        losses = {metric_names.TRAINING_LOSS: training, metric_names.VALIDATION_LOSS: validation}
-        for metric, value in losses.items():
+        stats = snapshot.input_stats
+        numbers = {
+            metric_names.TRAINING_LOSS: training,
+            metric_names.VALIDATION_LOSS: validation,
+            metric_names.INPUT_MEAN: stats.get("mean"),
+            metric_names.INPUT_STD: stats.get("std"),
+        }
+        for metric, value in numbers.items():
             if value is not None:
                 yield RuleMetrics(metrics=(metric,), layers=("",), values=value.reshape(1))
 

@@ -1,0 +1,172 @@
+"""What the rules about learning ask: which formula the loss is, and how it stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vis_callbacks.alerts.history import History
+from vis_callbacks.alerts.metric_names import (
+    BAD_STEP,
+    COLUMN_MEAN,
+    COLUMN_STD,
+    CONSTANT_LOSS,
+    FORMULA_LOSS,
+    HEAD,
+    LOSS,
+    MEAN_LOSS,
+    NUM_LABELS,
+    NUM_OUTPUTS,
+    OUTPUT_HIGH,
+    OUTPUT_LOW,
+    PLANNED_STEPS,
+    ROW_SUM_ERROR,
+)
+
+FIRST_JUDGED_STEP = 150
+FIRST_JUDGED_SHARE = 0.15  # of the planned steps
+
+_MAX_ERROR = 2e-4  # of a ratio that is to stay the same: what float32 and sums leave
+_MAX_LOOKS = 12  # that a formula must hold at
+_RAW_COLUMN = 10.0  # a usual column has mean 0 and standard deviation 1
+
+OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
+OF_PROBABILITIES = ("cross_entropy_of_probabilities", "binary_cross_entropy")
+OF_DIFFERENCES = ("mse_loss", "l1_loss", "smooth_l1_loss", "mse_of_all_pairs")
+
+
+@dataclass(frozen=True)
+class Formula:
+    """The loss is ``factor`` times what the formula of this name makes of outputs and targets."""
+
+    name: str
+    factor: float
+
+
+def formulas_of(history: History) -> list[Formula]:
+    """Returns the formulas that give the loss, those with the ratio 1 first.
+
+    It is told from the values: a formula is the loss where their ratio stays the same from one
+    look to the next. There are several where outputs and loss never change.
+    """
+    found = [f for name in history.layers(FORMULA_LOSS, 0) if (f := _formula(history, name))]
+    return sorted(found, key=lambda f: abs(math.log(abs(f.factor))))
+
+
+def formula_of(history: History) -> Formula | None:
+    """Returns the formula that gives the loss, None where none of those known does."""
+    return next(iter(formulas_of(history)), None)
+
+
+def _formula(history: History, name: str) -> Formula | None:
+    losses, values = history.series(LOSS), history.series(FORMULA_LOSS, name)
+    pairs = [
+        (loss, value)
+        for loss, value in zip(losses, values, strict=True)
+        if math.isfinite(loss) and math.isfinite(value) and value != 0
+    ][:_MAX_LOOKS]
+    if not pairs:
+        return None
+    ratios = [loss / value for loss, value in pairs]
+    factor = ratios[0]
+    has_changed = _differ([value for _, value in pairs])
+    if factor == 0 or _differ(ratios) or not (has_changed or abs(abs(factor) - 1) < _MAX_ERROR):
+        return None
+    return Formula(name, round(factor) if abs(abs(factor) - 1) < _MAX_ERROR else factor)
+
+
+def _differ(values: list[float]) -> bool:
+    return max(values) - min(values) > _MAX_ERROR * max(map(abs, values))
+
+
+def constant_loss(history: History) -> float:
+    """Returns the loss of the best output that knows no input; NaN where it is not known.
+
+    The entropy of few labels is too low by about (classes - 1) / (2 labels): Miller 1955.
+    """
+    formula = formula_of(history)
+    if formula is None or formula.factor < 0:
+        return math.nan
+    constant = history.latest(CONSTANT_LOSS, formula.name)
+    if "entropy" in formula.name or formula.name == "nll_loss":
+        labels, outputs = history.latest(NUM_LABELS), history.latest(NUM_OUTPUTS)
+        if labels > 0:
+            constant += max(outputs - 1, 1) / (2 * labels)
+    return formula.factor * constant
+
+
+def judged_from(history: History) -> float:
+    """Returns the step from which on slow learning is told from none."""
+    planned = history.latest(PLANNED_STEPS)
+    share = 0.0 if math.isnan(planned) else FIRST_JUDGED_SHARE * planned
+    return max(FIRST_JUDGED_STEP, share)
+
+
+def done(history: History) -> float:
+    """Returns the share of the planned steps that are done; NaN where the end is not known."""
+    return (history.steps[-1] + 1) / history.latest(PLANNED_STEPS)
+
+
+def recent_loss(history: History) -> float:
+    """Returns the mean loss of the latest quarter of all steps so far, of three looks or more."""
+    step = history.steps[-1]
+    values = [
+        value
+        for number, (at, value) in enumerate(reversed([*known_losses(history)]))
+        if number < 3 or at > 0.75 * step
+    ]
+    return sum(values) / len(values) if len(values) >= 3 else math.nan
+
+
+def known_losses(history: History) -> Iterator[tuple[int, float]]:
+    """Yields (step, mean loss since the look before) wherever it is known."""
+    for step, value in zip(history.steps, history.series(MEAN_LOSS), strict=True):
+        if not math.isnan(value):
+            yield step, value
+
+
+def running(
+    history: History, metric: str, is_so: Callable[[float], bool], num: int, layer: str = ""
+) -> bool:
+    """Whether a number has been as ``is_so`` says at the latest ``num`` looks."""
+    values = history.series(metric, layer)[-num:]
+    return len(values) == num and all(map(is_so, values))
+
+
+def head_of(history: History) -> str:
+    """Returns what makes the outputs: "softmax", a kind of nonlinearity, or "" for none known.
+
+    A softmax is told by its values: at every look each row sums up to 1.
+    """
+    errors = [error for error in history.series(ROW_SUM_ERROR) if not math.isnan(error)]
+    lows = [low for low in history.series(OUTPUT_LOW) if not math.isnan(low)]
+    if errors and max(errors) < 1e-3 and min(lows) >= 0:
+        return "softmax"
+    return next(iter(history.layers(HEAD, 0)), "")
+
+
+def are_probabilities(history: History) -> bool:
+    """Whether no output has ever been below 0 or above 1."""
+    lows, highs = history.series(OUTPUT_LOW), history.series(OUTPUT_HIGH)
+    known = [(low, high) for low, high in zip(lows, highs, strict=True) if not math.isnan(low)]
+    return bool(known) and all(low >= 0 and high <= 1 for low, high in known)
+
+
+def raw_columns(history: History) -> str:
+    """Returns "mean 90, standard deviation 80" if a column of the inputs looks raw, else ""."""
+    mean, std = history.latest(COLUMN_MEAN), history.latest(COLUMN_STD)
+    if mean > _RAW_COLUMN or std > _RAW_COLUMN:
+        return f"mean {mean:.3g}, standard deviation {std:.3g}"
+    return ""
+
+
+def is_finite(history: History) -> bool:
+    """Whether no loss was NaN or infinite so far: no other verdict means anything after one."""
+    return all(step == math.inf or math.isnan(step) for step in history.series(BAD_STEP))
+
+
+def is_falling(history: History) -> bool:
+    """Whether the mean loss of the latest two looks is 1 % below that of the two before."""
+    losses = [loss for _, loss in known_losses(history)][-4:]
+    return len(losses) == 4 and sum(losses[2:]) < 0.99 * sum(losses[:2])

@@ -1,0 +1,338 @@
+"""Outputs that do not fit the loss or the targets, or are the same for every sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
+from vis_callbacks.alerts.history import History
+from vis_callbacks.alerts.metric_names import (
+    BAD_STEP,
+    FORMULA_LOSS,
+    LARGEST_CLASS,
+    LARGEST_PREDICTED,
+    NUM_LABELS,
+    NUM_OUTPUTS,
+    NUM_ROWS,
+    OUTPUT_HIGH,
+    OUTPUT_LOW,
+    OUTPUT_RANGE,
+    OUTPUT_SPREAD,
+    SHAPES_DIFFER,
+    TARGET_HIGH,
+    TARGET_LOW,
+    TARGET_SPREAD,
+)
+from vis_callbacks.alerts.rules.conditions import share, whole
+from vis_callbacks.alerts.rules.loss_facts import (
+    OF_DIFFERENCES,
+    OF_LOGITS,
+    OF_PROBABILITIES,
+    are_probabilities,
+    formula_of,
+    formulas_of,
+    head_of,
+    is_finite,
+    judged_from,
+    raw_columns,
+    running,
+)
+
+_SQUASHING = ("softmax", "sigmoid", "relu", "tanh", "relu6", "hardsigmoid")
+_REACH = {  # what a head can put out
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "softplus": (0.0, math.inf),
+}
+
+
+class LossMisfit:
+    """What makes the outputs does not fit the loss: told at the first look, before time is lost.
+
+    Raised by 8 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+    """
+
+    kind: ClassVar[str] = "loss_misfit"
+    severity: ClassVar[Severity] = "warning"
+
+    def check(self, history: History) -> Outcome:
+        """Returns which two do not go together."""
+        words = _misfit(history)
+        if words is None:
+            return None
+        message, remedy = words
+        return Finding(
+            message=f"Output layer and loss do not fit: {message}",
+            since_step=history.steps[0],
+            evidence={
+                OUTPUT_LOW: history.latest(OUTPUT_LOW),
+                OUTPUT_HIGH: history.latest(OUTPUT_HIGH),
+                NUM_OUTPUTS: history.latest(NUM_OUTPUTS),
+            },
+            sample_size=whole(history.latest(NUM_ROWS)),
+            remedy=remedy,
+        )
+
+
+def _misfit(history: History) -> tuple[str, str] | None:
+    """Returns message and remedy where head and loss do not go together."""
+    head = head_of(history)
+    if head == "softmax" and history.latest(NUM_OUTPUTS) == 1:
+        return (
+            "a softmax over one output is always 1, so the output is constant and has no gradient.",
+            "Use a sigmoid in place of the softmax for two classes; for a regression take the"
+            " softmax out.",
+        )
+    # A torch loss of which the inputs were seen is the only formula that has a value.
+    known = history.layers(FORMULA_LOSS, 0)
+    candidates = known if len(known) == 1 else tuple(f.name for f in formulas_of(history))
+    name = candidates[0] if len(candidates) == 1 else ""
+    if name in OF_LOGITS and head in _SQUASHING:
+        own = "a softmax" if name == "cross_entropy" else "a sigmoid"
+        return (
+            f"the model ends in a {head}, and the loss ({name}) brings {own} of its own: it takes"
+            " scores of any size.",
+            f"Take the {head} at the end of the model out: {name} is to be given the outputs of"
+            " the last linear layer.",
+        )
+    if name == "cross_entropy_of_probabilities" and head in ("sigmoid", "relu", "tanh"):
+        return (
+            f"the loss is the cross-entropy of one class among {history.latest(NUM_OUTPUTS):.0f},"
+            f" and the model ends in a {head}, whose outputs are no shares of one whole.",
+            f"Use a softmax in place of the {head}; better still, leave it out and use"
+            " F.cross_entropy.",
+        )
+    if name in OF_PROBABILITIES and not are_probabilities(history):
+        return (_no_probabilities(history), _USE_A_SIGMOID)
+    is_bad = history.first(BAD_STEP) == history.steps[0]
+    outputs_are_fine = math.isfinite(history.first(OUTPUT_LOW) + history.first(OUTPUT_HIGH))
+    if is_bad and outputs_are_fine and history.first(OUTPUT_LOW) < 0 and len(known) != 1:
+        return (
+            f"the very first loss is not finite, and {_no_probabilities(history)}",
+            _USE_A_SIGMOID,
+        )
+    return None
+
+
+_USE_A_SIGMOID = (
+    "Put a sigmoid (labels that are yes or no) or a softmax (one class of several) at the end of"
+    " the model, or use a loss that takes scores: binary_cross_entropy_with_logits, cross_entropy."
+)
+
+
+def _no_probabilities(history: History) -> str:
+    return (
+        "the loss takes logarithms of the outputs as if they were probabilities, and they lie"
+        f" between {history.first(OUTPUT_LOW):.3g} and {history.first(OUTPUT_HIGH):.3g}: the model"
+        " ends without the activation that would make them so."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsOutOfReach:
+    """Targets lie where the output layer cannot get.
+
+    Raised by 3 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+
+    Attributes:
+        min_excess: How far outside, in standard deviations of the targets.
+    """
+
+    kind: ClassVar[str] = "targets_out_of_reach"
+    severity: ClassVar[Severity] = "warning"
+
+    min_excess: float = 0.1
+
+    def check(self, history: History) -> Outcome:
+        """Returns the range of the targets where it exceeds that of the output layer."""
+        head, formula = head_of(history), formula_of(history)
+        if head not in _REACH or (formula is not None and formula.name not in OF_DIFFERENCES):
+            return None
+        low, high = _lowest(history, TARGET_LOW), _highest(history, TARGET_HIGH)
+        bottom, top = _REACH[head]
+        excess = max(bottom - low, high - top)
+        if not excess > max(self.min_excess * history.latest(TARGET_SPREAD), 1e-3):
+            return None
+        reach = f"{bottom:g} and above" if top == math.inf else f"{bottom:g} to {top:g}"
+        return Finding(
+            message=f"Targets are out of the output's range: they go from {low:.3g} to {high:.3g},"
+            f" and the {head} at the end of the model only gives {reach}.",
+            since_step=history.steps[0],
+            evidence={TARGET_LOW: low, TARGET_HIGH: high},
+            could_be=("targets that were meant to be scaled into that range",),
+            remedy=f"Take the {head} out of the output layer, or scale the targets to {reach}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantOutputs:
+    """The model says the same to every sample.
+
+    Raised by 15 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+
+    Attributes:
+        max_range: Highest - lowest output / their size, up to which they count as equal: what
+            float32 leaves. At ``num_looks`` running.
+        max_spread: Standard deviation / that of the targets, from max(150 steps, 15 % of the
+            planned) on; of probabilities the standard deviation itself.
+        num_looks: Snapshots running.
+    """
+
+    kind: ClassVar[str] = "constant_outputs"
+    severity: ClassVar[Severity] = "warning"
+
+    max_range: float = 1e-6
+    max_spread: float = 0.01
+    num_looks: int = 3
+
+    def check(self, history: History) -> Outcome:
+        """Returns whether outputs do not depend on the inputs."""
+        if not is_finite(history):
+            return Verdict.UNDECIDED
+        if not history.latest(NUM_ROWS) > 1:
+            return None
+        entries = range(-1, -1 - min(self.num_looks, len(history)), -1)
+        if len(entries) < self.num_looks:
+            return None
+        are_equal = all(self._are_equal(history, entry) for entry in entries)
+        is_time = history.steps[-1] >= judged_from(history)
+        if not are_equal and not (is_time and all(self._hardly_vary(history, e) for e in entries)):
+            return None
+        low, high = history.latest(OUTPUT_LOW), history.latest(OUTPUT_HIGH)
+        how = "is the same" if are_equal else "hardly differs"
+        return Finding(
+            message=f"The output is constant: it {how} for all samples, whatever the input"
+            f" (standard deviation {history.latest(OUTPUT_SPREAD):.2g} over"
+            f" {history.latest(NUM_ROWS):.0f} rows, values from {low:.3g} to {high:.3g}).",
+            evidence={
+                OUTPUT_SPREAD: history.latest(OUTPUT_SPREAD),
+                OUTPUT_RANGE: history.latest(OUTPUT_RANGE),
+                TARGET_SPREAD: history.latest(TARGET_SPREAD),
+            },
+            sample_size=whole(history.latest(NUM_ROWS)),
+            could_be=_causes_of_constant_outputs(history),
+            remedy=_remedy_of_constant_outputs(history),
+        )
+
+    def _are_equal(self, history: History, entry: int) -> bool:
+        low, high = history.at(entry, OUTPUT_LOW), history.at(entry, OUTPUT_HIGH)
+        size = max(abs(low), abs(high))
+        return history.at(entry, OUTPUT_RANGE) <= self.max_range * size
+
+    def _hardly_vary(self, history: History, entry: int) -> bool:
+        spread = history.at(entry, OUTPUT_SPREAD)
+        if are_probabilities(history):
+            return spread < self.max_spread
+        return spread < self.max_spread * history.latest(TARGET_SPREAD)
+
+
+def _causes_of_constant_outputs(history: History) -> tuple[str, ...]:
+    causes = ["a hidden layer whose units are all dead or saturated", "inputs that are all equal"]
+    if scale := raw_columns(history):
+        causes.insert(0, f"inputs that are not normalised ({scale})")
+    return tuple(causes)
+
+
+def _remedy_of_constant_outputs(history: History) -> str:
+    if scale := raw_columns(history):
+        return (
+            f"Normalise the inputs first (now {scale}): subtract the mean of each column and divide"
+            " by its standard deviation."
+        )
+    return (
+        "Look at the first layer whose units are the same for all samples: its initialisation, its"
+        " activation, or a learning rate that was too high for it. Restart, since such a layer does"
+        " not come back."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneClass:
+    """Nearly all labels are of one class.
+
+    Raised by 2 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+
+    Attributes:
+        min_share: Of the labels seen so far, for a remark; for a warning where the model predicts
+            nothing else any more.
+        only_share: For a warning in any case: there is nothing to learn.
+        min_labels: With fewer, nothing is said.
+        min_predicted: Share of the latest predictions that are of this class, mean over
+            ``num_looks``.
+    """
+
+    kind: ClassVar[str] = "one_class"
+    severity: ClassVar[Severity] = "info"
+
+    min_share: float = 0.9
+    only_share: float = 0.995
+    min_labels: int = 200
+    min_predicted: float = 0.98
+    num_looks: int = 5
+
+    def check(self, history: History) -> Outcome:
+        """Returns the share of the largest class."""
+        value, labels = history.latest(LARGEST_CLASS), history.latest(NUM_LABELS)
+        if not (value >= self.min_share and labels >= self.min_labels):
+            return None
+        is_only = value >= self.only_share
+        known = [x for x in history.series(LARGEST_PREDICTED) if not math.isnan(x)]
+        predicted = sum(known[-self.num_looks :]) / max(len(known[-self.num_looks :]), 1)
+        is_time = history.steps[-1] >= judged_from(history) and len(known) >= self.num_looks
+        is_all = is_time and predicted >= self.min_predicted
+        so = "All labels are of one class" if value == 1 else f"{share(value)} of the labels are"
+        if is_only:
+            rest = " there is nothing to tell apart."
+        elif is_all:
+            rest = f" the model has come to predict it for {share(predicted)} of the samples."
+        else:
+            rest = " always saying it looks good."
+        return Finding(
+            message=f"{so}{'' if value == 1 else ' of one class (imbalanced classes)'}:{rest}",
+            evidence={LARGEST_CLASS: value, LARGEST_PREDICTED: predicted},
+            sample_size=whole(labels),
+            could_be=("labels that were scaled or cut like inputs", "a loader without shuffling"),
+            remedy="Look at the labels as the loss gets them."
+            if is_only
+            else "Weigh the classes in the loss (weight=, pos_weight=) or draw the rare class more"
+            " often (WeightedRandomSampler), and judge by balanced accuracy or F1.",
+            severity="warning" if is_only or is_all else "info",
+        )
+
+
+class ShapesDiffer:
+    """A loss of differences broadcasts outputs (N, 1) against targets (N,): all pairs count.
+
+    Raised by 0 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+    """
+
+    kind: ClassVar[str] = "shapes_differ"
+    severity: ClassVar[Severity] = "warning"
+
+    def check(self, history: History) -> Outcome:
+        """Returns whether the loss compares every output with every target."""
+        formula = formula_of(history)
+        is_so = formula is not None and formula.name == "mse_of_all_pairs"
+        if not is_so and not running(history, SHAPES_DIFFER, lambda value: value > 0, 1):
+            return None
+        return Finding(
+            message="Outputs and targets have different shapes, such as (N, 1) and (N,): the loss"
+            " compares every output with every target, and the best answer is their mean.",
+            since_step=history.steps[0],
+            evidence={NUM_ROWS: history.latest(NUM_ROWS)},
+            remedy="Give both one shape: outputs.squeeze(1), or targets.unsqueeze(1).",
+        )
+
+
+def _lowest(history: History, metric: str) -> float:
+    return min((v for v in history.series(metric) if not math.isnan(v)), default=math.nan)
+
+
+def _highest(history: History, metric: str) -> float:
+    return max((v for v in history.series(metric) if not math.isnan(v)), default=math.nan)
