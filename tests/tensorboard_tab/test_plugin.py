@@ -17,21 +17,16 @@ from werkzeug.test import Client, TestResponse
 
 from vis_callbacks.alerts.log import append_alerts
 from vis_callbacks.tensorboard_tab.pages import MAX_LISTED, MODULES, STATIC, static_file
-from vis_callbacks.tensorboard_tab.plugin import HealthLoader, HealthTab
+from vis_callbacks.tensorboard_tab.plugin import HealthTab
 
 
 def tab_on(folder: Path, logdir_spec: str = "") -> HealthTab:
     flags = SimpleNamespace(logdir_spec=logdir_spec)
-    return HealthLoader().load(TBContext(logdir=str(folder), flags=flags))
+    return HealthTab(TBContext(logdir=str(folder), flags=flags))
 
 
 def client_of(tab: HealthTab) -> Client:
-    apps = tab.get_plugin_apps()
-
-    def route(environ: dict[str, Any], start_response: Any) -> Any:
-        return apps[environ["PATH_INFO"]](environ, start_response)
-
-    return Client(SecurityValidatorMiddleware(route))
+    return Client(SecurityValidatorMiddleware(tab.get_plugin_apps()["/*"]))
 
 
 @pytest.fixture
@@ -140,7 +135,7 @@ def test_several_log_folders_are_read(logs: Path) -> None:
 
 
 def test_a_log_folder_elsewhere_is_explained(tmp_path: Path, caplog: Any) -> None:
-    client = client_of(HealthLoader().load(TBContext(logdir="gs://bucket/logs", flags=None)))
+    client = client_of(HealthTab(TBContext(logdir="gs://bucket/logs", flags=None)))
     assert "the log folder is gs://bucket/logs" in client.get("/index.js").text
     assert "cannot be shown" in caplog.text
 
@@ -183,14 +178,14 @@ sys.meta_path.insert(0, Refuse())
 import vis_callbacks.cli
 from types import SimpleNamespace
 from tensorboard.plugins.base_plugin import TBContext
-from vis_callbacks.tensorboard_tab.plugin import HealthLoader
-tab = HealthLoader().load(TBContext(logdir=sys.argv[1], flags=SimpleNamespace(logdir_spec="")))
-print(sorted(tab.get_plugin_apps()))
+from vis_callbacks.tensorboard_tab.plugin import HealthTab
+tab = HealthTab(TBContext(logdir=sys.argv[1], flags=SimpleNamespace(logdir_spec="")))
+print(tab._pages)
 """
     heavy = ("torch", "lightning", "pytorch_lightning", "matplotlib", "sklearn", "numpy")
     command = [sys.executable, "-c", code, ".", *heavy]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, "/run" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "Pages object" in done.stdout) == (0, True), done.stderr
 
 
 def test_the_page_never_makes_markup_of_text() -> None:
@@ -203,6 +198,18 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
     for name in STATIC:
         addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"]*", static_file(name))
         assert [a for a in addresses if "www.w3.org/2000/svg" not in a] == [], name
+
+
+def test_the_door_imports_nothing_of_ours_before_it_is_asked() -> None:
+    code = "import sys, vis_callbacks.tensorboard_tab.plugin; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = [name for name in done.stdout.split() if name.startswith("vis_callbacks.")]
+    assert ours == ["vis_callbacks.tensorboard_tab", "vis_callbacks.tensorboard_tab.plugin"]
+
+
+def test_an_unknown_address_is_not_found(client: Client) -> None:
+    for path in ("/", "/none", "/../cli.py", "/static/page.js/x"):
+        assert client.get(path).status_code == 404
 
 
 def test_names_of_a_run_stay_what_they_are(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from werkzeug.wrappers import Request, Response
 
 from vis_callbacks.runs.health import as_plain, verdict_of_alerts
 from vis_callbacks.runs.log_folder import LogFolder
-from vis_callbacks.tensorboard_tab.plugin import App, respond
+from vis_callbacks.tensorboard_tab.plugin import respond
 
 # In the order in which each may use what stands before it.
 MODULES = ("dom.js", "chart.js", "heat_map.js", "run_panel.js", "page.js")
@@ -63,10 +62,12 @@ class Pages:
                 raise ValueError(f"it reads folders of this machine, and the log folder is {path}")
         return cls(LogFolder({name: Path(path).expanduser() for name, path in roots.items()}))
 
-    def apps(self) -> dict[str, App]:
-        """Returns by route what answers there."""
-        static: dict[str, App] = {f"/{name}": partial(_serve_static, name=name) for name in STATIC}
-        return static | {"/runs": self._runs, "/run": self._run, "/picture": self._picture}
+    def answer(self, request: Request, route: str) -> Response:
+        """Answers the request for a file, or with data."""
+        if route in STATIC:
+            return respond(request, static_file(route), STATIC[route])
+        data = {"runs": self._runs, "run": self._run, "picture": self._picture}
+        return data.get(route, _nothing_there)(request)
 
     def has_runs(self) -> bool:
         """Returns whether a monitor has written into any of the runs."""
@@ -118,8 +119,8 @@ class Pages:
         return respond(request, image, kind, expires=3600)
 
 
-def _serve_static(request: Request, name: str) -> Response:
-    return respond(request, static_file(name), STATIC[name])
+def _nothing_there(request: Request) -> Response:
+    return _answer(request, {"error": "There is nothing at this address."}, 404)
 
 
 def _unknown_run(request: Request) -> Response:
