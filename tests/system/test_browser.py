@@ -116,7 +116,7 @@ def test_health_tab_shows_the_alert_of_the_sick_run_and_the_healthy_one_beside_i
     tab.screenshot(tmp_path / "health.png")
 
     assert healthy.locator(".verdict").inner_text().startswith("No alert up to step")
-    assert healthy.locator(".player .says").inner_text().startswith("step 20, picture 2 of")
+    assert ", picture 2 of " in healthy.locator(".player .says").inner_text()
     assert tab.complaints == []
 
 
