@@ -206,6 +206,13 @@ def subscriptions_of(states: Iterable[RunState]) -> list[Subscription]:
     return [subscription for state in states for subscription in state.subscriptions]
 
 
+def leave_out_resting(states: Iterable[RunState]) -> None:
+    """Reads nothing for monitors that rest after their failures."""
+    for state in states:
+        for subscription in state.subscriptions if state.guard.is_resting else ():
+            subscription.failure = "the monitor rests"
+
+
 def _first_due(schedule: Schedule, step: int, facts: RunFacts) -> float:
     """Returns the first due step that is not before this one."""
     following = 0 if step == 0 else schedule.next_due(step - 1, facts)

@@ -10,7 +10,6 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from vis_callbacks._lightning import RunView, step_of
-from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.engine_guards import EngineGuards
 from vis_callbacks.engine.roll_call import RollCall
 from vis_callbacks.given_functions import try_given_functions
@@ -18,7 +17,13 @@ from vis_callbacks.guard import Guard, log_summary
 from vis_callbacks.observer import Observer, check_names
 from vis_callbacks.overhead import Overhead, divided
 from vis_callbacks.rank_agreement import announce, company_of
-from vis_callbacks.run_state import RunState, StepContext, keep_references, subscriptions_of
+from vis_callbacks.run_state import (
+    RunState,
+    StepContext,
+    keep_references,
+    leave_out_resting,
+    subscriptions_of,
+)
 from vis_callbacks.step_facts import UpdateWatch, loss_of
 from vis_callbacks.watched_run import WatchedRun, open_run
 
@@ -196,7 +201,7 @@ class Session:
         context = self._step = StepContext(view, run.facts, step, due, whole, read)
         context.is_live = run.engine.can_read_live
         run.engine.begin(read, live=context.is_live, in_burst=context.is_lean)
-        _leave_out_resting(due)
+        leave_out_resting(due)
         with self.guard.catch("watching the weights"):
             context.watch_parameters(view)
         if not context.is_lean:
@@ -211,7 +216,7 @@ class Session:
         step, run = self._step, self.run
         if step is None or run is None:
             return
-        if not _read_by_extra_pass(step, run.engine) and RunView(trainer).is_automatic:
+        if not run.read_by_extra_pass(step) and RunView(trainer).is_automatic:
             run.engine.pause()  # but a manual loop may run further forward passes
 
     @_timed
@@ -235,7 +240,7 @@ class Session:
             return
         is_over = True
         try:
-            self._count(step, run.engine, view, outputs)
+            self._count(step, run, view, outputs)
             is_over = view.is_last_micro_batch
             if is_over:
                 run.read_beside(step)
@@ -246,12 +251,12 @@ class Session:
                 self._drop_step(run)
                 self.has_work = False
 
-    def _count(self, step: StepContext, engine: Engine, view: RunView, outputs: Any) -> None:
+    def _count(self, step: StepContext, run: WatchedRun, view: RunView, outputs: Any) -> None:
         """Adds one micro-batch: its samples and its loss."""
         why = "the compiler began after the backward pass of a manual loop"
-        if not engine.miss_what_was_interrupted(why):
-            _read_by_extra_pass(step, engine)  # a manual loop may have no backward we are told of
-        engine.count_batch()
+        if not run.engine.miss_what_was_interrupted(why):
+            run.read_by_extra_pass(step)  # a manual loop may have no backward we are told of
+        run.engine.count_batch()
         with self.guard.catch("reading the loss"):
             loss = loss_of(outputs)
             if loss is not None:
@@ -300,7 +305,7 @@ class Session:
         if self._collecting:
             self._begin_snapshot(self._collecting)
             run.engine.begin(subscriptions_of(self._collecting), live=False)
-            _leave_out_resting(self._collecting)
+            leave_out_resting(self._collecting)
 
     @_timed
     def on_validation_batch_start(
@@ -387,20 +392,3 @@ class Session:
 
     def _take_hook_seconds(self) -> float:
         return self.run.engine.take_hook_seconds() if self.run is not None else 0.0
-
-
-def _read_by_extra_pass(step: StepContext, engine: Engine) -> bool:
-    """Reads the batch by an extra pass where the user's own could not be read."""
-    if step.is_live and engine.gave_way():
-        step.is_live = step.was_read = False
-    if step.was_read:
-        return False
-    step.was_read = True
-    engine.read_isolated(training=True)
-    return True
-
-
-def _leave_out_resting(due: Sequence[RunState]) -> None:
-    for state in due:
-        for subscription in state.subscriptions if state.guard.is_resting else ():
-            subscription.failure = "the monitor rests"

@@ -45,6 +45,16 @@ class WatchedRun:
         if self.losses is not None and any(s.probe.site == "losses" for s in context.read):
             self.engine.read_beside("losses", self.losses.take())
 
+    def read_by_extra_pass(self, step: StepContext) -> bool:
+        """Reads the batch by an extra pass where the user's own could not be read."""
+        if step.is_live and self.engine.gave_way():
+            step.is_live = step.was_read = False
+        if step.was_read:
+            return False
+        step.was_read = True
+        self.engine.read_isolated(training=True)
+        return True
+
     def look_ahead(self, step: int) -> None:
         """Works out when monitors are due, from this step on."""
         for state in self.states:

@@ -28,6 +28,7 @@ from vis_callbacks.monitors.activation_maximization import monitor as activation
 from vis_callbacks.monitors.activations import monitor as activations
 from vis_callbacks.monitors.embedding import samples as embedding
 from vis_callbacks.monitors.filters import numbers as filters
+from vis_callbacks.monitors.learning import monitor as learning
 from vis_callbacks.monitors.occlusion import monitor as occlusion
 from vis_callbacks.monitors.saliency import questions as saliency
 from vis_callbacks.monitors.top_patches import reader as top_patches
@@ -44,6 +45,7 @@ LEARNS = {"outputs.Outputs.learn": 2}
 # own may ask the host how to go on: once a question or an axis, but not once a sample or pass.
 WAITS: dict[str, dict[str, int]] = {
     "activations": TRANSFER,
+    "learning": TRANSFER,
     "filters": TRANSFER,
     "top_patches": TRANSFER,
     "saliency": TRANSFER
@@ -123,6 +125,7 @@ def test_a_monitor_waits_for_the_device_as_often_as_said_and_mixes_nothing_in(st
 # A function of each monitor's that every snapshot comes by: reductions where it has some.
 REDUCTIONS = {
     "activations": (activations, "measure"),
+    "learning": (learning, "measure"),
     "filters": (filters, "split_learned"),
     "top_patches": (top_patches, "top_patches"),
     "saliency": (saliency, "_attribution"),

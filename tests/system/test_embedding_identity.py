@@ -27,7 +27,7 @@ from tests.system.models import (
     tokens,
     trainer_of,
 )
-from tests.system.test_identity import assert_same_run
+from tests.system.test_identity import assert_same_run, trace
 from torch import nn
 
 from vis_callbacks import EmbeddingMonitor
@@ -85,7 +85,7 @@ SCENARIOS = {
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
 def test_collecting_an_evaluation_leaves_no_trace(scenario: Scenario, tmp_path: Path) -> None:
-    plain = scenario.run(tmp_path / "plain")
+    plain = trace(scenario.run(tmp_path / "plain"))
     assert_same_run(plain, scenario.run(tmp_path / "again"))
     monitor = EmbeddingMonitor(perplexity=10.0)
     watched = scenario.run(tmp_path / "watched", [monitor])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.moving_state import DETECTED, PUT_BACK
 from tests.system.models import LIGHTNING_CHATTER, NUM_STEPS, Net, Run, pictures, train
-from tests.system.test_identity import assert_same_run
+from tests.system.test_identity import assert_same_run, trace
 from torch import Tensor, nn
 
 from vis_callbacks import ActivationMonitor, Monitor, OcclusionMonitor, default_monitors
@@ -55,7 +55,7 @@ GROUPS = [*(TOGETHER[i::3] for i in range(3)), *([name] for name in ALONE)]
 def test_a_forward_that_changes_state_leaves_the_run_as_it_is_without_monitors(
     names: Sequence[str], tmp_path: Any, caplog: Any
 ) -> None:
-    plain = run(lambda: Several(names), tmp_path / "plain", [])
+    plain = trace(run(lambda: Several(names), tmp_path / "plain", []))
     monitors = all_monitors()
     assert_same_run(plain, run(lambda: Several(names), tmp_path / "watched", monitors))
     assert {m.stem: m.guard.counts for m in monitors} == {m.stem: {} for m in monitors}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.system.models import LIGHTNING_CHATTER, Cnn, Net, Run, pictures, train
-from tests.system.test_identity import assert_same_run
+from tests.system.test_identity import assert_same_run, trace
 from torch import Tensor
 
 from vis_callbacks import ActivationMonitor, OcclusionMonitor, SaliencyMonitor
@@ -62,7 +62,7 @@ def test_functions_of_the_user_leave_no_trace_in_a_run(tmp_path: Any) -> None:
         SaliencyMonitor(mask_fn=mask_fn, **functions, **often),
         OcclusionMonitor(window_size=4, stride=4, **functions, **often),
     ]
-    plain = run(tmp_path / "plain", [])
+    plain = trace(run(tmp_path / "plain", []))
     assert_same_run(plain, run(tmp_path / "watched", monitors))
     assert all(monitor.last_report is not None for monitor in monitors)
     assert {m.stem: m.guard.counts for m in monitors} == {m.stem: {} for m in monitors}

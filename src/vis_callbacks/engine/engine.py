@@ -26,6 +26,7 @@ from vis_callbacks.engine.subscription import Subscription, merge_ranks
 from vis_callbacks.guard import Catch, NothingToShow
 
 Forward = Callable[[nn.Module, Any], Any]
+_NO_BATCH = Batch(inputs=None, labels=None, num_samples=0)
 
 
 class Engine:
@@ -230,7 +231,10 @@ class Engine:
                 self._miss(group, "the extra forward pass failed")
 
     def read_beside(self, site: Site, thing: Any, due: Sequence[Subscription] = ()) -> None:
-        """Hands something of the step that is no activation to the probes that ask for it."""
+        """Hands something of the step that is no activation to the probes that ask for it.
+
+        What is read after the batch's forward passes is given none: it may have been emptied.
+        """
         for subscription in due or self._due:
             if subscription.probe.site == site and subscription.failure is None:
                 with (
@@ -238,7 +242,8 @@ class Engine:
                     torch.no_grad(),
                     torch._C.DisableTorchFunction(),  # the capture may be open
                 ):
-                    read = subscription.probe.reduce(thing, self._batch_for(subscription))
+                    batch = self._batches_of.get(id(subscription.batch_of), _NO_BATCH)
+                    read = subscription.probe.reduce(thing, batch)
                     for layer, values in read.items():
                         subscription.add(layer, values)
 

@@ -279,6 +279,10 @@ def test_a_loss_three_times_its_first_diverges() -> None:
     assert "below 0" in found(DivergingLoss(), entry(-2.0), entry(-7.5)).message
 
 
+def test_a_loss_that_rises_within_the_first_steps_is_let_alone() -> None:
+    assert DivergingLoss().check(history_of(entry(2.0), entry(9.0), every=4)) is None
+
+
 def test_a_first_loss_ten_times_a_constants_is_a_remark() -> None:
     assert "10.4 times" in found(HugeFirstLoss(), entry(24.0)).message
     assert check(HugeFirstLoss(), entry(22.0)) is None

@@ -144,12 +144,14 @@ class DivergingLoss:
     Attributes:
         min_growth: Mean loss since the snapshot before / the larger of the first loss and that
             of the best constant.
+        min_step: A loss may rise at first, as a contrastive one does while its queue fills.
     """
 
     kind: ClassVar[str] = "diverging_loss"
     severity: ClassVar[Severity] = "critical"
 
     min_growth: float = 3.0
+    min_step: int = 50
 
     def check(self, history: History) -> Outcome:
         """Returns by how much the loss has grown."""
@@ -158,7 +160,7 @@ class DivergingLoss:
         losses = [*known_losses(history)]
         first, constant = history.first(LOSS), constant_loss(history)
         size = max(abs(first), 0.0 if math.isnan(constant) else constant)
-        if len(losses) < 2 or not size > 0:
+        if len(losses) < 2 or not size > 0 or losses[-1][0] < self.min_step:
             return None
         latest = losses[-1][1]
         if not (latest > self.min_growth * size or latest < -self.min_growth * size):

@@ -259,7 +259,8 @@ class LearningMonitor(Monitor):
             numbers |= {
                 metric_names.NUM_LABELS: labels.sum(),
                 metric_names.LARGEST_CLASS: labels.amax() / labels.sum(),
-                metric_names.LARGEST_PREDICTED: predicted[labels.argmax()] / predicted.sum(),
+                metric_names.LARGEST_PREDICTED: predicted.gather(0, labels.argmax(0, keepdim=True))
+                / predicted.sum(),
                 metric_names.ACCURACY: sums["hits"] / sums["label_counts"].sum(),
             }
         if "target_sum" in totals:
