@@ -23,7 +23,9 @@ CLASSES = ("ant", "bee", "cat")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training of two epochs, each of which writes for the projector."""
     folder = tmp_path_factory.mktemp("projector")
-    monitor = EmbeddingMonitor(projector=True, perplexity=5.0, class_names=CLASSES)
+    monitor = EmbeddingMonitor(
+        projector=True, perplexity=5.0, class_names=CLASSES, max_overhead=None
+    )
     logger = TensorBoardLogger(folder, name="", version="")
     trainer = tiny_trainer(folder, [monitor], logger=logger)
     trainer.fit(tiny_module(), tiny_loader(), tiny_loader(NUM_SAMPLES, 8))
