@@ -12,6 +12,7 @@ import argparse
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,12 +26,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.models import resnet18
 
 from benchmarks.nets import cnn
-from benchmarks.photographs import (
-    PhotoPatches,
-    channel_statistics,
-    load_photographs,
-    split_photographs,
-)
+from benchmarks.photographs import training_patches
 from gallery import save_latest_pictures
 from vis_callbacks import FilterMonitor
 
@@ -113,11 +109,7 @@ def small_stem() -> nn.Module:
     return network
 
 
-def patches() -> Dataset[tuple[Tensor, Tensor]]:
-    """Returns 500 patches of each photograph."""
-    left, _ = split_photographs(load_photographs())
-    mean, std = channel_statistics(left)
-    return PhotoPatches(left, 500, mean=mean, std=std)
+patches = partial(training_patches, 500)
 
 
 def digits() -> Dataset[tuple[Tensor, Tensor]]:

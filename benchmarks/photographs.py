@@ -58,6 +58,13 @@ def channel_statistics(
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
+def training_patches(patches_per_photograph: int) -> PhotoPatches:
+    """Returns patches of the left parts of all photographs, normalised by their statistics."""
+    left, _ = split_photographs(load_photographs())
+    mean, std = channel_statistics(left)
+    return PhotoPatches(left, patches_per_photograph, mean=mean, std=std)
+
+
 class PhotoPatches(Dataset[tuple[Tensor, int]]):
     """Square patches at random places, the places drawn once; the label is the photograph.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from things import RUNS
+from vis_callbacks.pictures.canvas import side_by_side
 
 Pixels = NDArray[np.uint8]
 
@@ -97,10 +98,8 @@ def compose(figure: Figure, pictures: Mapping[str, Mapping[str, bytes]]) -> Pixe
     columns = []
     for run, panel in zip(figure.runs, panels, strict=True):
         body = [_padded(*item, width) for item in zip(panel, heights, strict=True)]
-        columns += [np.concatenate([_title(run, width), *body])]
-    gap = np.full((columns[0].shape[0], GAP, 3), 255, np.uint8)
-    with_gaps = [part for column in columns for part in (gap, column)]
-    return np.concatenate(with_gaps[1:], axis=1)
+        columns.append(np.concatenate([_title(run, width), *body]))
+    return side_by_side(columns, GAP)
 
 
 def save_figures(pictures: Mapping[str, Mapping[str, bytes]], folder: Path) -> list[Path]:

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vis_callbacks.alerts.alert import SEVERITIES, Alert
-from vis_callbacks.alerts.log import alert_from_line, alert_to_line
+from vis_callbacks.alerts.log import FILE_NAME, alert_from_line, alert_to_line
 from vis_callbacks.html_report import MAX_RUNS, html_report
-from vis_callbacks.runs.alert_cases import FILE_NAME
 from vis_callbacks.runs.growing_file import GrowingFile
 from vis_callbacks.runs.health import number_text
 from vis_callbacks.runs.log_folder import find_runs, is_watched

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -134,10 +134,8 @@ class Pipeline:
             if state.waits:
                 state.kept = []
         looking = [state for state in context.whole if not state.waits]
-        if context.draws_in_any_case:
-            with self.budget.drawing_in_any_case():
-                self._look(looking, run)
-        else:
+        in_any_case = context.draws_in_any_case
+        with self.budget.drawing_in_any_case() if in_any_case else nullcontext():
             self._look(looking, run)
         if self.budget.exceeds(_DEAR, after=_HARDLY_BEGUN):
             self._tell_of_costs()

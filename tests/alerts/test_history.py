@@ -126,3 +126,12 @@ def test_a_larger_state_is_trimmed_to_what_this_history_keeps() -> None:
 def test_a_state_that_is_not_ours_is_refused(broken: object) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         History().load_state_dict(broken)  # type: ignore[arg-type]
+
+
+def test_known_numbers_are_those_that_a_snapshot_mentioned():
+    history = History()
+    history.append(0, {"loss": {"": 2.0}})
+    history.append(1, {"other": {"": 1.0}})
+    history.append(2, {"loss": {"": 1.0}})
+    assert history.known("loss") == [2.0, 1.0]
+    assert history.known("loss", "a layer") == history.known("nothing") == []

@@ -16,12 +16,7 @@ from tempfile import TemporaryDirectory
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from benchmarks.photographs import (
-    PhotoPatches,
-    channel_statistics,
-    load_photographs,
-    split_photographs,
-)
+from benchmarks.photographs import training_patches
 from sklearn.datasets import load_digits
 from tests.scenarios import one_thread
 from torch import Tensor, nn
@@ -37,9 +32,7 @@ Optimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
 
 @cache
 def patches() -> Data:
-    left, _ = split_photographs(load_photographs())
-    mean, std = channel_statistics(left)
-    data = PhotoPatches(left, 500, mean=mean, std=std)
+    data = training_patches(500)
     return torch.stack([image for image, _ in data]), torch.tensor([label for _, label in data])
 
 

@@ -97,6 +97,10 @@ class History:
         column = self._columns.get(metric, {}).get(layer)
         return (math.nan,) * len(self) if column is None else tuple(column)
 
+    def known(self, metric: str, layer: str = "") -> list[float]:
+        """Returns the number in those entries that have it, in their order."""
+        return [value for value in self.series(metric, layer) if not math.isnan(value)]
+
     def smoothed(self, metric: str, layer: str = "", *, keep: float = 0.7) -> float:
         """Returns the exponential average over the entries: ``keep`` old + the rest new.
 

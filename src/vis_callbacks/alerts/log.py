@@ -16,6 +16,7 @@ from typing import Any
 
 from vis_callbacks.alerts.alert import SEVERITIES, Alert
 
+FILE_NAME = "alerts.jsonl"
 SCHEMA = "vis-callbacks/alerts"
 VERSION = 1
 

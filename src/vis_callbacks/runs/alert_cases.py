@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vis_callbacks.alerts.alert import SEVERITIES, Alert
-from vis_callbacks.alerts.log import alert_from_line
+from vis_callbacks.alerts.log import FILE_NAME, alert_from_line
 from vis_callbacks.runs.growing_file import GrowingFile
 
-FILE_NAME = "alerts.jsonl"
 MAX_CASES = 1000
 # A file this large holds 8,000 alerts; of a larger one only its end is read, so that an answer
 # comes at once.

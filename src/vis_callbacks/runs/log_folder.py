@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from vis_callbacks.alerts.log import FILE_NAME
 from vis_callbacks.runs import TAB_NAME
-from vis_callbacks.runs.alert_cases import FILE_NAME, AlertCases
+from vis_callbacks.runs.alert_cases import AlertCases
 from vis_callbacks.runs.growing_file import open_plain
 from vis_callbacks.runs.run import EVENT_FILES, Run
 

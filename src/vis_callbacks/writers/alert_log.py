@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from vis_callbacks.alerts.alert import Alert
-from vis_callbacks.alerts.log import append_alerts
+from vis_callbacks.alerts.log import FILE_NAME, append_alerts
 from vis_callbacks.guard import Catch
 from vis_callbacks.writers.budget import KnownFolder
 
-FILE_NAME = "alerts.jsonl"
 _MAX_WAITING = 1000
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.metric_names import (
+    COLUMN_MEAN,
+    COLUMN_STD,
     CONSTANT_INPUTS,
     COUNTS_ROWS,
     FIRST_OCCURRENCES,
@@ -15,8 +17,12 @@ from vis_callbacks.alerts.metric_names import (
     LEARNING_RATE,
     LOSS,
     NUM_WEIGHTS,
+    PLANNED_STEPS,
     WEIGHT_NORM,
 )
+
+FIRST_JUDGED_STEP = 150
+FIRST_JUDGED_SHARE = 0.15  # of the planned steps
 
 # A rate three times that of the snapshot before is a jump: a linear warm-up grows by less from
 # its third snapshot on, and no usual schedule does it later.
@@ -65,10 +71,24 @@ def counted(history: History, layer: str) -> str:
 
 def input_scale(history: History) -> str:
     """Returns "mean 90, standard deviation 80" if the inputs look raw, else ""."""
-    mean, std = history.latest(INPUT_MEAN), history.latest(INPUT_STD)
-    if abs(mean) > _RAW_INPUT or std > _RAW_INPUT:
-        return f"mean {mean:.3g}, standard deviation {std:.3g}"
-    return ""
+    return _if_raw(history.latest(INPUT_MEAN), history.latest(INPUT_STD))
+
+
+def raw_columns(history: History) -> str:
+    """Returns the same of the largest mean and deviation of any column of the inputs."""
+    return _if_raw(history.latest(COLUMN_MEAN), history.latest(COLUMN_STD))
+
+
+def _if_raw(mean: float, std: float) -> str:
+    is_raw = abs(mean) > _RAW_INPUT or std > _RAW_INPUT
+    return f"mean {mean:.3g}, standard deviation {std:.3g}" if is_raw else ""
+
+
+def judged_from(history: History) -> float:
+    """Returns the step from which on slow learning is told from none."""
+    planned = history.latest(PLANNED_STEPS)
+    share_of_run = 0.0 if math.isnan(planned) else FIRST_JUDGED_SHARE * planned
+    return max(FIRST_JUDGED_STEP, share_of_run)
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,13 @@ class Rate:
         if math.isnan(self.highest):
             return ""
         return f"{self.highest / 10:.3g} instead of {self.highest:.3g}"
+
+    @property
+    def tenfold(self) -> str:
+        """Ten times the highest rate, likewise."""
+        if math.isnan(self.highest):
+            return ""
+        return f"{10 * self.highest:.3g} instead of {self.highest:.3g}"
 
 
 def learning_rate(history: History) -> Rate:

@@ -18,11 +18,15 @@ from typing import ClassVar
 from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.rules.conditions import input_scale, quoted, share
+from vis_callbacks.alerts.rules.conditions import (
+    FIRST_JUDGED_STEP,
+    input_scale,
+    judged_from,
+    quoted,
+    share,
+)
 from vis_callbacks.alerts.rules.over_fitting import validations
 
-FIRST_JUDGED_STEP = 150
-FIRST_JUDGED_SHARE = 0.15  # of the planned steps
 _LAST_STEP_OF_BLOW_UP = 200  # movement grows in health, too: later values were not compared
 
 
@@ -124,7 +128,7 @@ class HardlyLearned:
         )
 
     def _has_learned_elsewhere(self, history: History) -> bool:
-        known = [x for x in history.series(metric_names.TRAINING_LOSS) if not math.isnan(x)]
+        known = history.known(metric_names.TRAINING_LOSS)
         latest = history.smoothed(metric_names.TRAINING_LOSS)
         return bool(known) and latest < self.min_loss * known[0]
 
@@ -298,9 +302,7 @@ def _not_judged(history: History, layer: str) -> str:
 
 def _first_judged(history: History, layer: str) -> int | None:
     """Returns the first entry late enough at which no warm-up is on, None where none is."""
-    planned = history.latest(metric_names.PLANNED_STEPS)
-    share_of_run = 0.0 if math.isnan(planned) else FIRST_JUDGED_SHARE * planned
-    earliest = max(FIRST_JUDGED_STEP, share_of_run)
+    earliest = judged_from(history)
     rates = history.series(metric_names.LEARNING_RATE, layer)
     for entry, step in enumerate(history.steps):
         is_rising = entry > 0 and rates[entry] > rates[entry - 1] * (1 + 1e-9)

@@ -15,15 +15,20 @@ from vis_callbacks.alerts.metric_names import (
     WITHOUT_GRADIENT,
     WITHOUT_OPTIMIZER,
 )
-from vis_callbacks.alerts.rules.conditions import Rate, learning_rate, quoted, share
+from vis_callbacks.alerts.rules.conditions import (
+    Rate,
+    judged_from,
+    learning_rate,
+    quoted,
+    raw_columns,
+    share,
+)
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
     done,
     is_falling,
     is_finite,
-    judged_from,
     known_losses,
-    raw_columns,
     recent_loss,
 )
 from vis_callbacks.alerts.rules.update_facts import has_no_gradient, median_update, path_of
@@ -170,7 +175,7 @@ class SlowLearning:
         if is_early or len(losses) < 2 or not (self._stay(history) or self._go_slowly(history)):
             return None
         rate, path, update = learning_rate(history), path_of(history), median_update(history)
-        ten = f" ({10 * rate.highest:.3g} instead of {rate.highest:.3g})" if rate.tenth else ""
+        ten = f" ({rate.tenfold})" if rate.tenfold else ""
         return Finding(
             message=f"The learning rate is too small, or the training too short: weights move by"
             f" {update:.1g} of their norm a step ({share(path)} in all, back and forth), and the"

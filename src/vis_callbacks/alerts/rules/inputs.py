@@ -21,10 +21,11 @@ from vis_callbacks.alerts.rules.conditions import (
     constant_share,
     has_broken_down,
     input_scale,
+    raw_columns,
     share,
     whole,
 )
-from vis_callbacks.alerts.rules.loss_facts import constant_loss, raw_columns
+from vis_callbacks.alerts.rules.loss_facts import constant_loss
 from vis_callbacks.alerts.rules.outputs import ConstantOutputs
 from vis_callbacks.alerts.rules.progress import DivergingLoss, NoBetterThanConstant, NonFiniteLoss
 

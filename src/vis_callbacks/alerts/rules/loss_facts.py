@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.metric_names import (
     BAD_STEP,
-    COLUMN_MEAN,
-    COLUMN_STD,
     CONSTANT_LOSS,
     FORMULA_LOSS,
     HEAD,
@@ -24,12 +23,8 @@ from vis_callbacks.alerts.metric_names import (
     ROW_SUM_ERROR,
 )
 
-FIRST_JUDGED_STEP = 150
-FIRST_JUDGED_SHARE = 0.15  # of the planned steps
-
 _MAX_ERROR = 2e-4  # of a ratio that is to stay the same: what float32 and sums leave
 _MAX_LOOKS = 12  # that a formula must hold at
-_RAW_COLUMN = 10.0  # a usual column has mean 0 and standard deviation 1
 
 OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
 OF_PROBABILITIES = ("cross_entropy_of_probabilities", "binary_cross_entropy")
@@ -61,11 +56,12 @@ def formula_of(history: History) -> Formula | None:
 
 def _formula(history: History, name: str) -> Formula | None:
     losses, values = history.series(LOSS), history.series(FORMULA_LOSS, name)
-    pairs = [
+    known = (
         (loss, value)
         for loss, value in zip(losses, values, strict=True)
         if math.isfinite(loss) and math.isfinite(value) and value != 0
-    ][:_MAX_LOOKS]
+    )
+    pairs = [*islice(known, _MAX_LOOKS)]
     if not pairs:
         return None
     ratios = [loss / value for loss, value in pairs]
@@ -96,13 +92,6 @@ def constant_loss(history: History) -> float:
     return formula.factor * constant
 
 
-def judged_from(history: History) -> float:
-    """Returns the step from which on slow learning is told from none."""
-    planned = history.latest(PLANNED_STEPS)
-    share = 0.0 if math.isnan(planned) else FIRST_JUDGED_SHARE * planned
-    return max(FIRST_JUDGED_STEP, share)
-
-
 def done(history: History) -> float:
     """Returns the share of the planned steps that are done; NaN where the end is not known."""
     return (history.steps[-1] + 1) / history.latest(PLANNED_STEPS)
@@ -126,21 +115,12 @@ def known_losses(history: History) -> Iterator[tuple[int, float]]:
             yield step, value
 
 
-def running(
-    history: History, metric: str, is_so: Callable[[float], bool], num: int, layer: str = ""
-) -> bool:
-    """Whether a number has been as ``is_so`` says at the latest ``num`` looks."""
-    values = history.series(metric, layer)[-num:]
-    return len(values) == num and all(map(is_so, values))
-
-
 def head_of(history: History) -> str:
     """Returns what makes the outputs: "softmax", a kind of nonlinearity, or "" for none known.
 
     A softmax is told by its values: at every look each row sums up to 1.
     """
-    errors = [error for error in history.series(ROW_SUM_ERROR) if not math.isnan(error)]
-    lows = [low for low in history.series(OUTPUT_LOW) if not math.isnan(low)]
+    errors, lows = history.known(ROW_SUM_ERROR), history.known(OUTPUT_LOW)
     if errors and max(errors) < 1e-3 and min(lows) >= 0:
         return "softmax"
     return next(iter(history.layers(HEAD, 0)), "")
@@ -151,14 +131,6 @@ def are_probabilities(history: History) -> bool:
     lows, highs = history.series(OUTPUT_LOW), history.series(OUTPUT_HIGH)
     known = [(low, high) for low, high in zip(lows, highs, strict=True) if not math.isnan(low)]
     return bool(known) and all(low >= 0 and high <= 1 for low, high in known)
-
-
-def raw_columns(history: History) -> str:
-    """Returns "mean 90, standard deviation 80" if a column of the inputs looks raw, else ""."""
-    mean, std = history.latest(COLUMN_MEAN), history.latest(COLUMN_STD)
-    if mean > _RAW_COLUMN or std > _RAW_COLUMN:
-        return f"mean {mean:.3g}, standard deviation {std:.3g}"
-    return ""
 
 
 def is_finite(history: History) -> bool:

@@ -25,7 +25,7 @@ from vis_callbacks.alerts.metric_names import (
     TARGET_LOW,
     TARGET_SPREAD,
 )
-from vis_callbacks.alerts.rules.conditions import share, whole
+from vis_callbacks.alerts.rules.conditions import judged_from, raw_columns, share, whole
 from vis_callbacks.alerts.rules.loss_facts import (
     OF_DIFFERENCES,
     OF_LOGITS,
@@ -35,9 +35,6 @@ from vis_callbacks.alerts.rules.loss_facts import (
     formulas_of,
     head_of,
     is_finite,
-    judged_from,
-    raw_columns,
-    running,
 )
 
 _SQUASHING = ("softmax", "sigmoid", "relu", "tanh", "relu6", "hardsigmoid")
@@ -154,7 +151,8 @@ class TargetsOutOfReach:
         head, formula = head_of(history), formula_of(history)
         if head not in _REACH or (formula is not None and formula.name not in OF_DIFFERENCES):
             return None
-        low, high = _lowest(history, TARGET_LOW), _highest(history, TARGET_HIGH)
+        low = min(history.known(TARGET_LOW), default=math.nan)
+        high = max(history.known(TARGET_HIGH), default=math.nan)
         bottom, top = _REACH[head]
         excess = max(bottom - low, high - top)
         if not excess > max(self.min_excess * history.latest(TARGET_SPREAD), 1e-3):
@@ -282,7 +280,7 @@ class OneClass:
         if not (value >= self.min_share and labels >= self.min_labels):
             return None
         is_only = value >= self.only_share
-        known = [x for x in history.series(LARGEST_PREDICTED) if not math.isnan(x)]
+        known = history.known(LARGEST_PREDICTED)
         predicted = sum(known[-self.num_looks :]) / max(len(known[-self.num_looks :]), 1)
         is_time = history.steps[-1] >= judged_from(history) and len(known) >= self.num_looks
         is_all = is_time and predicted >= self.min_predicted
@@ -319,7 +317,7 @@ class ShapesDiffer:
         """Returns whether the loss compares every output with every target."""
         formula = formula_of(history)
         is_so = formula is not None and formula.name == "mse_of_all_pairs"
-        if not is_so and not running(history, SHAPES_DIFFER, lambda value: value > 0, 1):
+        if not is_so and not history.latest(SHAPES_DIFFER) > 0:
             return None
         return Finding(
             message="Outputs and targets have different shapes, such as (N, 1) and (N,): the loss"
@@ -328,11 +326,3 @@ class ShapesDiffer:
             evidence={NUM_ROWS: history.latest(NUM_ROWS)},
             remedy="Give both one shape: outputs.squeeze(1), or targets.unsqueeze(1).",
         )
-
-
-def _lowest(history: History, metric: str) -> float:
-    return min((v for v in history.series(metric) if not math.isnan(v)), default=math.nan)
-
-
-def _highest(history: History, metric: str) -> float:
-    return max((v for v in history.series(metric) if not math.isnan(v)), default=math.nan)

@@ -16,15 +16,18 @@ from vis_callbacks.alerts.metric_names import (
     OUTPUT_HIGH,
     OUTPUT_LOW,
 )
-from vis_callbacks.alerts.rules.conditions import learning_rate, share
+from vis_callbacks.alerts.rules.conditions import (
+    judged_from,
+    learning_rate,
+    raw_columns,
+    share,
+)
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
     done,
     formula_of,
     is_finite,
-    judged_from,
     known_losses,
-    raw_columns,
     recent_loss,
 )
 from vis_callbacks.alerts.rules.outputs import ConstantOutputs
@@ -280,7 +283,7 @@ class NoBetterThanConstant:
 
 def _mean_accuracy(history: History) -> float:
     """Returns the share of right predictions over the latest five looks."""
-    known = [value for value in history.series(ACCURACY) if not math.isnan(value)][-5:]
+    known = history.known(ACCURACY)[-5:]
     return sum(known) / len(known) if known else math.nan
 
 
@@ -311,7 +314,7 @@ def _advice(history: History) -> tuple[str, str]:
             "Weigh the classes in the loss, or draw the rare class more often.",
         )
     if update < _SLOW_UPDATE:
-        ten = f" ({10 * rate.highest:.3g} instead of {rate.highest:.3g})" if rate.tenth else ""
+        ten = f" ({rate.tenfold})" if rate.tenfold else ""
         return (
             f" Its weights move by {update:.1g} of their norm a step: the learning rate is too"
             " small, or hardly any gradient reaches them.",

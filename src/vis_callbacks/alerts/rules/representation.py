@@ -117,8 +117,7 @@ _REMEDY = (
 
 def _highest(history: History, layer: str) -> float:
     """Returns the highest effective rank that is remembered."""
-    series = history.series(EFFECTIVE_RANK, layer)
-    return max((rank for rank in series if not math.isnan(rank)), default=math.nan)
+    return max(history.known(EFFECTIVE_RANK, layer), default=math.nan)
 
 
 def _since(history: History, layer: str, metric: str, most: float) -> int:

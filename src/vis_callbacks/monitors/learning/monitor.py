@@ -254,29 +254,7 @@ class LearningMonitor(Monitor):
             metric_names.ROW_SUM_ERROR: sums["row_sum_error"],
             metric_names.SHAPES_DIFFER: sums["shapes_differ"],
         }
-        if "label_counts" in totals:
-            labels, predicted = totals["label_counts"], sums["predicted_counts"]
-            numbers |= {
-                metric_names.NUM_LABELS: labels.sum(),
-                metric_names.LARGEST_CLASS: labels.amax() / labels.sum(),
-                metric_names.LARGEST_PREDICTED: predicted.gather(0, labels.argmax(0, keepdim=True))
-                / predicted.sum(),
-                metric_names.ACCURACY: sums["hits"] / sums["label_counts"].sum(),
-            }
-        if "target_sum" in totals:
-            numbers |= {
-                metric_names.TARGET_LOW: sums["target_low"],
-                metric_names.TARGET_HIGH: sums["target_high"],
-                metric_names.TARGET_SPREAD: spreads(
-                    totals["target_sum"], totals["target_squares"], totals["rows"]
-                ).mean(),
-            }
-        if "input_sum" in totals:
-            seen = totals["input_rows"]
-            means = totals["input_sum"] / seen
-            deviations = spreads(totals["input_sum"], totals["input_squares"], seen)
-            numbers[metric_names.COLUMN_MEAN] = means.abs().amax()
-            numbers[metric_names.COLUMN_STD] = deviations.amax()
+        numbers |= _of_targets(sums, totals)
         yield from _numbers(numbers)
         spread = numbers[metric_names.OUTPUT_SPREAD]
         yield Scalar(tag="learning/output_spread", value=spread)
@@ -328,6 +306,37 @@ def _of_losses(taken: tuple[Tensor, Tensor], batch: Batch) -> dict[str, dict[str
             "bad_step": torch.where(is_bad, steps.double(), math.inf).amin(),
         }
     }
+
+
+def _of_targets(
+    sums: Mapping[str, Tensor], totals: Mapping[str, Tensor]
+) -> dict[str, float | Tensor]:
+    """Returns what is known of labels or target values, and of the inputs, over the run so far."""
+    numbers: dict[str, float | Tensor] = {}
+    if "label_counts" in totals:
+        labels, predicted = totals["label_counts"], sums["predicted_counts"]
+        numbers |= {
+            metric_names.NUM_LABELS: labels.sum(),
+            metric_names.LARGEST_CLASS: labels.amax() / labels.sum(),
+            metric_names.LARGEST_PREDICTED: predicted.gather(0, labels.argmax(0, keepdim=True))
+            / predicted.sum(),
+            metric_names.ACCURACY: sums["hits"] / sums["label_counts"].sum(),
+        }
+    if "target_sum" in totals:
+        numbers |= {
+            metric_names.TARGET_LOW: sums["target_low"],
+            metric_names.TARGET_HIGH: sums["target_high"],
+            metric_names.TARGET_SPREAD: spreads(
+                totals["target_sum"], totals["target_squares"], totals["rows"]
+            ).mean(),
+        }
+    if "input_sum" in totals:
+        seen = totals["input_rows"]
+        means = totals["input_sum"] / seen
+        deviations = spreads(totals["input_sum"], totals["input_squares"], seen)
+        numbers[metric_names.COLUMN_MEAN] = means.abs().amax()
+        numbers[metric_names.COLUMN_STD] = deviations.amax()
+    return numbers
 
 
 def _of_head(snapshot: Snapshot, sums: Mapping[str, Tensor]) -> Iterator[RuleMetrics]:
