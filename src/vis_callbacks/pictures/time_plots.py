@@ -56,11 +56,12 @@ def heat_map(
     units: str,
     *,
     scale: Scale = _SHARES,
+    missing: str = "not measured",
 ) -> Rgb:
     """Returns a picture of rows by steps, 400 px wide, the latest number to the right of a row.
 
     ``shares`` are (rows, steps), by default between 0 and 1, at most 128 steps. What is not finite
-    counts as not measured: grey, and counted. Neighbours that share a row show the largest of them.
+    is grey, and counted as ``missing`` says. Neighbours that share a row show the largest of them.
     """
     first_rows = bounds(len(shares), _MAX_MAP_HEIGHT // _LEAST_MAP_ROW_HEIGHT)
     rows = largest_of_neighbours(shares, len(first_rows))
@@ -81,19 +82,19 @@ def heat_map(
     shared = f"{len(shares):,} rows in {len(rows):,}: each shows the largest of its neighbours"
     lines = [
         *caption,
-        _largest_now(shares[:, -1], row_names, steps[-1]),
+        _largest_now(shares[:, -1], row_names, steps[-1], missing),
         f"all names begin with {prefix}" if prefix else "",
-        missing_note(shares, "cells", "grey", "not measured"),
+        missing_note(shares, "cells", "grey", missing),
         uneven_note(steps),
         shared if len(rows) < len(shares) else "",
     ]
     return with_caption(body, lines, bar=colour_bar(scale, units))
 
 
-def _largest_now(latest: NDArray[Any], names: Sequence[str], step: int) -> str:
+def _largest_now(latest: NDArray[Any], names: Sequence[str], step: int, missing: str) -> str:
     """Returns where the latest largest number stands: thinned labels may leave it out."""
     if not np.isfinite(latest).any():
-        return f"nothing measured at step {step:,}"
+        return f"at step {step:,} all rows are {missing}"
     row = int(np.nanargmax(latest))
     return f"largest at step {step:,}: {names[row]}, {_figure(latest[row])}"
 

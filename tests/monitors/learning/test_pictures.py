@@ -25,6 +25,17 @@ def test_a_weight_without_a_gradient_is_grey() -> None:
     assert without > with_one + 100
 
 
+def test_what_is_exactly_0_is_not_said_to_be_unmeasured(monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        "vis_callbacks.pictures.time_plots.with_caption",
+        lambda body, lines, bar: said.extend(map(str, lines)) or body,
+    )
+    norms(0.0, past=0.0)
+    assert "grey: 0 or not known (2 of 4 cells)" in said
+    assert not [line for line in said if "measured" in line]
+
+
 def test_powers_of_ten_are_told_apart() -> None:
     assert not np.array_equal(norms(1e-3), norms(1e-6))
 

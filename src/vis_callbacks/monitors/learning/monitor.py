@@ -228,7 +228,7 @@ class LearningMonitor(Monitor):
             draw,
             past=past[metric_names.GRADIENT_NORM],
             what="norm of the gradient",
-            note="before clipping; grey: exactly 0, nothing gets there",
+            note="before clipping; where it is exactly 0, nothing gets there",
         )
         of_updates = partial(
             draw,

@@ -66,7 +66,7 @@ def draw_norms(
     what: str,
     note: str,
 ) -> Rgb:
-    """Returns a heat map of weights by steps, in powers of ten; grey where it is exactly 0.
+    """Returns a heat map of weights by steps, in powers of ten; grey where it is 0 or not known.
 
     Args:
         latest: (weights,) what is shown, of the latest snapshot.
@@ -84,8 +84,9 @@ def draw_norms(
     low, high = (int(np.floor(known.min())), int(np.ceil(known.max()))) if known.size else (0, 0)
     scale = Scale(low=low, high=max(high, low + 1))
     caption = [f"{what}, as a power of ten (-3: 0.001)", note]
+    shown = [steps[i] for i in chosen]
     return heat_map(
-        powers, layers, [steps[i] for i in chosen], caption, "power of ten", scale=scale
+        powers, layers, shown, caption, "power of ten", scale=scale, missing="0 or not known"
     )
 
 
