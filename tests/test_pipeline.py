@@ -221,8 +221,10 @@ def test_an_alert_found_at_a_checkpoint_acts_after_a_resume(tmp_path, caplog, on
     with raises if on_alert == "raise" else contextlib.nullcontext():
         fit(tmp_path, monitor, max_epochs=8, ckpt_path=tmp_path / "now.ckpt")
     assert monitor.history.steps[-1] == (15 if on_alert == "function" else 5)
-    assert len([m for m in caplog.messages if "It is so" in m]) == 1
-    assert [alert.step for alert in called] == ([5] if on_alert == "function" else [])
+    begun = [m for m in caplog.messages if "It is so" in m and "[resolved]" not in m]
+    assert len(begun) == 1
+    told = [("firing", 5), ("resolved", 10)] if on_alert == "function" else []
+    assert [(alert.state, alert.step) for alert in called] == told
     assert monitor.state_dict()["tracker"]["untold"] == []
 
 
