@@ -27,6 +27,7 @@ from vis_callbacks.alerts.metric_names import (
 )
 from vis_callbacks.alerts.rules.conditions import (
     judged_from,
+    learning_rate,
     normalise,
     raw_columns,
     share,
@@ -128,8 +129,8 @@ def _misfit(history: History) -> tuple[str, str] | None:
 
 _TAKE_SCORES = (
     "Use a loss that takes scores: binary_cross_entropy_with_logits where labels are yes or no,"
-    " cross_entropy where they are one class of several. Or put a sigmoid or a softmax at the end of"
-    " the model, and clamp it away from 0 before the logarithm."
+    " cross_entropy where they are one class of several. Or end the model in a sigmoid or softmax,"
+    " and clamp it away from 0 before the logarithm."
 )
 
 
@@ -252,10 +253,11 @@ def _remedy_of_constant_outputs(history: History) -> str:
         return "Look at the labels as the loss gets them: so far all are of one class."
     if what := to_normalise(history):
         return normalise(what)
+    tenth = learning_rate(history).tenth
     return (
-        "Look at the first layer whose units are the same for all samples: its initialisation, its"
-        " activation, or a learning rate that was too high for it. Restart, since such a layer does"
-        " not come back."
+        "Put normalisation layers (BatchNorm, LayerNorm) between the layers, and restart with a"
+        f" tenth of the learning rate{f' ({tenth})' if tenth else ''}. The first layer whose units"
+        " are the same for all samples does not come back by itself."
     )
 
 

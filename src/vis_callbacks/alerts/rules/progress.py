@@ -338,10 +338,12 @@ def _advice(history: History) -> tuple[str, str]:
             " rate is too high.",
             f"Lower the learning rate tenfold{f' ({rate.tenth})' if rate.tenth else ''}.",
         )
+    ten, tenth = (f" ({text})" if text else "" for text in (rate.tenfold, rate.tenth))
     return (
         "",
-        "Try to learn a single batch by heart: if that works, look at the labels, the learning rate"
-        " and the length of the training; if not, at the model and the loss.",
+        f"Try ten times the learning rate{ten}, and a tenth{tenth} if that is no better. Then try"
+        " to learn a single batch by heart: if that works, look at the labels; if not, at the model"
+        " and the loss.",
     )
 
 
