@@ -166,9 +166,7 @@ class Writer:
         Args:
             transitions: Alerts as they are now.
             active: How many warnings and critical alerts are firing.
-            log_step: See `write`.
-            epoch: See `write`.
-            prefix: See `write`.
+            log_step, epoch, prefix: See `write`.
         """
         if not self._is_global_zero or not transitions:
             return
@@ -185,8 +183,11 @@ class Writer:
                 self._try(f"{name}'s alerts", send_by_wandb, logger, alert)
 
     def note_watched(self, steps: Iterable[int], active: Sequence[Alert]) -> None:
-        """Notes which steps were looked at, and the alerts that fire; see `AlertStory`."""
+        """Notes which steps were looked at, and what fired before; see `AlertStory`."""
         self._story.note_watched(steps, active)
+
+    def tell_that_all_is_well(self) -> None:
+        """Writes now and then how far it was watched, if nothing has happened."""
         if self._is_global_zero and self._story.is_due:
             self._write_alert_text(self._story.latest)
 
@@ -198,7 +199,7 @@ class Writer:
         self.end_drawing()
         self._write_drawn()
         if self._story.is_stale:
-            self._write_alert_text(self._story.latest)
+            self._write_alert_text(self._story.latest, has_news=True)
         for name, to in self._media_writers.items():
             if isinstance(to, TensorBoardMedia):
                 flush = partial(to.flush, patience=_PATIENCE_FOR_ALERTS)
