@@ -5,8 +5,8 @@
 
 Each program of `programs.py` is trained with the default monitors that alert. Of each alert that
 is raised (no remark) the remedy's *text* is read, what it says is done to the program, and nothing
-else, and the program is trained again. Better means: accuracy, or explained variance, is higher by 3
-points on samples that were not learned from. A remedy that says "again" is followed up to four
+else, and the program is trained again. Better means: accuracy, or explained variance, is higher by
+3 points on samples that were not learned from. A remedy that says "again" is followed up to four
 times, until it is better. Where the text says to look at something, what is wrong there is mended
 if that is the mistake.
 """
@@ -180,6 +180,8 @@ def train(program: Program, seed: int, *, is_watched: bool) -> Run:
     )
     watched = [*WATCHED, (EmbeddingMonitor, 80)] if program.is_mapped else WATCHED
     monitors = [kind(every_n_train_steps=every) for kind, every in watched] if is_watched else []
+    for monitor in monitors:
+        monitor.picture_schedule = None  # the last snapshot has them, which are drawn on demand
     later = None
     if is_watched and program.is_mapped:
         later = DataLoader(TensorDataset(later_x, later_y), len(later_x))

@@ -178,7 +178,7 @@ class Pipeline:
         checked = [(one, self._check(one)) for one in _transferred(seen)]
         trackers = [state.monitor.tracker for state in self._states]
         causes = [alert for tracker in trackers for alert in tracker.active]
-        self._writer.note_watched({one.context.step for one in seen}, causes)
+        self._writer.story.note_watched({one.context.step for one in seen}, causes)
         causes += [cause for one, found in checked for cause in _certain(one, found)]
         judged = [(one, self._judge(one, found, causes)) for one, found in checked]
         active = sum(len(tracker.active) for tracker in trackers)
