@@ -169,7 +169,8 @@ def train(program: Program, seed: int, *, is_watched: bool) -> Run:
     """Trains a program once."""
     seed_everything(seed, verbose=False)
     module = Training(program)
-    x, y, later_x, later_y = program.data()
+    x, y, *_ = program.data()
+    _, _, later_x, later_y = (program.mended or program.data)()
     generator = torch.Generator().manual_seed(seed)
     sampler = None
     if program.weighs_classes:
