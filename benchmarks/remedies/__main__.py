@@ -35,13 +35,13 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 from benchmarks.remedies.programs import (
     PROGRAMS,
     Program,
+    by_kaiming,
     initialised,
     normalised,
     of_one_shape,
     of_other_sign,
     of_scores,
     with_last,
-    with_norms,
     with_rate,
     with_relu,
 )
@@ -112,7 +112,7 @@ def _instead(program: Program) -> Program:
 _WORDS: Sequence[tuple[str, Callable[[re.Match[str]], Change]]] = (
     (r"Normalise (?:the )?(inputs|targets)[^:]*", _normalised),
     (r"[Uu]se the layers' own initialisation|initialisation of the weights", lambda m: initialised),
-    (r"BatchNorm", lambda m: with_norms),
+    (r"Kaiming's method", lambda m: by_kaiming),
     (r"a tenth of the learning rate|learning rate (?:tenfold|\S+ \(a tenth)", _lowered),
     (r"[Tt]en times the learning rate", lambda m: with_rate(10.0)),
     (r"weight decay (?:from|by 10)", lambda m: _without_decay),

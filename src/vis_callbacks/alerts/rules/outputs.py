@@ -26,6 +26,7 @@ from vis_callbacks.alerts.metric_names import (
     TARGET_SPREAD,
 )
 from vis_callbacks.alerts.rules.conditions import (
+    KAIMING,
     judged_from,
     normalise,
     raw_columns,
@@ -253,9 +254,8 @@ def _remedy_of_constant_outputs(history: History) -> str:
     if what := to_normalise(history):
         return normalise(what)
     return (
-        "Put normalisation layers (BatchNorm, LayerNorm) between the layers, and restart: the first"
-        " layer whose units are the same for all samples does not come back by itself. Where its"
-        " units were dying before, the learning rate was too high."
+        f"{KAIMING} Then restart: the first layer whose units are the same for all samples does not"
+        " come back by itself. Where its units were dying before, the learning rate was too high."
     )
 
 
