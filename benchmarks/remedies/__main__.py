@@ -6,8 +6,8 @@
 Each program of `programs.py` is trained with the default monitors that alert. Of each alert that
 is raised (no remark) the remedy's *text* is read, what it says is done to the program, and nothing
 else, and the program is trained again. Better means: accuracy, or explained variance, is higher by
-3 points on samples that were not learned from. A remedy that says "again" is followed up to four
-times, until it is better. Where the text says to look at something, what is wrong there is mended
+3 points on samples that were not learned from. The things that a remedy names are done one after the
+other, until it is better; where it says "again", the last one up to four times. Where the text says to look at something, what is wrong there is mended
 if that is the mistake.
 """
 
@@ -62,6 +62,7 @@ WATCHED: Sequence[tuple[type[Monitor], int]] = (
     (ActivationMonitor, 10),
     (LearningMonitor, 10),
     (FilterMonitor, 50),
+    (EmbeddingMonitor, 80),
 )
 
 SHOWS = {  # how the tag begins of the picture in which an alert is seen; else that of the loss
@@ -179,12 +180,12 @@ def train(program: Program, seed: int, *, is_watched: bool) -> Run:
     loader = DataLoader(
         TensorDataset(x, y), 32, shuffle=sampler is None, sampler=sampler, generator=generator
     )
-    watched = [*WATCHED, (EmbeddingMonitor, 80)] if program.is_mapped else WATCHED
-    monitors = [kind(every_n_train_steps=every) for kind, every in watched] if is_watched else []
+    watched = [(kind, n) for kind, n in WATCHED if kind.__name__ in program.watched_by]
+    monitors = [kind(every_n_train_steps=n) for kind, n in watched] if is_watched else []
     for monitor in monitors:
         monitor.picture_schedule = None  # the last snapshot has them, which are drawn on demand
     later = None
-    if is_watched and program.is_mapped:
+    if is_watched and "EmbeddingMonitor" in program.watched_by:
         later = DataLoader(TensorDataset(later_x, later_y), len(later_x))
     with TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -212,20 +213,18 @@ def score_of(outputs: Tensor, targets: Tensor, kind: str) -> float:
     return max(-1.0, float(1 - errors / targets.var()))
 
 
-def followed(program: Program, remedy: str, seed: int, before: float) -> tuple[float, int]:
-    """Returns the best score after the remedy was followed, and how often it was."""
-    changes, score = changes_of(remedy), -math.inf
-    if not changes:
-        return score, 0
-    times = MOST_TIMES if "again" in remedy else 1
-    current = program
-    for time_ in range(1, times + 1):
-        for change in changes if time_ == 1 else changes[-1:]:
-            current = change(current)
-        score = max(score, train(current, seed, is_watched=False).score)
+def followed(program: Program, remedy: str, seed: int, before: float) -> float:
+    """Returns the best score while the remedy is followed, one thing after the other."""
+    changes = changes_of(remedy)
+    if "again" in remedy:
+        changes += changes[-1:] * (MOST_TIMES - 1)
+    score = -math.inf
+    for change in changes:
+        program = change(program)
+        score = max(score, train(program, seed, is_watched=False).score)
         if score >= before + BETTER:
-            return score, time_
-    return score, times
+            break
+    return score
 
 
 # -- all of them
@@ -255,7 +254,7 @@ def tried(name: str, seed: int, draw_into: Path | None) -> list[Row]:
     for alert in run.alerts:
         if alert.kind not in rows:
             if alert.remedy not in known:
-                known[alert.remedy], _ = followed(program, alert.remedy, seed, run.score)
+                known[alert.remedy] = followed(program, alert.remedy, seed, run.score)
             after = known[alert.remedy]
             rows[alert.kind] = Row(name, alert.kind, alert.remedy, run.score, after)
             if draw_into is not None:

@@ -26,7 +26,8 @@ class Program:
         mended: The same without a mistake in it, for remedies that say to look at the data.
         score: Accuracy, or the share of the variance that is explained.
         weighs_classes: Whether each class is drawn as often as the others.
-        is_mapped: Whether `EmbeddingMonitor`, which takes longest, watches it too.
+        watched_by: Of the monitors; `EmbeddingMonitor` takes longest. What one raises alone would
+            often be a remark beside what another one says.
     """
 
     layers: Callable[[], list[nn.Module]]
@@ -39,7 +40,7 @@ class Program:
     steps: int = 240
     score: Literal["accuracy", "r2"] = "accuracy"
     weighs_classes: bool = False
-    is_mapped: bool = False
+    watched_by: tuple[str, ...] = ("ActivationMonitor", "FilterMonitor", "LearningMonitor")
 
 
 # -- data
@@ -134,6 +135,11 @@ def minus_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     return -F.cross_entropy(scores, labels)
 
 
+def with_a_penalty(scores: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy and a term beside it, so that it is none of the formulas that are known."""
+    return F.cross_entropy(scores, labels) + 1e-3 * scores.square().mean().sqrt() + 1.0
+
+
 def of_probabilities(shares: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy of one class, for probabilities."""
     return F.nll_loss(shares.clamp_min(1e-7).log(), labels)
@@ -198,8 +204,8 @@ PROGRAMS: Mapping[str, Program] = {
         _REGRESSION, layers=mlp(10, 64, 64, 1, start=_large)
     ),
     "weights from N(0, .01)": replace(_CLASSES, layers=mlp(64, 64, 64, 64, 10, start=_tiny)),
-    "20 layers of ReLU": replace(_ADAM, layers=_deep(20), is_mapped=True),
-    "30 layers of ReLU": replace(_CLASSES, layers=_deep(30), is_mapped=True),
+    "20 layers of ReLU": replace(_ADAM, layers=_deep(20)),
+    "30 layers of ReLU": replace(_CLASSES, layers=_deep(30)),
     "12 layers of sigmoid": replace(_ADAM, layers=_deep(12, nn.Sigmoid)),
     "5 layers of sigmoid": replace(_CLASSES, layers=_deep(5, nn.Sigmoid)),
     # weight decay
@@ -207,7 +213,7 @@ PROGRAMS: Mapping[str, Program] = {
     "weight decay 1.0": replace(_CLASSES, decay=1.0),
     "regression, weight decay 1.0": replace(_REGRESSION, decay=1.0),
     # inputs and targets
-    "inputs x 255": replace(_CLASSES, data=changed(lambda x: 127 + 80 * x), is_mapped=True),
+    "inputs x 255": replace(_CLASSES, data=changed(lambda x: 127 + 80 * x)),
     "inputs x 255, Adam": replace(_ADAM, data=changed(lambda x: 127 + 80 * x), rate=0.01),
     "regression, inputs x 1000": replace(
         _REGRESSION, data=changed(lambda x: 1000 * x, of=friedman)
@@ -225,6 +231,15 @@ PROGRAMS: Mapping[str, Program] = {
         mended=digits,
     ),
     "labels / 255": replace(_ADAM, data=changed(targets=lambda y: y // 255), mended=digits),
+    "inputs x 255, features alone": replace(
+        _CLASSES, data=changed(lambda x: 127 + 80 * x), watched_by=("EmbeddingMonitor",)
+    ),
+    "inputs that are NaN, activations alone": replace(
+        _CLASSES,
+        data=changed(lambda x: torch.where(torch.arange(len(x))[:, None] == 700, torch.nan, x)),
+        mended=digits,
+        watched_by=("ActivationMonitor",),
+    ),
     "a rare class": replace(_ADAM, layers=mlp(10, 32, 2), data=rare),
     "a rare class, SGD": replace(_CLASSES, layers=mlp(10, 32, 2), data=rare),
     # output layer and loss
@@ -252,6 +267,9 @@ PROGRAMS: Mapping[str, Program] = {
         _REGRESSION,
         layers=mlp(10, 64, 1, last=(nn.Tanh(),)),
         data=changed(targets=lambda y: 3 * y, of=friedman),
+    ),
+    "a loss of one's own, 5 layers of sigmoid": replace(
+        _CLASSES, layers=_deep(5, nn.Sigmoid), loss=with_a_penalty
     ),
     "minus the loss": replace(_CLASSES, loss=minus_cross_entropy),
     "minus the loss, Adam": replace(_ADAM, loss=minus_cross_entropy),

@@ -17,6 +17,7 @@ from vis_callbacks.alerts.metric_names import (
     OUTPUT_LOW,
 )
 from vis_callbacks.alerts.rules.conditions import (
+    KAIMING,
     judged_from,
     learning_rate,
     normalise,
@@ -120,10 +121,13 @@ def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
             f"The inputs are not normalised ({scale}), for which the learning rate is too high.",
             words,
         )
-    what = f"The loss had grown to {grew:.3g} before: the" if grew > 0 else "Most likely the"
+    last = "If that does not help, look at logarithms and divisions in the loss."
+    if grew > 0:
+        what = f"The loss had grown to {grew:.3g} before: the learning rate is too high."
+        return what, f"{words} {last}"
     return (
-        f"{what} learning rate is too high.",
-        f"{words} If that does not help, look at logarithms and divisions in the loss.",
+        "Most likely the learning rate is too high, or a sample holds NaN.",
+        f"Look at the batch of step {step} for NaN. If it holds none: {words} {last}",
     )
 
 
@@ -332,8 +336,7 @@ def _advice(history: History) -> tuple[str, str]:
         return (
             f" Its weights move by {update:.1g} of their norm a step: the learning rate is too"
             " small, or hardly any gradient reaches them.",
-            f"Try ten times the learning rate{ten}; if that changes nothing, look at saturating"
-            " activations and at the initialisation.",
+            f"Try ten times the learning rate{ten}. If that changes nothing: {KAIMING}",
         )
     if update > 0.05:
         return (
