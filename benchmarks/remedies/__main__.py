@@ -6,9 +6,9 @@
 Each program of `programs.py` is trained with the default monitors that alert. Of each alert that
 is raised (no remark) the remedy's *text* is read, what it says is done to the program, and nothing
 else, and the program is trained again. Better means: accuracy, or explained variance, is higher by
-3 points on samples that were not learned from. The things that a remedy names are done one after the
-other, until it is better; where it says "again", the last one up to four times. Where the text says to look at something, what is wrong there is mended
-if that is the mistake.
+3 points on samples that were not learned from. The things that a remedy names are done one after
+the other, until it is better; where it says "again", the last one up to four times. Where the text
+says to look at something, what is wrong there is mended if that is the mistake.
 """
 
 from __future__ import annotations
