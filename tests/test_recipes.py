@@ -20,6 +20,8 @@ import torch
 from tests.system.models import LIGHTNING_CHATTER
 from tests.writers.reading import read
 
+from vis_callbacks import Monitor
+
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
@@ -27,7 +29,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary"),
 ]
 
-PAGE = (Path(__file__).parent.parent / "docs/recipes.md").read_text()
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "recipes.md").read_text()
 BLOCK = re.compile(r'```(python|yaml)(?: title="(.+?)")?\n(.*?)```', re.DOTALL)
 SECTIONS = {part.partition("\n")[0]: BLOCK.findall(part) for part in PAGE.split("\n## ")[1:]}
 ((_, BASE, BASE_CODE),) = SECTIONS["The program behind the others"]
@@ -99,6 +102,26 @@ def test_it_runs_and_shows_what_it_is_for(title, folder, caplog, monkeypatch):
     assert warned(caplog) == []
 
 
+OTHERS = {
+    (name, number): code
+    for name in ("quickstart", "troubleshooting")
+    for number, (_, _, code) in enumerate(BLOCK.findall((DOCS / f"{name}.md").read_text()))
+}
+
+
+@pytest.mark.parametrize("block", OTHERS, ids="{0[0]} {0[1]}".format)
+def test_the_code_of_other_pages_runs(block, folder, caplog, monkeypatch):
+    monkeypatch.setattr(logging, "basicConfig", lambda: None)
+    run(OTHERS[block].replace("max_epochs=8", "max_epochs=2"))
+    assert warned(caplog) == []
+
+
+def test_the_quickstart_raises_alerts_where_the_rate_is_as_high_as_it_says():
+    code = OTHERS["quickstart", 0].replace("max_epochs=8", "max_epochs=2")
+    callbacks = run(code.replace("lr=0.001", "lr=0.3"))["monitors"]  # and those of Lightning's own
+    assert [alert for one in callbacks if isinstance(one, Monitor) for alert in one.alerts]
+
+
 @pytest.mark.slow
 def test_two_processes_write_one_run(folder):
     ((_, name, code),) = SECTIONS["Several processes"]
@@ -128,11 +151,13 @@ def test_without_a_logger_for_pictures_they_become_files(folder, caplog):
     assert warned(caplog) == []
 
 
+@pytest.mark.filterwarnings("ignore")  # these packages warn of much that is none of ours
 @pytest.mark.parametrize("index", [1, 2], ids=["wandb", "mlflow"])
-def test_other_loggers_take_the_run(index, folder, monkeypatch):
+def test_other_loggers_take_the_run(index, folder):
     pytest.importorskip(["", "wandb", "mlflow"][index])
     program, other = SECTIONS["Other loggers"][0][2], SECTIONS["Other loggers"][index][2]
     run(program.replace('CSVLogger("lightning_logs")', "logger"), run(other))
+    assert list(folder.rglob("*.png"))
 
 
 class Chat(http.server.BaseHTTPRequestHandler):
