@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import torch
 from tests.system.models import LIGHTNING_CHATTER
-from tests.writers.reading import read
 
 from vis_callbacks import Monitor
+from vis_callbacks.runs.run import Run
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
@@ -73,8 +73,13 @@ def run(code: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def pictures(folder: Path) -> set[str]:
-    folders = {events.parent for events in folder.rglob("events.out.tfevents.*")}
-    return set().union(*(read(one).Tags()["images"] for one in folders))
+    """Returns the tags of all pictures, those included that TensorBoard has no card for."""
+    found: set[str] = set()
+    for events in folder.rglob("events.out.tfevents.*"):
+        run = Run(events.parent)
+        run.refresh()
+        found |= set(run.pictures)
+    return found
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
