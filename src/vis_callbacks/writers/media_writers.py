@@ -7,6 +7,7 @@ longer than ``patience`` seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,12 @@ def media_writer_of(logger: Any) -> MediaWriter | None:
         return LogImageMedia(logger)
     experiment = getattr(logger, "experiment", None)
     return TensorBoardMedia(logger) if package_of(experiment) else None
+
+
+def names_of(loggers: Sequence[object]) -> list[str]:
+    """Returns the class name of each logger, numbered where several share it."""
+    kinds = [type(logger).__name__ for logger in loggers]
+    return [
+        kind if kinds.count(kind) == 1 else f"{kind} {kinds[: place + 1].count(kind)}"
+        for place, kind in enumerate(kinds)
+    ]
