@@ -121,6 +121,7 @@ class MonitorOptions(TypedDict, total=False):
     enabled_alerts: Annotated[Sequence[str] | None, _Option(None, check_names)]
     tag_prefix: Annotated[str, _Option("", _check_prefix)]
     max_overhead: Annotated[float | Literal["auto"] | None, _Option("auto", _check_share)]
+    all_cards: Annotated[bool, _Option(False, check_flag)]
     save_images: Annotated[bool, _Option(False, check_flag)]
     verbose: Annotated[bool, _Option(False, check_flag)]
     num_samples: Annotated[int, _Option(8, check_count)]

@@ -6,11 +6,28 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vis_callbacks.report import Embedding, Histogram, Item, LayerTable, Markdown, Picture
+from vis_callbacks.cards import Card, card_of
+from vis_callbacks.report import (
+    Embedding,
+    Histogram,
+    Item,
+    LayerTable,
+    Markdown,
+    Picture,
+    Scalar,
+)
 from vis_callbacks.writers.png import encode_png
+
+
+class Number(NamedTuple):
+    """A number, and what is known of its tag."""
+
+    value: float
+    card: Card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +38,7 @@ class DrawnImage:
     pixels: np.ndarray  # (height, width, 3) uint8
     png: bytes
     caption: str = ""
+    card: Card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +71,44 @@ def prepare(item: Item, prefix: str) -> Media:
         ValueError: The picture or the histogram is none.
         TypeError: The item is none of the media.
     """
+    tag = f"{prefix}{getattr(item, 'tag', '')}"
     if isinstance(item, Picture):
         pixels = item.draw(**item.arrays)
         return DrawnImage(
-            tag=prefix + item.tag, pixels=pixels, png=encode_png(pixels), caption=item.caption
+            tag=tag,
+            pixels=pixels,
+            png=encode_png(pixels),
+            caption=item.caption,
+            card=card_for(item),
         )
     if isinstance(item, Histogram):
-        return replace(item, tag=prefix + item.tag, **_checked(item))
-    if isinstance(item, Markdown | Embedding):
-        return replace(item, tag=prefix + item.tag)
+        return replace(item, tag=tag, card=card_for(item), **_checked(item))
+    if isinstance(item, Markdown):
+        return replace(item, tag=tag, card=card_for(item))
+    if isinstance(item, Embedding):
+        return replace(item, tag=tag)
     if isinstance(item, LayerTable):
-        return TabData(tag=prefix + item.tag, text=_as_json(item))
+        return TabData(tag=tag, text=_as_json(item))
     kind = type(item).__name__
     raise TypeError(f"{kind} is no picture, text, histogram, embedding or table of layers")
+
+
+def card_for(item: Scalar | Picture | Histogram | Markdown) -> Card:
+    """Returns what is known of the item's tag; what the item says itself comes first."""
+    return item.card or card_of(item.tag)
+
+
+def number_of(scalar: Scalar) -> float:
+    """Returns the scalar's value as a float; NaN and the infinities pass.
+
+    Raises:
+        ValueError: It holds more than one value.
+        OverflowError: It is an integer beyond the floats.
+    """
+    value: Any = scalar.value
+    if np.size(value) != 1:
+        raise ValueError(f'scalar "{scalar.tag}" holds {np.size(value)} values; it must hold one')
+    return float(value.reshape(())) if isinstance(value, np.ndarray) else float(value)
 
 
 def _checked(histogram: Histogram) -> dict[str, np.ndarray]:

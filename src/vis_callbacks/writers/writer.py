@@ -10,16 +10,24 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.cards import card_of
 from vis_callbacks.guard import Guard
 from vis_callbacks.report import Markdown, Picture, Report, RuleMetrics, Scalar
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
 from vis_callbacks.writers.alert_table import alert_table
 from vis_callbacks.writers.budget import ByteBudget, TimeBudget
 from vis_callbacks.writers.drawing import Drawing, Drawn, Order
-from vis_callbacks.writers.media_items import Media, num_bytes, prepare, within, word_for
+from vis_callbacks.writers.media_items import (
+    Media,
+    Number,
+    card_for,
+    num_bytes,
+    number_of,
+    prepare,
+    within,
+    word_for,
+)
 from vis_callbacks.writers.media_writers import (
     ImageFolder,
     MediaWriter,
@@ -172,8 +180,10 @@ class Writer:
             return
         self._shown.extend(shown)
         prefix = _as_folder(prefix)
-        self._log_to_all({f"{prefix}alerts/active": float(active)}, log_step)
-        text = Markdown(tag=f"{prefix}alerts/text", text=alert_table(self._shown))
+        count = Number(float(active), card_of("alerts/active"))
+        self._log_to_all({f"{prefix}alerts/active": count}, log_step)
+        table, card = alert_table(self._shown), card_of("alerts/text")
+        text = Markdown(tag=f"{prefix}alerts/text", text=table, card=card)
         for name, to in self._all_media_writers():
             if isinstance(to, TensorBoardMedia):
                 self._try(f"{name}'s alerts", self._write_alert_text, to, text, log_step)
@@ -226,28 +236,27 @@ class Writer:
     def _write_numbers(
         self, scalars: Sequence[Scalar], step: int, prefix: str, also: Mapping[str, float]
     ) -> None:
-        numbers = dict(also)
+        numbers = {tag: Number(value, card_of(tag)) for tag, value in also.items()}
         for scalar in scalars:
             tag = prefix + scalar.tag
             self._try(f'the number "{scalar.tag}"', _take_number, numbers, tag, scalar)
         if numbers:
             self._log_to_all(numbers, step)
 
-    def _log_to_all(self, numbers: Mapping[str, float], step: int) -> None:
+    def _log_to_all(self, numbers: Mapping[str, Number], step: int) -> None:
         for name, logger in zip(self._names, self._loggers, strict=True):
             to = self._media_writer_of(name, logger)
             self._try(f"{name}'s numbers", self._log_to, logger, to, numbers, step)
 
     def _log_to(
-        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, float], step: int
+        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, Number], step: int
     ) -> None:
         if not isinstance(to, TensorBoardMedia):
-            logger.log_metrics(dict(numbers), step=step)
+            logger.log_metrics({tag: number.value for tag, number in numbers.items()}, step=step)
             return
         patience = min(_PATIENCE, max(self._time.remaining, _LEAST_PATIENCE))
         with self._time.spending():
-            to.require_ready(len(numbers), patience=patience)
-            logger.log_metrics(dict(numbers), step=step)
+            to.write_numbers(numbers, step=step, patience=patience)
 
     # -- pictures, texts, histograms, embeddings
 
@@ -361,8 +370,8 @@ class Writer:
             to.flush(patience=_PATIENCE_FOR_ALERTS)
 
 
-def _take_number(numbers: dict[str, float], tag: str, scalar: Scalar) -> None:
-    numbers[tag] = number_of(scalar)
+def _take_number(numbers: dict[str, Number], tag: str, scalar: Scalar) -> None:
+    numbers[tag] = Number(number_of(scalar), card_for(scalar))
 
 
 def _take_media(media: list[Media], order: Order) -> None:
@@ -371,19 +380,6 @@ def _take_media(media: list[Media], order: Order) -> None:
 
 def _take_drawn(media: list[Media], drawn: Drawn) -> None:
     media.append(drawn.result())
-
-
-def number_of(scalar: Scalar) -> float:
-    """Returns the scalar's value as a float; NaN and the infinities pass.
-
-    Raises:
-        ValueError: It holds more than one value.
-        OverflowError: It is an integer beyond the floats.
-    """
-    value: Any = scalar.value
-    if np.size(value) != 1:
-        raise ValueError(f'scalar "{scalar.tag}" holds {np.size(value)} values; it must hold one')
-    return float(value.reshape(())) if isinstance(value, np.ndarray) else float(value)
 
 
 def _names_of(loggers: Sequence[object]) -> list[str]:

@@ -163,11 +163,11 @@ class ActivationMaximizationMonitor(Monitor):
     default_schedule: ClassVar[Schedule] = EveryNEpochs(5)
     picture_schedule: ClassVar[Schedule | None] = None
     tags: ClassVar[Sequence[str]] = (
-        "activation_maximization/images",
-        "activation_maximization/over_time",
-        "activation_maximization/score",
-        "activation_maximization/best_real_score",
-        "activation_maximization/num_silent",
+        "maximization/images",
+        "maximization/over_time",
+        "maximization/score",
+        "maximization/best_real_score",
+        "maximization/num_silent",
     )
 
     def __init__(
@@ -243,11 +243,11 @@ class ActivationMaximizationMonitor(Monitor):
             "labels": torch.full_like(best, -1) if labels is None else labels[best],
         }
         draw = partial(draw_images, facts=facts)
-        items.append(Picture(tag="activation_maximization/images", draw=draw, arrays=arrays))
+        items.append(Picture(tag="maximization/images", draw=draw, arrays=arrays))
         if snapshot.stage == "fit":
             steps, arrays = tuple(self._strip.steps), self._strip.stacked(real.device)
             draw = partial(draw_over_time, facts=facts, rows=rows, steps=steps)
-            tag = "activation_maximization/over_time"
+            tag = "maximization/over_time"
             items.append(Picture(tag=tag, draw=draw, arrays={**shared, **arrays}))
         return Report(step=snapshot.step, items=tuple(items))
 
@@ -333,8 +333,8 @@ def _scalars(scores: Tensor, best_scores: Tensor, is_silent: Tensor) -> Iterator
     """Yields the means over the targets that are not silent, and how many are."""
     for name, values in (("score", scores), ("best_real_score", best_scores)):
         mean = values.masked_fill(is_silent, torch.nan).nanmean()
-        yield Scalar(tag=f"activation_maximization/{name}", value=mean)
-    yield Scalar(tag="activation_maximization/num_silent", value=is_silent.sum())
+        yield Scalar(tag=f"maximization/{name}", value=mean)
+    yield Scalar(tag="maximization/num_silent", value=is_silent.sum())
 
 
 def _check_classes(classes: object) -> None:
