@@ -54,6 +54,7 @@ MAY_BE: dict[str, Callable[[Any], bool]] = {
     "enabled_alerts": lambda v: v is None or v in ([], ()),
     "tag_prefix": is_prefix,
     "max_overhead": lambda v: v is None or v == "auto" or (type(v) in (int, float) and 0 < v <= 1),
+    "all_cards": lambda v: isinstance(v, bool),
     "save_images": lambda v: isinstance(v, bool),
     "verbose": lambda v: isinstance(v, bool),
     "num_samples": is_count,

@@ -112,7 +112,11 @@ def number_of(scalar: Scalar) -> float:
 
 
 def _checked(histogram: Histogram) -> dict[str, np.ndarray]:
-    """Counts and edges as float64; TensorBoard's reader must be able to draw them."""
+    """Counts and edges as float64, without empty bins at the ends.
+
+    TensorBoard leaves those out by itself, but then has its axis reach from the first of all
+    edges to the last.
+    """
     counts = np.asarray(histogram.counts, dtype=np.float64)
     edges = np.asarray(histogram.edges, dtype=np.float64)
     if counts.ndim != 1 or edges.shape != (len(counts) + 1,) or not len(counts):
@@ -122,7 +126,9 @@ def _checked(histogram: Histogram) -> dict[str, np.ndarray]:
         )
     if not (np.isfinite(edges).all() and np.isfinite(counts).all() and (np.diff(edges) > 0).all()):
         raise ValueError(f'histogram "{histogram.tag}": edges must rise and all be finite')
-    return {"counts": counts, "edges": edges}
+    filled = np.flatnonzero(counts)
+    first, last = (filled[0], filled[-1]) if len(filled) else (0, len(counts) - 1)
+    return {"counts": counts[first : last + 1], "edges": edges[first : last + 2]}
 
 
 def _as_json(table: LayerTable) -> str:
