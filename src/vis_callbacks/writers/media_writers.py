@@ -1,4 +1,4 @@
-"""The ways that media can take: a SummaryWriter, a logger's own ``log_image``, a folder.
+"""The ways that media can take: a SummaryWriter, ``log_image`` of a logger's service, a folder.
 
 Each one says what it ``takes``, and has ``write(media, *, step, patience)``, which waits no
 longer than ``patience`` seconds.
@@ -7,12 +7,13 @@ longer than ``patience`` seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vis_callbacks.cards import Card
 from vis_callbacks.report import Embedding, Histogram, Markdown
@@ -195,19 +196,45 @@ def _write_embedding(
     )
 
 
+HandOver = Callable[[Any, DrawnImage, int], None]  # logger, picture, step
+
+
 class LogImageMedia:
-    """A logger that has ``log_image``, such as WandbLogger."""
+    """A logger whose service takes pictures: it has ``log_image`` itself, or its experiment has."""
 
     takes = (DrawnImage,)
 
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
+    def __init__(self, logger: Any, hand_over: HandOver) -> None:
+        self._logger, self._hand_over = logger, hand_over
 
     def write(self, media: Media, *, step: int, patience: float) -> None:
         """Hands one picture over."""
         if isinstance(media, DrawnImage):
-            captions = {"caption": [media.caption]} if media.caption else {}
-            self._logger.log_image(key=media.tag, images=[media.pixels], step=step, **captions)
+            self._hand_over(self._logger, media, step)
+
+
+def _to_wandb(logger: Any, image: DrawnImage, step: int) -> None:
+    captions = {"caption": [image.caption]} if image.caption else {}
+    logger.log_image(key=image.tag, images=[image.pixels], step=step, **captions)
+
+
+def _to_mlflow(logger: Any, image: DrawnImage, step: int) -> None:
+    # With a key and a step, which came with 2.11, its page shows pictures with a slider.
+    logger.experiment.log_image(logger.run_id, image.pixels, key=image.tag, step=step)
+
+
+def _to_comet(logger: Any, image: DrawnImage, step: int) -> None:
+    logger.experiment.log_image(Image.fromarray(image.pixels), name=image.tag, step=step)
+
+
+def _hand_over_of(logger: Any) -> HandOver | None:
+    """How pictures get to the logger's service; None if it takes none."""
+    # Asked of the class: a DummyLogger answers every attribute with a function.
+    if callable(getattr(type(logger), "log_image", None)):
+        return _to_wandb
+    names = {kind.__name__ for kind in type(logger).__mro__}
+    known = {"MLFlowLogger": _to_mlflow, "CometLogger": _to_comet}
+    return next((known[name] for name in known if name in names), None)
 
 
 class ImageFolder:
@@ -239,8 +266,8 @@ MediaWriter = TensorBoardMedia | LogImageMedia | ImageFolder
 
 def media_writer_of(logger: Any) -> MediaWriter | None:
     """Returns what takes the media of a logger, None if nothing does."""
-    # Asked of the class: a DummyLogger answers every attribute with a function.
-    if callable(getattr(type(logger), "log_image", None)):
-        return LogImageMedia(logger)
+    hand_over = _hand_over_of(logger)
+    if hand_over is not None:
+        return LogImageMedia(logger, hand_over)
     experiment = getattr(logger, "experiment", None)
     return TensorBoardMedia(logger) if package_of(experiment) else None
