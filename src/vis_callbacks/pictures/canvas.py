@@ -17,6 +17,7 @@ from vis_callbacks.pictures.text import (
     INK,
     Colour,
     Rgb,
+    broken,
     line_height,
     number,
     printable,
@@ -142,15 +143,17 @@ def line(text: object, width: int = 0, colour: Colour = FAINT_INK) -> Rgb:
 def with_caption(image: Rgb, lines: Sequence[object], *, bar: Rgb | None = None) -> Rgb:
     """Returns the picture under a caption, which is wrapped to its width and never clipped.
 
-    The first line is drawn darker than the rest, empty ones are left out, and a `colour_bar` stands
-    between the caption and the picture.
+    The first line is drawn darker than the rest, which are one paragraph, so that they take few
+    rows. Empty ones are left out, and a `colour_bar` stands between the caption and the picture.
     """
     width = max(image.shape[1], _MIN_CAPTION_WIDTH, 0 if bar is None else bar.shape[1])
-    entries = [wrapped(entry, width - 2 * _MARGIN) for entry in lines if str(entry)]
+    room = width - 2 * _MARGIN
+    entries = [_few(wrapped(entry, room)) for entry in lines if str(entry)]
     parts = list[Rgb]()
     if entries:
-        inks = [INK, *[FAINT_INK] * (len(entries) - 1)]
-        rows = [(row, ink) for rows, ink in zip(entries, inks, strict=True) for row in _few(rows)]
+        rest = broken("; ".join(" ".join(rows) for rows in entries[1:]), room)
+        rows = [(row, INK) for row in entries[0]]
+        rows += [(row, FAINT_INK) for row in rest if row]
         height = line_height(CAPTION_SIZE)
         parts.append(blank(height * len(rows) + _MARGIN, width))
         for index, (row, ink) in enumerate(rows):
