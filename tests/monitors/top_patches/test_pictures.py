@@ -117,7 +117,7 @@ def test_the_caption_says_what_a_patch_is_and_how_units_were_chosen(said):
         "net.relu: the 3 patches that excite each unit most, among 60 images, step 1,500"
     )
     assert caption[1] == (
-        "receptive field 3 x 3 px, stride 2 x 2 px; grey: beyond the image's border"
+        "receptive field 3 x 3 px, stride 2 x 2 px; grey-blue: beyond the image's border"
     )
     assert caption[2].startswith("units: 2 of 64, drawn once (seed 0)")
 
@@ -200,7 +200,7 @@ def test_whole_images_show_the_box(said):
         ((1, 0, 5, 2), (slice(0, 4), slice(2, 4))),
     ],
 )
-def test_what_lies_beyond_the_border_is_grey_on_the_side_of_the_border(said, box, seen):
+def test_what_lies_beyond_the_border_is_marked_on_the_side_of_the_border(said, box, seen):
     images = torch.rand(2, 3, 6, 6)
     boxes = torch.tensor([[1, 1, 5, 5], box])
     top = top_patches(
@@ -211,10 +211,10 @@ def test_what_lies_beyond_the_border_is_grey_on_the_side_of_the_border(said, box
     draw(**given, page=PAGE)
     whole, part = (patch.picture for patch in said[0][0].tiles)
     assert whole.shape == part.shape == (4, 4, 3)  # all patches have one scale
-    is_grey = (part == 128).all(2)
-    assert not is_grey[seen].any()
-    is_grey[seen] = True
-    assert is_grey.all()
+    is_beyond = (part == (150, 160, 185)).all(2)
+    assert not is_beyond[seen].any()
+    is_beyond[seen] = True
+    assert is_beyond.all()
 
 
 def test_patches_that_do_not_fit_are_left_out_and_said(said):

@@ -118,13 +118,13 @@ class OcclusionFacts:
     @property
     def how_to_read(self) -> str:
         """What the colours of the maps of values say, and which places are outlined."""
-        ends = "where it falls (white) and where it rises (orange) most"
+        ends = "the largest fall (white) and rise (orange)"
         if self.is_share:
             words, least = f"dark: the {self.explained} is lost", str(_LEAST_CHANGE)
         else:
             words = f"change of the {self.explained}: blue where it falls, red where it rises"
             least = f"{_LEAST_SPREADS:.0%} of its spread over these samples"
-        return f"{words}; outlined: {ends}, if by {least} or more"
+        return f"{words}; outlined: {ends}, from {least} on"
 
 
 # The position (row, column) where a value falls most and that where it rises most; None: nowhere.
@@ -234,8 +234,8 @@ def _helped(num_helped: int, num_images: int, facts: OcclusionFacts) -> str:
         return ""
     noun = f"{facts.titles[0]}{'' if num_images == 1 else 's'}"
     return (
-        f"in {num_helped} of {num_images} {noun} the {facts.explained} rises where a "
-        f"{facts.occluder} hides something (orange)"
+        f"hiding a place raises the {facts.explained} in {num_helped} of {num_images} {noun} "
+        "(orange)"
     )
 
 
@@ -324,8 +324,7 @@ def _activity(
     usual = np.where(whole[:, ACTIVITY] > 0, whole[:, ACTIVITY], np.nan)
     activity: np.ndarray = planes.maps[..., ACTIVITY] / usual[:, None, None]
     return activity, (
-        f"activity: sum of the map of {facts.layer} that is strongest without a "
-        f"{facts.occluder}, as a share of that"
+        f"activity: of the map of {facts.layer} that is strongest without a {facts.occluder}"
     )
 
 

@@ -13,7 +13,7 @@ from vis_callbacks.monitors.top_patches.reader import UnitChoice
 from vis_callbacks.monitors.top_patches.receptive_field import ReceptiveField
 from vis_callbacks.monitors.top_patches.records import TopPatches, unpacked
 from vis_callbacks.monitors.top_patches.science import class_purity, drawn_by_lot, num_kept
-from vis_callbacks.pictures.canvas import MAX_WIDTH, Box, fitted
+from vis_callbacks.pictures.canvas import MAX_WIDTH, Box, blank, fitted
 from vis_callbacks.pictures.colours import NOT_MEASURED, class_colour
 from vis_callbacks.pictures.inputs import input_pictures
 from vis_callbacks.pictures.text import Colour, Rgb, class_name, number
@@ -22,7 +22,8 @@ from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table
 _TILE = (56, 96)  # the least and the most pixels of a patch's longer side
 _LEAST_WIDTH = 62  # room for a value and a few letters of a class
 _NAMES_WIDTH = 184
-_BEYOND = 128  # the grey of the part of a receptive field that lies beyond the image
+# Of the part of a receptive field that lies beyond the image: a grey-blue that few images hold.
+_BEYOND: Colour = (150, 160, 185)
 _WHITE: Colour = (255, 255, 255)
 
 
@@ -124,8 +125,8 @@ def _completed(
     """
     rows, columns = (most - size for most, size in zip(full, picture.shape, strict=False))
     top, left = round(rows * before[0]), round(columns * before[1])
-    edges = ((top, rows - top), (left, columns - left), (0, 0))
-    completed = np.pad(picture, edges, constant_values=_BEYOND)
+    completed = blank(full[0], full[1], _BEYOND)
+    completed[top : top + len(picture), left : left + picture.shape[1]] = picture
     return completed, box and (box[0] + top, box[1] + left, box[2] + top, box[3] + left)
 
 
@@ -236,5 +237,5 @@ def _of_field(page: PatchPage) -> str:
     )
     strides = " x ".join("-" if stride is None else f"{stride:g}" for stride in field.stride)
     words = f"receptive field {sizes} px, stride {strides} px"
-    ending = " (the box)" if page.is_whole else "; grey: beyond the image's border"
+    ending = " (the box)" if page.is_whole else "; grey-blue: beyond the image's border"
     return "; ".join([words + ending, *field.notes])
