@@ -96,7 +96,7 @@ def wave_amplitudes(z: Tensor, decay_power: float) -> Tensor:
     for length in places:
         along = torch.fft.fftfreq(length, dtype=squares.dtype, device=z.device)
         squares = squares[..., None] + along.square()
-    amplitudes = squares.sqrt().clamp_min(1 / max(places)) ** -decay_power
+    amplitudes = squares.sqrt().clamp_min(1 / max(places)).pow(-decay_power)
     return amplitudes / amplitudes.square().mean().sqrt()
 
 

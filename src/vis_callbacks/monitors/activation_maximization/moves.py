@@ -7,7 +7,7 @@ What raises the score only at one place, angle and size is averaged away (Olah e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,7 +59,9 @@ def moves(
     shifts[::_LOOK_EVERY] = 0
     has_turns = z.dim() == 4 and bool(rotation or scaling)
     angles, sizes = 2 * torch.rand(2, num_steps, generator=generator) - 1
-    turns = turned_maps(angles * rotation, 1 + sizes * scaling, z) if has_turns else []
+    turns: Sequence[Tensor] = ()
+    if has_turns:
+        turns = turned_maps(angles * rotation, 1 + sizes * scaling, z).unbind()
     for index, shift in enumerate(shifts.tolist()):
         is_turned = has_turns and index % _LOOK_EVERY
         yield Move(shift, *turns[index]) if is_turned else Move(shift)

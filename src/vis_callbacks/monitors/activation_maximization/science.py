@@ -275,8 +275,11 @@ def ascent(
     z = start.detach()
     coordinates = basis.coordinates(z)
     means, squares, count = torch.zeros_like(z), torch.zeros_like(z), torch.zeros(())
-    extents = {"jitter": preset.jitter, "rotation": preset.rotation, "scaling": preset.scaling}
-    for index, move in enumerate(moves(z, num_steps, seed, **extents)):
+    steps = moves(
+        z, num_steps, seed,
+        jitter=preset.jitter, rotation=preset.rotation, scaling=preset.scaling,
+    )  # fmt: skip
+    for index, move in enumerate(steps):
         scores, gradient = _evaluate(score, move.there(z), preset, frame)
         if move.is_none:
             yield z, scores

@@ -202,8 +202,8 @@ def _coloured(values: Values, image: Rgb, is_signed: bool) -> Rgb:
 def overlay(values: Values, image: Rgb, is_signed: bool) -> Rgb:
     """Returns the image in grey, tinted by the map's colours where the map is bright."""
     height, width = image.shape[:2]
-    weights = np.nan_to_num(np.abs(relative(values)) / _LARGEST).clip(0, 1)
-    weights = Image.fromarray(_MOST_COVERED * weights)
+    bright = np.nan_to_num(np.abs(relative(values)) / _LARGEST).clip(0, 1)
+    weights = Image.fromarray(_MOST_COVERED * bright)
     shares = np.asarray(weights.resize((width, height), Image.Resampling.BILINEAR))[..., None]
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     blended: Rgb = (1 - shares) * grey + shares * _coloured(values, image, is_signed)

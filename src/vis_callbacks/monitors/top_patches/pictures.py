@@ -105,7 +105,7 @@ def _tiles(top: TopPatches, is_shown: Tensor, page: PatchPage) -> tuple[list[Til
             cuts.append((image[: sizes[0], : sizes[1]], frame, (0.5, 0.5)))
         else:
             spans = (slice(a, max(b, a + 1)) for a, b in zip(first, behind, strict=True))
-            cuts.append((image[tuple(spans)], None, tuple(float(start == 0) for start in box[:2])))
+            cuts.append((image[tuple(spans)], None, (float(box[0] == 0), float(box[1] == 0))))
     full = [max(picture.shape[axis] for picture, *_ in cuts) for axis in (0, 1)]
     pairs = zip(top.values[is_shown].tolist(), top.labels[is_shown].tolist(), strict=True)
     tiles = [
