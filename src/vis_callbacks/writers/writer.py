@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.cards import card_of
 from vis_callbacks.guard import Guard
 from vis_callbacks.report import Markdown, Picture, Report, RuleMetrics, Scalar, number_of
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
@@ -19,6 +20,8 @@ from vis_callbacks.writers.budget import ByteBudget, TimeBudget
 from vis_callbacks.writers.drawing import Drawing, Drawn, Order
 from vis_callbacks.writers.media_items import (
     Media,
+    Number,
+    card_for,
     num_bytes,
     prepare,
     within,
@@ -178,7 +181,8 @@ class Writer:
             return
         self._story.add(shown)
         prefix = _as_folder(prefix)
-        self._log_to_all({f"{prefix}alerts/active": float(active)}, log_step)
+        count = Number(float(active), card_of("alerts/active"))
+        self._log_to_all({f"{prefix}alerts/active": count}, log_step)
         self._write_alert_text(log_step, prefix, has_news=True)
         for name, logger in zip(self._names, self._loggers, strict=True):
             for alert in shown if has_wandb(logger) else ():
@@ -240,28 +244,27 @@ class Writer:
     def _write_numbers(
         self, scalars: Sequence[Scalar], step: int, prefix: str, also: Mapping[str, float]
     ) -> None:
-        numbers = dict(also)
+        numbers = {tag: Number(value, card_of(tag)) for tag, value in also.items()}
         for scalar in scalars:
             tag = prefix + scalar.tag
             self._try(f'the number "{scalar.tag}"', _take_number, numbers, tag, scalar)
         if numbers:
             self._log_to_all(numbers, step)
 
-    def _log_to_all(self, numbers: Mapping[str, float], step: int) -> None:
+    def _log_to_all(self, numbers: Mapping[str, Number], step: int) -> None:
         for name, logger in zip(self._names, self._loggers, strict=True):
             to = self._media_writer_of(name, logger)
             self._try(f"{name}'s numbers", self._log_to, logger, to, numbers, step)
 
     def _log_to(
-        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, float], step: int
+        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, Number], step: int
     ) -> None:
         if not isinstance(to, TensorBoardMedia):
-            logger.log_metrics(dict(numbers), step=step)
+            logger.log_metrics({tag: number.value for tag, number in numbers.items()}, step=step)
             return
         patience = min(_PATIENCE, max(self._time.remaining, _LEAST_PATIENCE))
         with self._time.spending():
-            to.require_ready(len(numbers), patience=patience)
-            logger.log_metrics(dict(numbers), step=step)
+            to.write_numbers(numbers, step=step, patience=patience)
 
     # -- pictures, texts, histograms, embeddings
 
@@ -371,7 +374,8 @@ class Writer:
 
     def _write_alert_text(self, step: int, prefix: str = "", *, has_news: bool = False) -> None:
         """Writes all alerts so far, or that there is none; news is waited for and flushed."""
-        item = Markdown(tag=f"{prefix}alerts/text", text=self._story.tell())
+        text, card = self._story.tell(), card_of("alerts/text")
+        item = Markdown(tag=f"{prefix}alerts/text", text=text, card=card)
         write = self._write_news if has_news else self._write_one
         for name, to in self._all_media_writers():
             if isinstance(to, TensorBoardMedia):
@@ -383,8 +387,8 @@ class Writer:
             to.flush(patience=_PATIENCE_FOR_ALERTS)
 
 
-def _take_number(numbers: dict[str, float], tag: str, scalar: Scalar) -> None:
-    numbers[tag] = number_of(scalar)
+def _take_number(numbers: dict[str, Number], tag: str, scalar: Scalar) -> None:
+    numbers[tag] = Number(number_of(scalar), card_for(scalar))
 
 
 def _take_media(media: list[Media], order: Order) -> None:
