@@ -1,6 +1,6 @@
 // Layer by step: one row a layer, one column a snapshot; alerts are framed.
 
-import { el, percent, words } from "./dom.js";
+import { el, words } from "./dom.js";
 
 // viridis, as in the pictures of the monitors
 const COLOURS = [
@@ -9,17 +9,21 @@ const COLOURS = [
 ];
 const AXIS = 20;
 
-function colour(value) {
-  const at = Math.min(Math.max(value, 0), 1) * (COLOURS.length - 1);
+// What has no place on the scale though it is known, a 0 among powers of ten, is lowest.
+function colour(value, { at: place, low: from, high: to }) {
+  const share = ((place(value) ?? from) - from) / (to - from);
+  const at = Math.min(Math.max(share, 0), 1) * (COLOURS.length - 1);
   const low = Math.min(Math.floor(at), COLOURS.length - 2);
   const mixed = COLOURS[low].map((part, i) => Math.round(part + (COLOURS[low + 1][i] - part) * (at - low)));
   return `rgb(${mixed.join(",")})`;
 }
 
-// `alerts` are those of the run; `pick(layer, step)` is called on click and on Enter.
+// `table` has steps, layers and rows; `scale` is one of scale.js; `alerts` are those of the run.
+// `pick(layer, step)` is called on click and on Enter.
 export class HeatMap {
-  constructor({ steps, layers, metric, rows, alerts, pick }) {
-    Object.assign(this, { steps, layers, metric, rows, alerts, pick });
+  constructor({ metric, table, scale, alerts, pick }) {
+    const { steps, layers, rows } = table;
+    Object.assign(this, { steps, layers, metric, rows, scale, alerts, pick });
     this.row = layers.length > 60 ? 14 : 20;
     this.cell = null; // [layer, step] under the mouse or the arrow keys
     this.chosen = { layer: null, step: null };
@@ -46,11 +50,11 @@ export class HeatMap {
       "div",
       { class: "heat" },
       el("div", { class: "scroll" }, this.names, field),
-      el("div", { class: "legend" }, "0 %", el("span", { class: "scale" }), "100 %",
+      el("div", { class: "legend" }, scale.name(scale.low), el("span", { class: "scale" }), scale.name(scale.high),
         el("span", { class: "missing" }), "not known", el("span", { class: "framed" }), "alert"),
       this.says,
     );
-    this.colours = rows.map((row) => row.map((value) => (value === null ? null : colour(value))));
+    this.colours = rows.map((row) => row.map((value) => (value === null ? null : colour(value, scale))));
     new ResizeObserver(() => this.draw()).observe(field);
     this.look(null);
   }
@@ -136,7 +140,7 @@ export class HeatMap {
       this.says.textContent = "One row a layer, the first on top; one column a snapshot. Click a cell for the layer's curves and pictures.";
     } else {
       const [i, k] = cell;
-      const value = percent(this.rows[i][k]);
+      const value = this.scale.say(this.rows[i][k]);
       this.says.textContent = `${this.layers[i]}, step ${this.steps[k]}: ${words(this.metric)} ${value}`;
       this.tip.textContent = `${value} · step ${this.steps[k]}`;
       const left = ((k + 0.5) / this.steps.length) * this.canvas.clientWidth;
