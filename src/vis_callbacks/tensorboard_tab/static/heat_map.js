@@ -9,9 +9,8 @@ const COLOURS = [
 ];
 const AXIS = 20;
 
-// What has no place on the scale though it is known, a 0 among powers of ten, is lowest.
-function colour(value, { at: place, low: from, high: to }) {
-  const share = ((place(value) ?? from) - from) / (to - from);
+function colour(value, scale) {
+  const share = (scale.at(value) - scale.low) / (scale.high - scale.low);
   const at = Math.min(Math.max(share, 0), 1) * (COLOURS.length - 1);
   const low = Math.min(Math.floor(at), COLOURS.length - 2);
   const mixed = COLOURS[low].map((part, i) => Math.round(part + (COLOURS[low + 1][i] - part) * (at - low)));
@@ -84,8 +83,8 @@ export class HeatMap {
         pen.fillRect(k * wide, i * this.row, Math.max(wide - gap, 1), this.row - 1);
       }
     }
-    pen.lineWidth = 2;
     for (const alert of this.alerts) this.frame(pen, alert, wide, style);
+    pen.lineWidth = 2;
     pen.strokeStyle = pen.fillStyle = style.color;
     if (this.chosen.step !== null) {
       const at = this.column(this.chosen.step) * wide;
@@ -96,16 +95,20 @@ export class HeatMap {
   }
 
   frame(pen, alert, wide, style) {
-    pen.strokeStyle = pen.fillStyle = style.getPropertyValue(`--${alert.severity}`);
+    const own = style.getPropertyValue(`--${alert.severity}`);
     const [start, raised] = [this.column(alert.since), this.column(alert.first_step)];
     const end = alert.state === "resolved" ? this.column(alert.step) : this.steps.length - 1;
     for (const layer of alert.layers) {
       const top = this.layers.indexOf(layer) * this.row;
       if (top < 0) continue;
-      pen.strokeRect(start * wide + 1, top + 1, (end - start + 1) * wide - 2, this.row - 3);
-      pen.beginPath();
-      pen.arc((raised + 0.5) * wide, top + this.row / 2, 4, 0, 7);
-      pen.fill();
+      for (const [colour, size] of [["#000", 4], [own, 2]]) { // an edge, so that no colour hides it
+        pen.strokeStyle = pen.fillStyle = colour;
+        pen.lineWidth = size;
+        pen.strokeRect(start * wide + 1, top + 1, (end - start + 1) * wide - 2, this.row - 3);
+        pen.beginPath();
+        pen.arc((raised + 0.5) * wide, top + this.row / 2, 3 + size / 2, 0, 7);
+        pen.fill();
+      }
     }
   }
 

@@ -185,10 +185,10 @@ export class RunPanel {
 
   curveOf(metric, layer, marks) {
     const { steps, layers, rows } = this.data.metrics[metric];
-    const { low, high, at, name } = this.page.scaleOf(metric);
+    const scale = this.page.scaleOf(metric);
     const row = rows[layers.indexOf(layer)];
-    const points = steps.map((step, k) => [step, row[k] === null ? null : at(row[k])]);
-    return chart({ title: words(metric), points, bounds: [low, high], marks, step: this.page.choice.step, format: name, width: 250 });
+    const points = steps.map((step, k) => [step, row[k]]);
+    return chart({ title: words(metric), points, bounds: [scale.low, scale.high], scale, marks, step: this.page.choice.step, width: 250 });
   }
 
   thumb(tag, step) {
@@ -239,7 +239,7 @@ class Player {
     Object.assign(this, { panel, tag, at: -1, timer: null });
     const { steps, num_written } = panel.data.pictures[tag];
     this.steps = steps;
-    this.count = steps.length === num_written ? `${steps.length}` : `${steps.length} that are kept of ${num_written}`;
+    this.count = steps.length === num_written ? `${steps.length}` : `${steps.length} kept of ${num_written}`;
     this.image = el("img", {});
     this.caption = el("p", { class: "says", "aria-live": "polite" });
     this.slider = el("input", { type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": `step of ${tag}`, input: () => this.go(Number(this.slider.value)) });

@@ -2,8 +2,10 @@
 
 import { percent, short } from "./dom.js";
 
-// `at(value)` is a place between `low` and `high`, null where it has none; `name(place)` says it.
+// `at(value)` is a place between `low` and `high`; `say(value)` and `name(place)` are texts.
 const SHARES = { low: 0, high: 1, at: (value) => value, name: percent, say: percent };
+
+export const AS_IT_IS = { at: (value) => value, name: short, say: short };
 
 // The scale of some tables, {scale, rows}, which are to be compared.
 export function scaleOf(tables) {
@@ -16,6 +18,6 @@ export function scaleOf(tables) {
   }
   low = low === Infinity ? 0 : Math.floor(Math.log10(low));
   high = high === -Infinity ? 1 : Math.max(Math.ceil(Math.log10(high)), low + 1);
-  const at = (value) => (value > 0 ? Math.log10(value) : null);
-  return { low, high, at, name: (place) => short(10 ** place), say: short };
+  const at = (value) => (value > 0 ? Math.log10(value) : low); // a 0 lies at the bottom
+  return { low, high, at, name: (place) => short(10 ** place).replace(".00e", "e"), say: short };
 }
