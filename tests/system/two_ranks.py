@@ -32,6 +32,7 @@ from vis_callbacks.engine.schedule import EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
+from vis_callbacks.monitors.learning.monitor import LearningMonitor
 from vis_callbacks.reactions import AlertRaisedError
 from vis_callbacks.report import Report, RuleMetrics
 from vis_callbacks.session import session_of
@@ -261,6 +262,7 @@ def in_bursts(*monitors: Monitor) -> Sequence[Monitor]:
 SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
     "plain": fit,
     "watched": lambda folder: fit(folder, [watching(), Summing()]),
+    "learning": lambda folder: fit(folder, [LearningMonitor(every_n_train_steps=1)]),
     "routed": lambda folder: fit(folder, [watching(), Summing()], make=Routed),
     "in bursts": lambda folder: fit(folder, in_bursts(watching(), Summing())),
     "stop in bursts": lambda folder: fit(
