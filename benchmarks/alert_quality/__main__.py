@@ -1,0 +1,33 @@
+"""How often the alerts are right, on a zoo of more than a thousand small trainings.
+
+    python -m benchmarks.alert_quality train --workers 2     under an hour on two cores
+    python -m benchmarks.alert_quality judge                 the tables, in a minute
+
+A training that was broken off is gone on with. What is learned of each training is kept, so that
+rules can be changed and judged again without training anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.alert_quality.zoo import Runs, train
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains, or judges what was trained."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=["train", "judge"])
+    parser.add_argument("--runs", type=Path, default=Path("zoo_runs"), help="where they are kept")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--lock", type=Path, help="a file whose lock is shared while one trains")
+    parser.add_argument("--part", default="", choices=["", "tune", "test"])
+    options = parser.parse_args(arguments)
+    runs = Runs(options.runs)
+    if options.what == "train":
+        train(runs, workers=options.workers, lock=options.lock, part=options.part)
+
+
+if __name__ == "__main__":
+    main()
