@@ -1,7 +1,7 @@
 """How often the alerts are right, on a zoo of more than a thousand small trainings.
 
     python -m benchmarks.alert_quality train --workers 2     under an hour on two cores
-    python -m benchmarks.alert_quality judge                 the tables, in a minute
+    python -m benchmarks.alert_quality judge                 the table, in a minute or two
 
 A training that was broken off is gone on with. What is learned of each training is kept, so that
 rules can be changed and judged again without training anew.
@@ -12,7 +12,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.alert_quality.zoo import Runs, train
+from benchmarks.alert_quality import table
+from benchmarks.alert_quality.outcomes import Outcome, Said, outcomes, published_said
+from benchmarks.alert_quality.replay import replayed
+from benchmarks.alert_quality.zoo import Row, Runs, train
+
+RESULTS = Path(__file__).parent / "results.csv"
+
+
+def judged(runs: Runs, part: str = "") -> list[Outcome]:
+    """Returns the trainings with their truth, and what today's rules say of them."""
+
+    def said(row: Row) -> tuple[list[Said], list[Said]]:
+        alerts = replayed(runs.histories(row))
+        shares = [Said(a.kind, a.severity, a.step / row["steps"]) for a in alerts]
+        return shares, published_said(row)
+
+    rows = [row for row in runs.rows if row["configuration"].startswith(part)]
+    return outcomes(rows, said)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,6 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
     runs = Runs(options.runs)
     if options.what == "train":
         train(runs, workers=options.workers, lock=options.lock, part=options.part)
+        return
+    found = [*table.lines(judged(runs, options.part))]
+    if not options.part:
+        table.write(RESULTS, found)
+    print(*table.markdown(found), sep="\n")
 
 
 if __name__ == "__main__":

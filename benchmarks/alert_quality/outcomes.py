@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.alert_quality.configurations import CONFIGURATIONS, FACTORS
+from benchmarks.alert_quality.published import RULES
 from benchmarks.alert_quality.zoo import Row, best_rung
 
 
@@ -105,8 +106,6 @@ def outcomes(
 
 def published_said(row: Mapping[str, Any]) -> list[Said]:
     """Returns what the published rules say of a training."""
-    from benchmarks.alert_quality.published import RULES
-
     steps = {name: rule(row["looks"]) for name, rule in RULES.items()}
     return [
         Said(name, "alarm", step / row["steps"]) for name, step in steps.items() if step is not None

@@ -25,7 +25,7 @@ class Share(NamedTuple):
     count: int
     total: int
 
-    def interval(self, z: float = 1.96) -> tuple[float, float]:
+    def interval(self, z: float = 1.959964) -> tuple[float, float]:
         """Returns Wilson's interval at 95 % (Wilson 1927)."""
         if not self.total:
             return 0.0, 1.0

@@ -83,7 +83,9 @@ class Adversarial(Training):
         made = self.net.discriminator(self.net.made(len(real)).detach())
         loss = F.softplus(-real).mean() + F.softplus(made).mean()
         self._step(of_discriminator, loss)
-        self._step(of_generator, F.softplus(-self.net.discriminator(self.net.made(len(real)))).mean())
+        self._step(
+            of_generator, F.softplus(-self.net.discriminator(self.net.made(len(real)))).mean()
+        )
         self.losses.append(loss.detach())
         return loss
 

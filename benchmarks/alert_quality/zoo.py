@@ -133,7 +133,7 @@ _lock: Path | None = None
 
 
 def _be_quiet(lock: Path | None) -> None:
-    global _lock  # noqa: PLW0603 - set once, as a worker process begins
+    global _lock
     _lock = lock
     os.environ["OMP_NUM_THREADS"] = "1"
     warnings.simplefilter("ignore")
