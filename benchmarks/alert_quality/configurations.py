@@ -147,14 +147,14 @@ tune("unet", _masks, partial(nets.UNet, 3, 8), "Adam", 3e-3, 16)
 tune("autoencoder", _copy, partial(nets.autoencoder, 64, 64, 8), "Adam", 3e-3)
 tune("vae", _code, partial(nets.Variational, 64, 64, 6), "Adam", 3e-3)
 tune("simclr", _pairs, _conv(1, 16, 32, 32, outputs=24, norm=bn), "Adam", 3e-3, 24)
-tune("gan", _gan, partial(nets.Adversaries, 64, 64), "Adam", 1e-3, 64)
+tune("gan", _gan, partial(nets.Adversaries, 64, 64), "Adam", 1e-2, 64, "constant", 400)
 test("unet-plain", _masks, partial(nets.UNet, 3, 8, leaky, False), "momentum", .1, 16)
 test("unet-gelu", _masks, partial(nets.UNet, 3, 8, gelu), "AdamW", 3e-3, 16, "warm-up")
 test("autoencoder-silu", _copy, partial(nets.autoencoder, 64, 96, 10, silu), "AdamW", 3e-3, 64, "cosine")
 test("conv-autoencoder", _copy_maps, partial(nets.conv_autoencoder, 16), "NAdam", 3e-3)
 test("vae-relu-onecycle", _code, partial(nets.Variational, 64, 96, 8), "Adam", 5e-3, 64, "OneCycle")
 test("simclr-photos", _photo_pairs, _conv(3, 12, 24, 24, outputs=24, norm=bn), "momentum", .05, 24, "cosine")
-test("gan-leaky", _gan, partial(nets.Adversaries, 64, 64, leaky), "RMSprop", 3e-4, 64)
+test("gan-leaky", _gan, partial(nets.Adversaries, 64, 64, leaky), "RMSprop", 1e-2, 64, "constant", 400)
 # fmt: on
 
 CONFIGURATIONS = {f"{each.part}/{each.name}": each for each in _CONFIGURATIONS}
