@@ -14,10 +14,12 @@ from pathlib import Path
 
 from benchmarks.alert_quality import table
 from benchmarks.alert_quality.outcomes import Outcome, Said, outcomes, published_said
+from benchmarks.alert_quality.page import page
 from benchmarks.alert_quality.replay import replayed
 from benchmarks.alert_quality.zoo import Row, Runs, train
 
 RESULTS = Path(__file__).parent / "results.csv"
+PAGE = Path(__file__).parents[2] / "docs" / "alert_quality.md"
 
 
 def judged(runs: Runs, part: str = "") -> list[Outcome]:
@@ -45,9 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.what == "train":
         train(runs, workers=options.workers, lock=options.lock, part=options.part)
         return
-    found = [*table.lines(judged(runs, options.part))]
+    trainings = judged(runs, options.part)
+    found = [*table.lines(trainings)]
     if not options.part:
         table.write(RESULTS, found)
+        PAGE.write_text(page(trainings, found))
     print(*table.markdown(found), sep="\n")
 
 

@@ -12,6 +12,8 @@ from benchmarks.alert_quality.configurations import CONFIGURATIONS, FACTORS
 from benchmarks.alert_quality.published import RULES
 from benchmarks.alert_quality.zoo import Row, best_rung
 
+LEAST_SCORE = 0.05  # at the best rate; below it nothing is learned, and no rate is too high
+
 
 @dataclass(frozen=True)
 class Said:
@@ -67,7 +69,7 @@ def outcomes(
     rows: Iterable[Row],
     said_of: Callable[[Row], tuple[Sequence[Said], Sequence[Said]]],
 ) -> list[Outcome]:
-    """Returns the trainings of those configurations whose ladder is complete.
+    """Returns the trainings of configurations that learn, and whose ladder is complete.
 
     Args:
         rows: Results of trainings.
@@ -85,6 +87,8 @@ def outcomes(
             rung: fmean(row["score"] for row in of_it if row["rung"] == rung)
             for rung in range(len(FACTORS))
         }
+        if means[best] < LEAST_SCORE:
+            continue
         for row in of_it:
             highest = max(row["score"], means[row["rung"]])
             ours, theirs = said_of(row)

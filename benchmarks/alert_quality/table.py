@@ -39,12 +39,9 @@ class Share(NamedTuple):
         if not self.total:
             return "-"
         low, high = self.interval()
-        share, *ends = (f"{value:.2f}".removeprefix("0") for value in (self, low, high))
+        numbers = (self.count / self.total, low, high)
+        share, *ends = (f"{number:.2f}".removeprefix("0") for number in numbers)
         return f"{share} ({ends[0]}-{ends[1]}), {self.count} of {self.total}"
-
-    def __format__(self, how: str) -> str:
-        """Formats the share itself."""
-        return format(self.count / self.total, how)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from benchmarks.alert_quality import nets, table
 from benchmarks.alert_quality.configurations import CONFIGURATIONS, FACTORS
 from benchmarks.alert_quality.optimizers import OPTIMIZERS, SCHEDULES, schedule_of
 from benchmarks.alert_quality.outcomes import Outcome, Said, outcomes
+from benchmarks.alert_quality.page import page
 from benchmarks.alert_quality.published import (
     auto_trainer,
     dead_relu,
@@ -136,6 +138,20 @@ def test_the_table_counts_trainings_and_not_alerts():
     assert (of_a.precision, of_a.false) == (Share(1, 2), Share(1, 2))
     assert (of_a.too_high, of_a.too_low, of_a.delay) == (Share(1, 1), Share(0, 1), 0.5)
     assert (of_all.precision, of_all.delay) == (Share(1, 2), 0.1)
+
+
+def test_the_page_says_the_parts_and_the_shares_of_each_rate():
+    trainings = [outcome(1.0, False), outcome(0.1, True, ("slow_learning", 0.6))]
+    trainings += [replace(each, configuration="test/mlp-silu") for each in trainings]
+    text = page(trainings, [*table.lines(trainings)])
+    assert "4 small trainings: 2 configurations" in text
+    assert "taken from 1 of them" in text
+    assert "| `slow_learning` | warning | 1.00 (.21-1.00), 1 of 1 |" in text
+    assert "| 1/10 | 1.00 (.21-1.00), 1 of 1 | - |" in text
+
+
+def test_a_configuration_that_learns_nothing_is_not_judged():
+    assert outcomes(ladder(-0.3, -0.2, -0.1, 0.0, 0.01, -0.5, -1.0), nothing_said) == []
 
 
 def look(step, **numbers):

@@ -61,9 +61,11 @@ class RateTooHigh:
                 latest,
             )
         highest = max(history.known(HIGHEST_LOSS), default=math.nan) / size
-        left = history.latest(MEAN_LOSS) / constant_loss(history)
-        if history.steps[-1] < judged_from(history) or not left >= self.min_left:
+        constant = constant_loss(history)
+        is_time = history.steps[-1] >= judged_from(history)
+        if not (is_time and history.latest(MEAN_LOSS) >= self.min_left * constant > 0):
             return None
+        left = history.latest(MEAN_LOSS) / constant
         update = path_of(history) / history.steps[-1]
         has_risen = highest >= self.min_rise and update >= self.min_update
         if not (has_risen or (left >= self.stuck_left and update >= self.stuck_update)):
