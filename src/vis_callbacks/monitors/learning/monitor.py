@@ -20,6 +20,7 @@ from vis_callbacks.alerts.rules.gradients import (
     VanishingGradient,
 )
 from vis_callbacks.alerts.rules.inputs import UnscaledInputs
+from vis_callbacks.alerts.rules.instability import RateTooHigh
 from vis_callbacks.alerts.rules.loss_facts import constant_loss
 from vis_callbacks.alerts.rules.outputs import (
     ConstantOutputs,
@@ -87,6 +88,7 @@ class LearningMonitor(Monitor):
         UnscaledInputs(),
         OneClass(),
         DivergingLoss(),
+        RateTooHigh(),
         HugeFirstLoss(),
         NoGradient(),
         VanishingGradient(),
