@@ -136,4 +136,3 @@ def are_probabilities(history: History) -> bool:
 def is_finite(history: History) -> bool:
     """Whether no loss was NaN or infinite so far: no other verdict means anything after one."""
     return all(step == math.inf or math.isnan(step) for step in history.series(BAD_STEP))
-
