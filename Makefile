@@ -5,7 +5,7 @@ BIN := .venv/bin
 SOURCES := src tests examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test test-all docs dist gallery programs bench demo clean
+.PHONY: help install format lint types test test-all docs dist gallery programs bench zoo demo clean
 
 help: ## what each command does
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -56,6 +56,9 @@ programs: .venv/dev.stamp ## train the programs of other kinds and renew their t
 
 bench: .venv/dev.stamp ## what the monitors cost: a table (about twenty minutes)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+zoo: .venv/dev.stamp ## how often the alerts are right: a thousand trainings (under an hour), a table
+	$(BIN)/python -m benchmarks.alert_quality train --workers 2 && $(BIN)/python -m benchmarks.alert_quality judge
 
 demo: .venv/demo.stamp ## a healthy, a sick and a cheating training, to look at in TensorBoard (under 4 minutes)
 	rm -rf demo_runs && $(BIN)/python examples/things.py $(ARGS)

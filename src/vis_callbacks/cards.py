@@ -153,6 +153,9 @@ CARDS: dict[str, Card] = {
     "learning/updates": _aside(
         "Update / weight by weight and step, as a power of ten; grey: exactly 0."
     ),
+    "learning/layers": _aside(
+        "Gradient and update / weight of every weight, which the tab Health shows as a heat map."
+    ),
     "learning/outputs": _aside(
         "How much outputs differ from sample to sample. Near 0: the model says the same to all."
     ),
