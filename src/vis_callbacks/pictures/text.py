@@ -35,7 +35,7 @@ def _font_path() -> Path:
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     # The other layout depends on a library that not every build of Pillow has.
     return ImageFont.truetype(_font_path(), size, layout_engine=ImageFont.Layout.BASIC)

@@ -82,7 +82,7 @@ def hartley(values: Tensor) -> Tensor:
     It is the Fourier transform in real numbers, cos + sin of each frequency: as many of them as
     there were values. It keeps lengths, and undoes itself.
     """
-    waves = torch.fft.fftn(values, dim=tuple(range(2, values.dim())), norm="ortho")
+    waves: Tensor = torch.fft.fftn(values, dim=tuple(range(2, values.dim())), norm="ortho")
     return waves.real - waves.imag
 
 

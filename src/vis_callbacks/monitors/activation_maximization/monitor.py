@@ -161,6 +161,7 @@ class ActivationMaximizationMonitor(Monitor):
     """
 
     stem: ClassVar[str] = "activation_maximization"
+    default_options: ClassVar[MonitorOptions] = {"num_samples": _NUM_REAL}
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "references"})
     default_schedule: ClassVar[Schedule] = EveryNEpochs(5)
     picture_schedule: ClassVar[Schedule | None] = None
@@ -195,7 +196,6 @@ class ActivationMaximizationMonitor(Monitor):
         self.preset = preset
         self.max_images = max_images
         self.seed = seed
-        options.setdefault("num_samples", _NUM_REAL)
         super().__init__(**options)
         self._last: Tensor | None = None  # z of the last result, (rows, channels, ...)
         self._strip = FilmStrip()
