@@ -107,6 +107,11 @@ def test_a_caption_is_wrapped_and_not_clipped() -> None:
     assert picture.shape[0] > with_caption(blank(5, 300, RED), ["one line"]).shape[0]
 
 
+def test_all_but_the_first_line_of_a_caption_are_one_paragraph() -> None:
+    picture = with_caption(blank(5, 300, RED), ["what it is", "a", "b", "c"])
+    assert picture.shape == with_caption(blank(5, 300, RED), ["what it is", "a; b; c"]).shape
+
+
 def test_a_narrow_picture_gets_room_for_its_caption() -> None:
     assert with_caption(blank(5, 10, RED), ["step 5"]).shape[1] >= 200
 

@@ -49,7 +49,7 @@ from vis_callbacks.monitors.learning.science import (
     measure,
     spreads,
 )
-from vis_callbacks.report import Item, Picture, Report, RuleMetrics, Scalar
+from vis_callbacks.report import Item, LayerTable, Picture, Report, RuleMetrics, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.parameter_watch import ParameterWatch
@@ -107,6 +107,7 @@ class LearningMonitor(Monitor):
         "learning/gradients",
         "learning/updates",
         "learning/outputs",
+        "learning/layers",
     )
 
     def __init__(self, **options: Unpack[MonitorOptions]) -> None:
@@ -183,7 +184,7 @@ class LearningMonitor(Monitor):
             }
             if constant > 0:
                 yield Scalar(tag="learning/loss_of_constant", value=mean / constant)
-            if snapshot.wants_pictures:
+            if self._wants_curves(snapshot):
                 draw = partial(
                     draw_loss,
                     steps=self._steps(snapshot),
@@ -192,6 +193,10 @@ class LearningMonitor(Monitor):
                 )
                 yield Picture(tag="learning/loss", draw=draw, arrays={"latest": mean[None]})
         yield from _numbers(numbers)
+
+    def _wants_curves(self, snapshot: Snapshot) -> bool:
+        # The one point of step 0 shows nothing, and would cost a short run a tenth of a second.
+        return snapshot.wants_pictures and len(self.history) > 0
 
     def _steps(self, snapshot: Snapshot) -> tuple[int, ...]:
         return (*self.history.steps, snapshot.step)
@@ -209,8 +214,16 @@ class LearningMonitor(Monitor):
             table = torch.stack([torch.stack(row).double() for row in values])
             yield RuleMetrics(metrics=_NORMS, layers=tuple(norms), values=table)
             gradients, weights, updates = table
+            ratios = updates / weights
             yield Scalar(tag="learning/gradient_norm", value=torch.linalg.vector_norm(gradients))
-            yield Scalar(tag="learning/update_ratio", value=(updates / weights).nanmedian())
+            yield Scalar(tag="learning/update_ratio", value=ratios.nanmedian())
+            yield LayerTable(
+                tag="learning/layers",
+                metrics=(metric_names.GRADIENT_NORM, "update_ratio"),
+                layers=tuple(norms),
+                values=torch.stack([gradients, ratios]),
+                scale="power",
+            )
             if snapshot.wants_pictures:
                 yield from self._pictures_of_weights(snapshot, tuple(norms), table)
 
@@ -260,14 +273,12 @@ class LearningMonitor(Monitor):
         yield from _numbers(numbers)
         spread = numbers[metric_names.OUTPUT_SPREAD]
         yield Scalar(tag="learning/output_spread", value=spread)
-        if snapshot.wants_pictures:
+        if self._wants_curves(snapshot):
             draw = partial(
                 draw_spread,
                 steps=self._steps(snapshot),
                 spreads=self.history.series(metric_names.OUTPUT_SPREAD),
-                targets=self.history.latest(metric_names.TARGET_SPREAD)
-                if len(self.history)
-                else math.nan,
+                targets=self.history.latest(metric_names.TARGET_SPREAD),
             )
             latest = {"latest": torch.as_tensor(spread)[None]}
             yield Picture(tag="learning/outputs", draw=draw, arrays=latest)
