@@ -44,6 +44,13 @@ def test_each_of_them_is_given_the_kinds_of_alerts_that_are_its_own():
     assert kinds == [["saturation"], [], ["representation_collapse"], [], []]
 
 
+def test_what_alerts_cause_is_given_by_kind_to_those_that_raise_them():
+    monitors = default_monitors(on_alert={"no_gradient": "stop", "dying_units": "raise"})
+    given = [monitor.options.on_alert for monitor in monitors]
+    assert given == [{"dying_units": "raise"}, {}, {}, {}, {"no_gradient": "stop"}]
+    assert default_monitors(on_alert={"default": "stop"})[1].options.on_alert == {"default": "stop"}
+
+
 def test_no_kinds_of_alerts_are_none_for_each_of_them():
     assert not any(monitor.active_rules for monitor in default_monitors(enabled_alerts=[]))
 
@@ -53,6 +60,7 @@ def test_no_kinds_of_alerts_are_none_for_each_of_them():
     [
         ({"enabled_alerts": ["odd_filter"]}, ValueError, r"'odd_filter'.*Nearest: odd_filters"),
         ({"enabled_alerts": "saturation"}, TypeError, r'Use \["saturation"\]'),
+        ({"on_alert": {"odd_filter": "stop"}}, ValueError, r"on_alert.*Nearest: odd_filters"),
         ({"every_n_epochs": 0}, ValueError, "every_n_epochs=0"),
         ({"class_name": ["cat"]}, TypeError, "class_names"),
     ],

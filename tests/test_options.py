@@ -51,7 +51,7 @@ def is_numbers(value: Any) -> bool:
 MAY_BE: dict[str, Callable[[Any], bool]] = {
     "every_n_train_steps": lambda v: v is None or is_count(v),
     "every_n_epochs": lambda v: v is None or is_count(v),
-    "on_alert": lambda v: callable(v) or v in ("warn", "stop", "raise"),
+    "on_alert": lambda v: callable(v) or v == {} or v in ("warn", "stop", "raise"),
     "enabled_alerts": lambda v: v is None or v in ([], ()),
     "tag_prefix": is_prefix,
     "max_overhead": lambda v: v is None or v == "auto" or (type(v) in (int, float) and 0 < v <= 1),
@@ -132,6 +132,18 @@ def test_a_subclass_that_passes_other_keywords_on_is_left_as_it_is():
         ({"every_n_epochs": 1.0}, TypeError, r"every_n_epochs=1\.0 is a float.*whole number"),
         ({"every_n_epochs": True}, TypeError, "every_n_epochs=True is a bool"),
         ({"on_alert": "explode"}, ValueError, 'on_alert=\'explode\'.*"warn", "stop", "raise"'),
+        (
+            {"on_alert": {"dying_units": "explode"}},
+            ValueError,
+            r"on_alert\['dying_units'\]='explode'",
+        ),
+        (
+            {"on_alert": {"dying_unit": "stop"}},
+            ValueError,
+            "on_alert holds 'dying_unit', which ActivationMonitor.*Nearest: dying_units",
+        ),
+        ({"on_alert": {1: "stop"}}, ValueError, "on_alert holds 1, which"),
+        ({"on_alert": {"info": "stop"}}, ValueError, "on_alert holds 'info', which"),
         ({"enabled_alerts": "nan"}, TypeError, r'enabled_alerts=\'nan\'.*Use \["nan"\]'),
         ({"enabled_alerts": ["ded"]}, ValueError, "enabled_alerts holds 'ded'.*dying_units"),
         ({"max_overhead": 5}, ValueError, "max_overhead=5.*0.03 for three percent"),

@@ -61,8 +61,11 @@ class Monitor(Observer, LightningCallback):
         every_n_epochs: Take a snapshot at the end of every n-th epoch. Excludes the former.
             Without either, each monitor has a schedule of its own.
         on_alert: ``"warn"`` logs a warning; ``"stop"`` also ends the training after the step;
-            ``"raise"`` raises `AlertRaisedError`; a function is called with the `Alert`, once, on
-            rank 0. If it sets ``trainer.should_stop`` or raises `AlertRaisedError`, all ranks do.
+            ``"raise"`` raises `AlertRaisedError`; a function is called with the `Alert` on rank 0,
+            once when it begins and once when it is over (``alert.state`` is then ``"resolved"``).
+            If it sets ``trainer.should_stop`` or raises `AlertRaisedError`, all ranks do. Or a
+            dictionary of these by kind of alert, by ``"warning"`` and ``"critical"``, and
+            ``"default"``: ``{"dying_units": "stop", "default": "warn"}``.
         enabled_alerts: The kinds of alerts wanted; None means all of the monitor's.
         tag_prefix: Put before each tag. Two monitors of a class in one Trainer need different
             ones.

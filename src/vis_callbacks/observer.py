@@ -22,6 +22,7 @@ from vis_callbacks.engine.schedule import Decaying, LogSpaced, Schedule, schedul
 from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.guard import Catch, Guard, IntendedError
+from vis_callbacks.on_alert import check_kinds, kinds_in
 from vis_callbacks.options import MonitorOptions, Options, list_options
 from vis_callbacks.report import Report
 
@@ -79,13 +80,9 @@ class Observer(ABC):
         super().__init__()
         given = cast("MonitorOptions", {**self.default_options, **options})
         self.options = Options(type(self), **given)
-        kinds = [rule.kind for rule in self.rules]
-        for kind in self.options.enabled_alerts or ():
-            if kind not in kinds:
-                raise ValueError(
-                    f"enabled_alerts holds {kind!r}; {type(self).__name__} has "
-                    f"{', '.join(kinds) or 'no alerts'}."
-                )
+        kinds, owner = [rule.kind for rule in self.rules], type(self).__name__
+        check_kinds("enabled_alerts", self.options.enabled_alerts or (), kinds, owner)
+        check_kinds("on_alert", kinds_in(self.options.on_alert), kinds, owner)
         self.schedule = schedule_from_options(
             self.options.every_n_train_steps, self.options.every_n_epochs, self.default_schedule
         )

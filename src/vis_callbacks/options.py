@@ -12,12 +12,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Unpack, get_a
 
 from torch import Tensor, nn
 
-from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.engine.layers import nearest
 from vis_callbacks.engine.outputs import OutputKind
+from vis_callbacks.on_alert import OnAlert, check_on_alert
 from vis_callbacks.report import tag
-
-OnAlert = Literal["warn", "stop", "raise"] | Callable[[Alert], object]
 
 
 def check_count(name: str, value: object) -> None:
@@ -77,12 +75,6 @@ def _check_function(name: str, value: object) -> None:
         raise TypeError(f"{name}={value!r} cannot be called. Give a function.")
 
 
-def _check_reaction(name: str, value: object) -> None:
-    if not callable(value) and value not in ("warn", "stop", "raise"):
-        words = f'{name}={value!r} must be "warn", "stop", "raise" or a function'
-        raise ValueError(f"{words}. Use one of them, or a function that takes the alert.")
-
-
 def _check_prefix(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f'{name}={value!r} is a {type(value).__name__}. Use "run_a/".')
@@ -119,7 +111,7 @@ class MonitorOptions(TypedDict, total=False):
 
     every_n_train_steps: Annotated[int | None, _Option(None, check_period)]
     every_n_epochs: Annotated[int | None, _Option(None, check_period)]
-    on_alert: Annotated[OnAlert, _Option("warn", _check_reaction)]
+    on_alert: Annotated[OnAlert, _Option("warn", check_on_alert)]
     enabled_alerts: Annotated[Sequence[str] | None, _Option(None, check_names)]
     tag_prefix: Annotated[str, _Option("", _check_prefix)]
     max_overhead: Annotated[float | Literal["auto"] | None, _Option("auto", _check_share)]

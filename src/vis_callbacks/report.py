@@ -141,6 +141,19 @@ class Report:
         return found
 
 
+def number_of(scalar: Scalar) -> float:
+    """Returns the scalar's value as a float; NaN and the infinities pass.
+
+    Raises:
+        ValueError: It holds more than one value.
+        OverflowError: It is an integer beyond the floats.
+    """
+    value: Any = scalar.value
+    if np.size(value) != 1:
+        raise ValueError(f'scalar "{scalar.tag}" holds {np.size(value)} values; it must hold one')
+    return float(value.reshape(())) if isinstance(value, np.ndarray) else float(value)
+
+
 _MARKUP = re.compile(r"[^\w ,;%/']|_")
 _NOT_A_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 

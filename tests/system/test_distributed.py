@@ -24,6 +24,8 @@ from tests.system.two_ranks import (
     watching,
 )
 
+from vis_callbacks.monitors.learning.monitor import LearningMonitor
+
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER]
 
 FAULTS = [name for name in SCENARIOS if " fails on " in name]
@@ -72,6 +74,20 @@ def test_two_ranks_read_the_numbers_that_one_process_reads(folder: Path, tmp_pat
         found = history(outcome(folder, "watched", 0), index)
         for key, values in history(expected, index).items():
             assert found[key] == pytest.approx(values, rel=1.2e-7, abs=1e-12, nan_ok=True), key
+
+
+def test_learning_is_judged_by_what_one_process_would_read(folder: Path, tmp_path: Path) -> None:
+    expected = single(tmp_path, [LearningMonitor(every_n_train_steps=1)])
+    for rank in RANKS:
+        found = history(outcome(folder, "learning", rank))
+        assert found.keys() == history(expected).keys()
+        read = history(expected)
+        highest = read.pop(("highest_loss", ""))  # of a batch, and a rank's is half as large
+        assert all(a >= b for a, b in zip(found["highest_loss", ""], highest, strict=True))
+        for key, values in read.items():
+            # Of the mean of the ranks' gradients, as the optimizer has it, to single precision.
+            assert found[key] == pytest.approx(values, rel=1e-6, abs=1e-12, nan_ok=True), key
+    assert outcome(folder, "learning", 0).weights == outcome(folder, "plain", 0).weights
 
 
 def test_bursts_of_two_ranks_give_the_history_of_single_snapshots(folder: Path) -> None:
@@ -195,3 +211,21 @@ def test_what_a_function_does_to_the_run_on_rank_0_is_done_on_both(folder: Path,
     assert [run.called for run in runs] == [1, 0]
     assert [run.num_steps for run in runs] == [FAULT_STEP + 1] * 2
     assert [run.raised for run in runs] == [{"raises": "AlertRaisedError"}.get(how)] * 2
+
+
+@pytest.mark.parametrize("action", ["stop", "raise"])
+def test_two_ranks_agree_and_every_alert_is_told_before_one_kind_ends_the_run(
+    folder: Path, action: str
+) -> None:
+    name = f"{action} by kind, amid a burst"
+    outcomes = [outcome(folder, name, rank) for rank in RANKS]
+    for one in outcomes:
+        assert one.raised == ("AlertRaisedError" if action == "raise" else None)
+        assert one.alerts == [f"non_finite {FAULT_STEP}", "found 3"]
+        assert one.failures == [{}, {}]
+    assert outcomes[0].num_steps == outcomes[1].num_steps == FAULT_STEP + 1
+    assert outcomes[0].weights == outcomes[1].weights
+    assert [one.called for one in outcomes] == [1, 0]  # by the function, on rank 0
+    (path,) = (folder / name).rglob("alerts.jsonl")
+    kinds = {alert.kind for alert in read_alerts(path).alerts if alert.severity != "info"}
+    assert kinds == {"non_finite", "found"}

@@ -61,12 +61,12 @@ def nobody_has_drawn():
     DRAWN_BY.clear()
 
 
-def fit(folder, monitors=(), callbacks=(), max_epochs=2, **loading):
+def fit(folder, monitors=(), callbacks=(), max_epochs=2, ckpt_path=None, **loading):
     torch.manual_seed(3)
     model = Net(mlp())
     loader = DataLoader(vectors(), batch_size=8, shuffle=True, **loading)
     trainer = trainer_of(folder, [*monitors, *callbacks], max_epochs=max_epochs)
-    trainer.fit(model, loader)
+    trainer.fit(model, loader, ckpt_path=ckpt_path)
     return digest(dict(model.state_dict())), torch.get_rng_state().tolist()
 
 
@@ -114,6 +114,30 @@ def test_an_exception_of_the_run_loses_no_picture_that_was_asked_for(tmp_path):
         fit(tmp_path, [StepMonitor(seconds=0.05)], [Stop()])
     assert shown(tmp_path) == {step: step for step in range(7)}
     assert not [t for t in threading.enumerate() if t.name.startswith("vis_callbacks")]
+
+
+class Save(pl.Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 5:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+def test_a_run_that_is_resumed_in_the_same_process_begins_with_nothing_left_to_draw(tmp_path):
+    monitors, saved = [StepMonitor(seconds=0.05)], tmp_path / "saved.ckpt"
+    with pytest.raises(LookupError, match="the user's own"):
+        fit(tmp_path / "broken", monitors, [Save(saved), Stop()])
+    of_broken = shown(tmp_path / "broken")
+    assert of_broken == {step: step for step in range(7)}
+    fit(tmp_path / "resumed", monitors, ckpt_path=saved)
+    of_resumed = shown(tmp_path / "resumed")
+    # The step at whose start it was saved counts as taken.
+    assert of_resumed == {step: step for step in range(6, 6 + len(of_resumed))}
+    assert len(of_resumed) > 2
+    assert shown(tmp_path / "broken") == of_broken
 
 
 def test_a_picture_that_hangs_holds_the_end_up_for_a_bounded_time_and_this_is_said(

@@ -319,7 +319,7 @@ def test_alerts_reach_the_file_the_text_and_the_number(writer_of, any_tensorboar
     run = tmp_path / "run"
     assert reading.scalars(run, "alerts/active") == {300: 1, 400: 2, 500: 1}
     texts = reading.texts(run, "alerts/text")
-    assert [text.count("\n") - 1 for text in texts.values()] == [1, 2, 3]
+    assert [text.count("####") for text in texts.values()] == [1, 2, 3]
     log = read_alerts(tmp_path / "alerts" / "alerts.jsonl")
     assert [(entry.kind, entry.state) for entry in log.alerts] == [
         ("dead_units", "firing"),
@@ -327,6 +327,17 @@ def test_alerts_reach_the_file_the_text_and_the_number(writer_of, any_tensorboar
         ("dead_units", "resolved"),
     ]
     assert all(entry.time is not None for entry in log.alerts)
+
+
+def test_a_healthy_run_is_told_to_have_been_looked_at(writer_of, tensorboard, tmp_path):
+    writer = writer_of(tensorboard)
+    for step in (0, 5, 10, 15):
+        writer.note_watched([step], ())
+    writer.flush()
+    writer.flush()
+    texts = reading.texts(tmp_path / "run", "alerts/text")
+    assert list(texts) == [0, 5, 15]
+    assert texts[15] == "No alert. Looked at 4 steps so far, from step 0 to 15."
 
 
 def test_a_remark_goes_to_the_file_only(writer_of, tensorboard, tmp_path):

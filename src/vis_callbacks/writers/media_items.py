@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -96,19 +96,6 @@ def prepare(item: Item, prefix: str) -> Media:
 def card_for(item: Scalar | Picture | Histogram | Markdown) -> Card:
     """Returns what is known of the item's tag; what the item says itself comes first."""
     return item.card or card_of(item.tag)
-
-
-def number_of(scalar: Scalar) -> float:
-    """Returns the scalar's value as a float; NaN and the infinities pass.
-
-    Raises:
-        ValueError: It holds more than one value.
-        OverflowError: It is an integer beyond the floats.
-    """
-    value: Any = scalar.value
-    if np.size(value) != 1:
-        raise ValueError(f'scalar "{scalar.tag}" holds {np.size(value)} values; it must hold one')
-    return float(value.reshape(())) if isinstance(value, np.ndarray) else float(value)
 
 
 def _checked(histogram: Histogram) -> dict[str, np.ndarray]:

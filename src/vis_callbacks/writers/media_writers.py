@@ -7,7 +7,7 @@ longer than ``patience`` seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class TensorBoardMedia:
         """Writes one item; waits for it no longer than ``patience`` seconds."""
         self._write(media, step, RESERVE_FOR_MEDIA, patience)
 
-    def write_alerts(self, text: Markdown, *, step: int, patience: float) -> None:
+    def write_alerts(self, text: Media, *, step: int, patience: float) -> None:
         """Writes the text of the alerts, which may use the room that pictures may not."""
         self._write(text, step, RESERVE_FOR_NUMBERS, patience)
 
@@ -271,3 +271,12 @@ def media_writer_of(logger: Any) -> MediaWriter | None:
         return LogImageMedia(logger, hand_over)
     experiment = getattr(logger, "experiment", None)
     return TensorBoardMedia(logger) if package_of(experiment) else None
+
+
+def names_of(loggers: Sequence[object]) -> list[str]:
+    """Returns the class name of each logger, numbered where several share it."""
+    kinds = [type(logger).__name__ for logger in loggers]
+    return [
+        kind if kinds.count(kind) == 1 else f"{kind} {kinds[: place + 1].count(kind)}"
+        for place, kind in enumerate(kinds)
+    ]

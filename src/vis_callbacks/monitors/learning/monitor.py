@@ -181,7 +181,7 @@ class LearningMonitor(Monitor):
             }
             if constant > 0:
                 yield Scalar(tag="learning/loss_of_constant", value=mean / constant)
-            if snapshot.wants_pictures:
+            if self._wants_curves(snapshot):
                 draw = partial(
                     draw_loss,
                     steps=self._steps(snapshot),
@@ -190,6 +190,10 @@ class LearningMonitor(Monitor):
                 )
                 yield Picture(tag="learning/loss", draw=draw, arrays={"latest": mean[None]})
         yield from _numbers(numbers)
+
+    def _wants_curves(self, snapshot: Snapshot) -> bool:
+        # The one point of step 0 shows nothing, and would cost a short run a tenth of a second.
+        return snapshot.wants_pictures and len(self.history) > 0
 
     def _steps(self, snapshot: Snapshot) -> tuple[int, ...]:
         return (*self.history.steps, snapshot.step)
@@ -258,14 +262,12 @@ class LearningMonitor(Monitor):
         yield from _numbers(numbers)
         spread = numbers[metric_names.OUTPUT_SPREAD]
         yield Scalar(tag="learning/output_spread", value=spread)
-        if snapshot.wants_pictures:
+        if self._wants_curves(snapshot):
             draw = partial(
                 draw_spread,
                 steps=self._steps(snapshot),
                 spreads=self.history.series(metric_names.OUTPUT_SPREAD),
-                targets=self.history.latest(metric_names.TARGET_SPREAD)
-                if len(self.history)
-                else math.nan,
+                targets=self.history.latest(metric_names.TARGET_SPREAD),
             )
             latest = {"latest": torch.as_tensor(spread)[None]}
             yield Picture(tag="learning/outputs", draw=draw, arrays=latest)
