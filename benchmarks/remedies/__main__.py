@@ -5,9 +5,9 @@
 
 Each program of `programs.py` is trained with the default monitors that alert. Of each alert that
 is raised (no remark) the remedy's *text* is read, what it says is done to the program, and nothing
-else, and the program is trained again. Better means: accuracy, or explained variance, is higher by 3
-points on samples that were not learned from. A remedy that says "again" is followed up to four
-times, until it is better. Where the text says to look at something, what is wrong there is mended
+else, and the program is trained again. Better means: accuracy, or explained variance, is higher
+by 3 points on samples that were not learned from. A remedy that says "again" is followed up to
+four times, until it is better. Where the text says to look at something, what is wrong there is mended
 if that is the mistake.
 """
 
