@@ -7,8 +7,8 @@ Each program of `programs.py` is trained with the default monitors that alert. O
 is raised (no remark) the remedy's *text* is read, what it says is done to the program, and nothing
 else, and the program is trained again. Better means: accuracy, or explained variance, is higher
 by 3 points on samples that were not learned from. A remedy that says "again" is followed up to
-four times, until it is better. Where the text says to look at something, what is wrong there is mended
-if that is the mistake.
+four times, until it is better. Where the text says to look at something, what is wrong there is
+mended if that is the mistake.
 """
 
 from __future__ import annotations
