@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import inspect
+from textwrap import dedent
+
 import pytest
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
 from tests.tiny import tiny_fit
+from tests.writers.reading import read
 
 from vis_callbacks import (
     ActivationMaximizationMonitor,
@@ -38,6 +44,13 @@ def test_each_of_them_is_given_the_kinds_of_alerts_that_are_its_own():
     assert kinds == [["saturation"], [], ["representation_collapse"], [], []]
 
 
+def test_what_alerts_cause_is_given_by_kind_to_those_that_raise_them():
+    monitors = default_monitors(on_alert={"no_gradient": "stop", "dying_units": "raise"})
+    given = [monitor.options.on_alert for monitor in monitors]
+    assert given == [{"dying_units": "raise"}, {}, {}, {}, {"no_gradient": "stop"}]
+    assert default_monitors(on_alert={"default": "stop"})[1].options.on_alert == {"default": "stop"}
+
+
 def test_no_kinds_of_alerts_are_none_for_each_of_them():
     assert not any(monitor.active_rules for monitor in default_monitors(enabled_alerts=[]))
 
@@ -47,6 +60,7 @@ def test_no_kinds_of_alerts_are_none_for_each_of_them():
     [
         ({"enabled_alerts": ["odd_filter"]}, ValueError, r"'odd_filter'.*Nearest: odd_filters"),
         ({"enabled_alerts": "saturation"}, TypeError, r'Use \["saturation"\]'),
+        ({"on_alert": {"odd_filter": "stop"}}, ValueError, r"on_alert.*Nearest: odd_filters"),
         ({"every_n_epochs": 0}, ValueError, "every_n_epochs=0"),
         ({"class_name": ["cat"]}, TypeError, "class_names"),
     ],
@@ -61,3 +75,24 @@ def test_they_watch_one_training_together(tmp_path):
     tiny_fit(tmp_path, monitors, max_epochs=1)
     assert [monitor.guard.counts for monitor in monitors] == [{}] * 5
     assert all(monitor.last_report and monitor.last_report.items for monitor in monitors)
+
+
+@pytest.mark.parametrize("all_cards", [False, True])
+def test_two_runs_fill_at_most_30_cards_unless_all_are_asked_for(tmp_path, all_cards):
+    monitors = default_monitors(all_cards=all_cards, max_overhead=None)
+    trainer = tiny_fit(tmp_path, monitors, logger=TensorBoardLogger(tmp_path), log_every_n_steps=1)
+    tags = read(trainer.log_dir).Tags()
+    num_cards = len(tags["scalars"]) + 2 * len(tags["images"])
+    assert (num_cards <= 30) is not all_cards
+    groups = sorted({tag.partition("/")[0] for tag in (*tags["scalars"], *tags["images"])})
+    assert groups[:2] == ["activations", "alerts"]  # the two that TensorBoard opens unfolded
+
+
+def test_the_yaml_in_its_docstring_makes_the_same_monitors():
+    jsonargparse = pytest.importorskip("jsonargparse")
+    text = inspect.getdoc(default_monitors).partition("::")[2].partition("Args:")[0]
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--trainer.callbacks", type=list[Callback])
+    monitors = parser.instantiate(parser.parse_string(dedent(text))).trainer.callbacks
+    assert list(map(type, monitors)) == list(map(type, default_monitors()))
+    assert monitors[-1].options.on_alert == "stop"

@@ -18,7 +18,8 @@ class Net(nn.Module):
 
 def test_the_table_names_layers_as_options_understand_them(capsys):
     text = vis_callbacks.summary(Net(), torch.randn(2, 4))
-    assert capsys.readouterr().out.strip() == text
+    assert capsys.readouterr().out == ""
+    assert repr(text) == text  # as a notebook shows it
     rows = [line.split() for line in text.splitlines()]
     assert rows[0] == ["name", "kind", "shape", "units", "weight"]
     assert rows[1][:2] == ["act", "tanh"]
@@ -34,7 +35,12 @@ def test_gates_are_told_apart():
 
     text = vis_callbacks.summary(Gated(), torch.randn(2, 4, 3, 3))
     assert "sigmoid (gate)" in text
-    assert text.splitlines()[-1].startswith("0 layers and 1 gates")
+    assert text.splitlines()[-1].startswith("0 layers and 1 gate,")
+
+
+def test_one_layer_is_one():
+    text = vis_callbacks.summary(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.randn(2, 4))
+    assert text.splitlines()[-1] == "1 layer"
 
 
 def test_the_model_is_left_as_it_was():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -50,10 +51,11 @@ def is_numbers(value: Any) -> bool:
 MAY_BE: dict[str, Callable[[Any], bool]] = {
     "every_n_train_steps": lambda v: v is None or is_count(v),
     "every_n_epochs": lambda v: v is None or is_count(v),
-    "on_alert": lambda v: callable(v) or v in ("warn", "stop", "raise"),
+    "on_alert": lambda v: callable(v) or v == {} or v in ("warn", "stop", "raise"),
     "enabled_alerts": lambda v: v is None or v in ([], ()),
     "tag_prefix": is_prefix,
     "max_overhead": lambda v: v is None or v == "auto" or (type(v) in (int, float) and 0 < v <= 1),
+    "all_cards": lambda v: isinstance(v, bool),
     "save_images": lambda v: isinstance(v, bool),
     "verbose": lambda v: isinstance(v, bool),
     "num_samples": is_count,
@@ -99,6 +101,30 @@ def test_a_wrong_value_is_refused_by_name_with_what_to_write(name, value):
 
 
 @pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("layer", "layers"), ("histogram", "histograms"), ("class_name", "class_names")],
+)
+def test_an_unknown_option_is_answered_with_the_nearest_of_the_monitor(wrong, right):
+    with pytest.raises(TypeError, match=rf"ActivationMonitor has no option '{wrong}'.*\b{right}\b"):
+        ActivationMonitor(**{wrong: None})
+
+
+def test_a_subclass_that_passes_other_keywords_on_is_left_as_it_is():
+    class Own(FiltersDummy):
+        """Does something.
+
+        Args:
+            **options: Of its own.
+        """
+
+        def __init__(self, own: int = 3, **options: Any) -> None:
+            super().__init__(**options)
+
+    assert list(inspect.signature(Own).parameters) == ["own", "options"]
+    assert Own(num_samples=3).options.num_samples == 3
+
+
+@pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"every_n_train_steps": 5, "every_n_epochs": 1}, ValueError, "exclude each other"),
@@ -106,6 +132,18 @@ def test_a_wrong_value_is_refused_by_name_with_what_to_write(name, value):
         ({"every_n_epochs": 1.0}, TypeError, r"every_n_epochs=1\.0 is a float.*whole number"),
         ({"every_n_epochs": True}, TypeError, "every_n_epochs=True is a bool"),
         ({"on_alert": "explode"}, ValueError, 'on_alert=\'explode\'.*"warn", "stop", "raise"'),
+        (
+            {"on_alert": {"dying_units": "explode"}},
+            ValueError,
+            r"on_alert\['dying_units'\]='explode'",
+        ),
+        (
+            {"on_alert": {"dying_unit": "stop"}},
+            ValueError,
+            "on_alert holds 'dying_unit', which ActivationMonitor.*Nearest: dying_units",
+        ),
+        ({"on_alert": {1: "stop"}}, ValueError, "on_alert holds 1, which"),
+        ({"on_alert": {"info": "stop"}}, ValueError, "on_alert holds 'info', which"),
         ({"enabled_alerts": "nan"}, TypeError, r'enabled_alerts=\'nan\'.*Use \["nan"\]'),
         ({"enabled_alerts": ["ded"]}, ValueError, "enabled_alerts holds 'ded'.*dying_units"),
         ({"max_overhead": 5}, ValueError, "max_overhead=5.*0.03 for three percent"),

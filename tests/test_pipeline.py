@@ -221,9 +221,38 @@ def test_an_alert_found_at_a_checkpoint_acts_after_a_resume(tmp_path, caplog, on
     with raises if on_alert == "raise" else contextlib.nullcontext():
         fit(tmp_path, monitor, max_epochs=8, ckpt_path=tmp_path / "now.ckpt")
     assert monitor.history.steps[-1] == (15 if on_alert == "function" else 5)
-    assert len([m for m in caplog.messages if "It is so" in m]) == 1
-    assert [alert.step for alert in called] == ([5] if on_alert == "function" else [])
+    begun = [m for m in caplog.messages if "It is so" in m and "[resolved]" not in m]
+    assert len(begun) == 1
+    told = [("firing", 5), ("resolved", 10)] if on_alert == "function" else []
+    assert [(alert.state, alert.step) for alert in called] == told
     assert monitor.state_dict()["tracker"]["untold"] == []
+
+
+@pytest.mark.parametrize("ends_by", ["raise", "stop"])
+def test_all_alerts_of_a_run_are_told_written_and_acted_on_before_one_ends_it(
+    tmp_path, caplog, ends_by
+):
+    class Ending(Keeps):
+        rules = (Always(from_step=5),)
+
+    class AmidABurst(Keeps):
+        rules = (OnceAt(4),)
+
+    called: list[Any] = []
+    ending, amid = Ending(on_alert={"always": ends_by}), AmidABurst(on_alert=called.append)
+    ending.schedule = EveryNSteps(1)
+    raises = pytest.raises(AlertRaisedError, match="It is so")
+    with raises if ends_by == "raise" else contextlib.nullcontext():
+        fit(tmp_path, ending, amid, max_epochs=8)
+    assert [alert.step for alert in called] == [4]
+    assert sorted(m[:18] for m in caplog.messages if "It is so" in m) == [
+        "[warning] step 4: ",
+        "[warning] step 5: ",
+    ]
+    lines = (tmp_path / "vis_callbacks" / "alerts.jsonl").read_text()
+    assert '"step":4' in lines
+    assert '"step":5' in lines
+    assert ending.history.steps[-1] == 5
 
 
 def test_an_alert_of_the_last_burst_still_raises(tmp_path):

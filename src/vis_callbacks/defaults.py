@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Unpack
 
-from vis_callbacks.engine.layers import nearest
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.monitors.activations.monitor import ActivationMonitor
 from vis_callbacks.monitors.embedding.monitor import EmbeddingMonitor
 from vis_callbacks.monitors.filters.monitor import FilterMonitor
 from vis_callbacks.monitors.learning.monitor import LearningMonitor
 from vis_callbacks.monitors.saliency.monitor import SaliencyMonitor
-from vis_callbacks.options import MonitorOptions, check_names
+from vis_callbacks.on_alert import OTHERS, check_kinds, kinds_in
+from vis_callbacks.options import MonitorOptions, check_names, described_options, list_options
 
 
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
@@ -21,14 +22,26 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
     take many passes (`OcclusionMonitor`, `ActivationMaximizationMonitor`) or slow each batch of
     a validation (`TopPatchesMonitor`).
 
+    In a YAML of ``LightningCLI`` a class path stands for one callback, so the five are named::
+
+        trainer:
+          callbacks:
+            - class_path: vis_callbacks.ActivationMonitor
+            - class_path: vis_callbacks.FilterMonitor
+            - class_path: vis_callbacks.EmbeddingMonitor
+            - class_path: vis_callbacks.SaliencyMonitor
+            - class_path: vis_callbacks.LearningMonitor
+              init_args: {on_alert: stop}  # options, here and for the others
+
     Args:
         **options: Given to each of them, such as ``class_names``, ``mean`` and ``std``; see
-            `Monitor`. Of ``enabled_alerts`` each is given the kinds that are its own.
+            `Monitor`. Of ``enabled_alerts``, and of ``on_alert`` by kind, each is given the kinds
+            that are its own.
 
     Raises:
         TypeError, ValueError: An option is wrong, or none of them has a kind of alert.
 
-    Example:
+    Examples:
         >>> [type(monitor).__name__ for monitor in default_monitors()]
         ['ActivationMonitor', 'FilterMonitor', 'EmbeddingMonitor', 'SaliencyMonitor',
          'LearningMonitor']
@@ -40,20 +53,21 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
         SaliencyMonitor,
         LearningMonitor,
     )
-    enabled = options.get("enabled_alerts")
+    enabled, on_alert = options.get("enabled_alerts"), options.get("on_alert")
     check_names("enabled_alerts", enabled)
-    known = [rule.kind for kind in kinds for rule in kind.rules]
-    for name in enabled or ():
-        if name not in known:
-            near = ", ".join(nearest(name, known) or sorted(known))
-            raise ValueError(
-                f"enabled_alerts holds {name!r}, which none of the default monitors raises. "
-                f"Nearest: {near}."
-            )
+    known, owner = [rule.kind for kind in kinds for rule in kind.rules], "none of them"
+    check_kinds("enabled_alerts", enabled or (), known, owner)
+    check_kinds("on_alert", kinds_in(on_alert), known, owner)
     monitors: list[Monitor] = []
     for kind in kinds:
+        own = {rule.kind for rule in kind.rules}
         if enabled is not None:
-            own = {rule.kind for rule in kind.rules}
             options["enabled_alerts"] = [name for name in enabled if name in own]
+        if isinstance(on_alert, Mapping):
+            options["on_alert"] = {k: v for k, v in on_alert.items() if k in {*own, *OTHERS}}
         monitors.append(kind(**options))
     return monitors
+
+
+list_options(default_monitors, {})
+default_monitors.__doc__ = described_options(default_monitors.__doc__, Monitor.__doc__)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from vis_callbacks.terminal import beside_bars
+
 _logger = logging.getLogger("vis_callbacks")
 
 _MAX_WORDS = 1500  # with the advice that some errors carry
@@ -254,8 +256,10 @@ def log_summary(guards: Sequence[Guard]) -> None:
 
 def log(message: str, *, level: int = logging.WARNING, contained: Exception | None = None) -> None:
     """Logs a message; a log handler that fails itself changes nothing."""
+    if not _logger.isEnabledFor(level):
+        return
     # The stored error lets a test's handler fail on failures that nobody asked for.
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), beside_bars(_logger):
         _logger.log(level, message, extra={"contained": contained} if contained else None)
 
 

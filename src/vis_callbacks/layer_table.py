@@ -13,10 +13,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class LayerTable(str):
+    """A text that a notebook and a Python prompt show in lines, too."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def summary(
     model: nn.Module, inputs: Any, forward_fn: Callable[[nn.Module, Any], Any] | None = None
-) -> str:
-    """Prints the layers that monitors read, in the order of the forward pass; returns the text.
+) -> LayerTable:
+    """Returns the layers that monitors read, in the order of the forward pass, as a text.
+
+    In a script, print it. A notebook shows it by itself.
 
     Use the names, or globs over them, in options such as ``layers=``. Modules that are no
     nonlinearity (``model.named_modules()``) can be named too.
@@ -47,9 +58,10 @@ def summary(
         for row in rows
     ]
     gates = sum("(gate)" in row[1] for row in rows)
-    lines.append(
-        f"{len(rows) - 1 - gates} layers"
-        + (f" and {gates} gates, which are read only where they are named" if gates else "")
-    )
-    print(text := "\n".join(lines))  # noqa: T201 - printing is what it is for
-    return text
+    of_gates = f" and {_counted(gates, 'gate')}, read only where named" if gates else ""
+    lines.append(f"{_counted(len(rows) - 1 - gates, 'layer')}{of_gates}")
+    return LayerTable("\n".join(lines))
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -115,10 +116,19 @@ class Pipeline:
         self._writer.end_drawing()
 
     def react(self, run: RunView) -> None:
-        """Tells of alerts and acts on the run, on all ranks together."""
+        """Tells of alerts and acts on the run, on all ranks together.
+
+        Raises:
+            IntendedError: An alert is to end the run; all that is known was told of before.
+        """
         told = self._tell(run)
-        if self._has_ranks or run.world_size == 1:  # a rank by itself may not leave the others
-            act(told, run, has_ranks=self._has_ranks)
+        if not self._has_ranks and run.world_size > 1:
+            return  # a rank by itself may not leave the others
+        error = act(told, run, has_ranks=self._has_ranks)
+        if error is not None:
+            self.catch_up(run)  # other monitors may be amid a burst; here all ranks still live
+            self._tell(run)
+            raise error
 
     def _tell(self, run: RunView) -> list[Told]:
         monitors = [state.monitor for state in self._states]
@@ -184,6 +194,11 @@ class Pipeline:
             if one.state.monitor.options.verbose and run.is_global_zero:
                 words = f"{one.state.monitor.name}: snapshot at step {one.context.step}"
                 log(words, level=logging.INFO)
+        if seen:
+            latest = seen[-1].state
+            with latest.overhead.measured(), latest.guard.catch("writing alerts"):
+                firing = [alert for tracker in trackers for alert in tracker.active]
+                self._writer.note_watched({one.context.step for one in seen}, firing)
         for state, seconds in zip(states, before, strict=True):
             if state.has_drawn:
                 state.has_drawn, state.overhead.drawing = False, state.overhead.seconds - seconds
@@ -279,11 +294,13 @@ class Pipeline:
 
     def _write(self, one: _Observed, also: Mapping[str, float]) -> None:
         state, context = one.state, one.context
-        name, prefix = state.monitor.name, state.monitor.options.tag_prefix
+        name, options = state.monitor.name, state.monitor.options
+        prefix = options.tag_prefix
         with state.overhead.measured(), state.guard.catch("writing"):
             spent = Scalar(tag=f"overhead/{name}_percent", value=state.overhead.percent)
+            report = replace(one.report, items=(*one.report.items, spent))
             self._writer.write(
-                Report(step=one.report.step, items=(*one.report.items, spent)),
+                report.with_all_cards() if options.all_cards else report,
                 log_step=context.step,
                 epoch=context.epoch,
                 prefix=prefix if context.stage == "fit" else f"{context.stage}/{prefix}",

@@ -11,6 +11,7 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.engine.roll_call import RollCall
 from vis_callbacks.guard import Catch, log
 from vis_callbacks.observer import Observer
+from vis_callbacks.on_alert import reactions_of, without_functions
 
 # Ranks announce themselves in ``setup``, and Lightning has all of them wait for each other before
 # a run begins: a rank that is missing then has no monitors.
@@ -45,8 +46,8 @@ def company_of(
             if answer.is_together:
                 return "all"
             present = answer.present
-    ends = {str(m.options.on_alert) for m in monitors} & {"stop", "raise"}
-    log(_words(run, present, sorted(ends)))
+    reactions = [one for monitor in monitors for one in reactions_of(monitor.options.on_alert)]
+    log(_words(run, present, [end for end in ("raise", "stop") if end in reactions]))
     return "alone" if run.is_global_zero and not run.is_sharded else "none"
 
 
@@ -55,7 +56,7 @@ def _fingerprint(monitors: Sequence[Observer]) -> str:
     facts = []
     for monitor in monitors:
         options = monitor.options
-        on_alert = "a function" if callable(options.on_alert) else options.on_alert
+        on_alert = without_functions(options.on_alert)
         schedule = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(monitor.schedule))
         kind = f"{type(monitor).__module__}.{type(monitor).__qualname__}"
         facts.append((kind, monitor.name, schedule, on_alert, options.max_overhead))

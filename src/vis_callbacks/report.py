@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vis_callbacks.cards import Card, card_of
 from vis_callbacks.tags import tag as tag  # monitors take it from here
 
 Values = Tensor | np.ndarray
@@ -30,6 +31,7 @@ class Scalar:
 
     tag: str
     value: float | Values
+    card: Card | None = None  # None: as `vis_callbacks.cards` has it; so below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Picture:
     draw: Callable[..., np.ndarray]
     arrays: Mapping[str, Values] = field(default_factory=dict)
     caption: str = ""
+    card: Card | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class Markdown:
 
     tag: str
     text: str
+    card: Card | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,7 @@ class Histogram:
     edges: Values
     total: Values | float = 0.0
     total_of_squares: Values | float = 0.0
+    card: Card | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +122,16 @@ class Report:
         """Returns the items of one kind, in order."""
         return tuple(item for item in self.items if isinstance(item, kind))
 
+    def with_all_cards(self) -> Report:
+        """Returns the report with a card of TensorBoard's for each number and picture."""
+        shown = [
+            replace(item, card=(item.card or card_of(item.tag))._replace(is_shown=True))
+            if isinstance(item, Scalar | Picture)
+            else item
+            for item in self.items
+        ]
+        return replace(self, items=tuple(shown))
+
     def rule_metrics(self) -> dict[str, dict[str, float]]:
         """Returns the numbers for the rules by metric and layer, once they are on the host."""
         found: dict[str, dict[str, float]] = {}
@@ -125,6 +140,19 @@ class Report:
             for metric, values in zip(item.metrics, table.tolist(), strict=True):
                 found[metric] = dict(zip(item.layers, map(float, values), strict=True))
         return found
+
+
+def number_of(scalar: Scalar) -> float:
+    """Returns the scalar's value as a float; NaN and the infinities pass.
+
+    Raises:
+        ValueError: It holds more than one value.
+        OverflowError: It is an integer beyond the floats.
+    """
+    value: Any = scalar.value
+    if np.size(value) != 1:
+        raise ValueError(f'scalar "{scalar.tag}" holds {np.size(value)} values; it must hold one')
+    return float(value.reshape(())) if isinstance(value, np.ndarray) else float(value)
 
 
 _MARKUP = re.compile(r"[^\w ,;%/']|_")

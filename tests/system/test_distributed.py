@@ -211,3 +211,21 @@ def test_what_a_function_does_to_the_run_on_rank_0_is_done_on_both(folder: Path,
     assert [run.called for run in runs] == [1, 0]
     assert [run.num_steps for run in runs] == [FAULT_STEP + 1] * 2
     assert [run.raised for run in runs] == [{"raises": "AlertRaisedError"}.get(how)] * 2
+
+
+@pytest.mark.parametrize("action", ["stop", "raise"])
+def test_two_ranks_agree_and_every_alert_is_told_before_one_kind_ends_the_run(
+    folder: Path, action: str
+) -> None:
+    name = f"{action} by kind, amid a burst"
+    outcomes = [outcome(folder, name, rank) for rank in RANKS]
+    for one in outcomes:
+        assert one.raised == ("AlertRaisedError" if action == "raise" else None)
+        assert one.alerts == [f"non_finite {FAULT_STEP}", "found 3"]
+        assert one.failures == [{}, {}]
+    assert outcomes[0].num_steps == outcomes[1].num_steps == FAULT_STEP + 1
+    assert outcomes[0].weights == outcomes[1].weights
+    assert [one.called for one in outcomes] == [1, 0]  # by the function, on rank 0
+    (path,) = (folder / name).rglob("alerts.jsonl")
+    kinds = {alert.kind for alert in read_alerts(path).alerts if alert.severity != "info"}
+    assert kinds == {"non_finite", "found"}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vis_callbacks._lightning import trainer_of as trainer_of_module
-from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.alerts.alert import Alert, Finding
 from vis_callbacks.engine.probe import Probe
 from vis_callbacks.engine.schedule import EveryNSteps
 from vis_callbacks.engine.snapshot import Snapshot
@@ -160,6 +160,18 @@ def _total(activation: Any, batch: Any) -> dict[str, Tensor]:
     return {"total": activation.values.sum()}
 
 
+class FoundAt:
+    """Finds something at one step alone."""
+
+    kind, severity = "found", "warning"
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def check(self, history: Any) -> Finding | None:
+        return Finding(message="Found.") if history.steps[-1] == self.step else None
+
+
 class Failing(Summing):
     """Fails at one stage, on one rank, from one step on."""
 
@@ -253,6 +265,24 @@ def alone(on_alert: str, folder: Path) -> Outcome:
     return fit(folder, [monitor], nan_from=1)
 
 
+class LateBurst(Summing):
+    """Finds something at step 3, and is amid a burst for the whole run."""
+
+    default_schedule = type("Endless", (Threes,), {"ends_burst": lambda *_: False})(1)
+    rules = (FoundAt(3),)
+
+
+def by_kind(action: str, folder: Path) -> Outcome:
+    """Ends the run by one kind of alert, while another monitor is amid a burst."""
+    called: list[Alert] = []
+    on_alert = {"non_finite": action, "default": called.append}
+    monitors = [
+        watching(on_alert=on_alert),
+        LateBurst(on_alert={"found": called.append}),
+    ]
+    return fit(folder, monitors, nan_from=FAULT_STEP, called=called)
+
+
 def in_bursts(*monitors: Monitor) -> Sequence[Monitor]:
     for monitor in monitors:
         monitor.schedule = Threes(1)
@@ -285,6 +315,7 @@ SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
     },
     **{f"writing fails on {rank}": partial(writing_fails, rank) for rank in (0, 1)},
     "raise on one rank": partial(alone, "raise"),
+    **{f"{action} by kind, amid a burst": partial(by_kind, action) for action in ("stop", "raise")},
     "raise": lambda folder: fit(folder, [watching(on_alert="raise")], nan_from=FAULT_STEP),
 }
 

@@ -35,8 +35,9 @@ class AlertTracker:
 
     Attributes:
         alerts: All that have begun to fire or became graver, as they were then.
-        untold: Those of them that nobody has been told of, nor acted upon. They belong to the
-            state: what was found while a checkpoint is saved is told of after a resume.
+        untold: Those of them, and those that ended, that nobody has been told of, nor acted
+            upon. They belong to the state: what was found while a checkpoint is saved is told of
+            after a resume.
 
     Args:
         monitor: The name that the alerts carry.
@@ -92,9 +93,8 @@ class AlertTracker:
                 changes += self._found(alert, outcome.min_snapshots)
         for key in [key for key in self._entries if key[0] in decided and key not in found]:
             changes += self._missed(key, when)
-        begun = list(filter(_is_begun, changes))
-        self.alerts += begun
-        self.untold += begun
+        self.alerts += filter(_is_begun, changes)
+        self.untold += [alert for alert in changes if alert.severity != "info"]
         return changes
 
     def certain(self, judged: Iterable[tuple[Rule, Outcome]], step: int) -> list[Alert]:

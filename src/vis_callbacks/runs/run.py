@@ -174,17 +174,16 @@ class Run:
         self.last_time = max(event.wall_time, self.last_time or 0.0)
         for value in event.summary.value:
             self.last_step = max(event.step, self.last_step or 0)
-            if value.metadata.plugin_data.plugin_name == TAB_NAME:
-                table = self._table_of(value)
-                limit = MAX_CELLS // max(1, len(table.values) if table else 1)
-                limit = min(max(limit, 16), MAX_POINTS)
-                self._add(self.tables, MAX_TABLES, value.tag, limit, event.step, table)
-            elif value.WhichOneof("value") == "simple_value":
-                number = value.simple_value
+            if (number := _number_of(value)) is not None:
                 self._add(self.curves, MAX_TAGS, value.tag, MAX_POINTS, event.step, number)
             elif _image_of(value) is not None:
                 place = StoredPicture(file, offset)
                 self._add(self.pictures, MAX_TAGS, value.tag, self._max_pictures, event.step, place)
+            elif value.metadata.plugin_data.plugin_name == TAB_NAME:
+                table = self._table_of(value)
+                limit = MAX_CELLS // max(1, len(table.values) if table else 1)
+                limit = min(max(limit, 16), MAX_POINTS)
+                self._add(self.tables, MAX_TABLES, value.tag, limit, event.step, table)
 
     def _add(
         self,
@@ -220,11 +219,20 @@ def _floats(row: Iterable[Any]) -> list[float]:
     return [math.nan if number is None else float(number) for number in row]
 
 
+def _number_of(value: Any) -> float | None:
+    """A scalar's number, or one that is for our tab alone; None where the value is another."""
+    if value.WhichOneof("value") == "simple_value":
+        return float(value.simple_value)
+    is_ours = value.metadata.plugin_data.plugin_name == TAB_NAME
+    return float(value.tensor.float_val[0]) if is_ours and value.tensor.float_val else None
+
+
 def _image_of(value: Any) -> bytes | None:
-    """The encoded image of a summary's value, in the old form or the new; else None."""
+    """The encoded image of a value in the old form, the new one or for our tab; else None."""
     if value.WhichOneof("value") == "image":
         return bytes(value.image.encoded_image_string)
-    if value.metadata.plugin_data.plugin_name == "images" and len(value.tensor.string_val) > 2:
+    is_image = value.metadata.plugin_data.plugin_name in ("images", TAB_NAME)
+    if is_image and len(value.tensor.string_val) > 2:
         return bytes(value.tensor.string_val[2])  # behind width and height
     return None
 

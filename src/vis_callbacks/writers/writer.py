@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.cards import card_of
 from vis_callbacks.guard import Guard
-from vis_callbacks.report import Markdown, Picture, Report, RuleMetrics, Scalar
+from vis_callbacks.report import Markdown, Picture, Report, RuleMetrics, Scalar, number_of
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
-from vis_callbacks.writers.alert_table import alert_table
+from vis_callbacks.writers.alert_text import AlertStory
 from vis_callbacks.writers.budget import ByteBudget, TimeBudget
 from vis_callbacks.writers.drawing import Drawing, Drawn, Order
-from vis_callbacks.writers.media_items import Media, num_bytes, prepare, within, word_for
+from vis_callbacks.writers.media_items import (
+    Media,
+    Number,
+    card_for,
+    num_bytes,
+    prepare,
+    within,
+    word_for,
+)
 from vis_callbacks.writers.media_writers import (
     ImageFolder,
     MediaWriter,
     TensorBoardMedia,
     media_writer_of,
+    names_of,
 )
+from vis_callbacks.writers.wandb_alert import has_wandb, send_by_wandb
 
 __all__ = ["Writer", "alert_folder"]
 
@@ -75,7 +84,7 @@ class Writer:
         time_budget: TimeBudget | None = None,
     ) -> None:
         self._loggers = tuple(loggers)
-        self._names = _names_of(self._loggers)
+        self._names = names_of(self._loggers)
         self._folder = alert_folder
         self._is_global_zero = is_global_zero
         self._save_images = save_images
@@ -83,11 +92,10 @@ class Writer:
         self._bytes = ByteBudget(max_bytes_per_epoch)
         self._time = time_budget or TimeBudget()
         self._log = AlertLog(alert_folder) if alert_folder is not None else None
-        self._shown: list[Alert] = []
+        self._story = AlertStory()
         self._guards: dict[str, Guard] = {}
-        self._media_writers: dict[
-            str, MediaWriter | None
-        ] = {}  # by the name of the logger or "PNG files"
+        # By the name of the logger or "PNG files".
+        self._media_writers: dict[str, MediaWriter | None] = {}
         self._epoch = 0
         self._drawing = Drawing() if draws_aside else None
         self._drawn_before: set[object] = set()  # functions that draw
@@ -155,7 +163,7 @@ class Writer:
     ) -> None:
         """Writes alerts that began firing, changed or were resolved; on disk when it returns.
 
-        Remarks (``info``) go to alerts.jsonl only.
+        Remarks (``info``) go to alerts.jsonl only. wandb sends the others on where it logs.
 
         Args:
             transitions: Alerts as they are now.
@@ -170,13 +178,19 @@ class Writer:
         shown = [alert for alert in transitions if alert.severity != "info"]
         if not shown:
             return
-        self._shown.extend(shown)
+        self._story.add(shown)
         prefix = _as_folder(prefix)
-        self._log_to_all({f"{prefix}alerts/active": float(active)}, log_step)
-        text = Markdown(tag=f"{prefix}alerts/text", text=alert_table(self._shown))
-        for name, to in self._all_media_writers():
-            if isinstance(to, TensorBoardMedia):
-                self._try(f"{name}'s alerts", self._write_alert_text, to, text, log_step)
+        self._write_numbers([Scalar(tag="alerts/active", value=active)], log_step, prefix, {})
+        self._write_alert_text(log_step, prefix, has_news=True)
+        for name, logger in zip(self._names, self._loggers, strict=True):
+            for alert in shown if has_wandb(logger) else ():
+                self._try(f"{name}'s alerts", send_by_wandb, logger, alert)
+
+    def note_watched(self, steps: Iterable[int], active: Sequence[Alert]) -> None:
+        """Notes which steps were looked at, and the alerts that fire; see `AlertStory`."""
+        self._story.note_watched(steps, active)
+        if self._is_global_zero and self._story.is_due:
+            self._write_alert_text(self._story.latest)
 
     def flush(self) -> None:
         """Writes what has waited, and flushes the event files. Harmless when done twice."""
@@ -185,6 +199,8 @@ class Writer:
         self._begin(self._epoch)
         self.end_drawing()
         self._write_drawn()
+        if self._story.is_stale:
+            self._write_alert_text(self._story.latest)
         for name, to in self._media_writers.items():
             if isinstance(to, TensorBoardMedia):
                 flush = partial(to.flush, patience=_PATIENCE_FOR_ALERTS)
@@ -226,28 +242,27 @@ class Writer:
     def _write_numbers(
         self, scalars: Sequence[Scalar], step: int, prefix: str, also: Mapping[str, float]
     ) -> None:
-        numbers = dict(also)
+        numbers = {tag: Number(value, card_of(tag)) for tag, value in also.items()}
         for scalar in scalars:
             tag = prefix + scalar.tag
             self._try(f'the number "{scalar.tag}"', _take_number, numbers, tag, scalar)
         if numbers:
             self._log_to_all(numbers, step)
 
-    def _log_to_all(self, numbers: Mapping[str, float], step: int) -> None:
+    def _log_to_all(self, numbers: Mapping[str, Number], step: int) -> None:
         for name, logger in zip(self._names, self._loggers, strict=True):
             to = self._media_writer_of(name, logger)
             self._try(f"{name}'s numbers", self._log_to, logger, to, numbers, step)
 
     def _log_to(
-        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, float], step: int
+        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, Number], step: int
     ) -> None:
         if not isinstance(to, TensorBoardMedia):
-            logger.log_metrics(dict(numbers), step=step)
+            logger.log_metrics({tag: number.value for tag, number in numbers.items()}, step=step)
             return
         patience = min(_PATIENCE, max(self._time.remaining, _LEAST_PATIENCE))
         with self._time.spending():
-            to.require_ready(len(numbers), patience=patience)
-            logger.log_metrics(dict(numbers), step=step)
+            to.write_numbers(numbers, step=step, patience=patience)
 
     # -- pictures, texts, histograms, embeddings
 
@@ -355,14 +370,22 @@ class Writer:
         with self._time.spending():
             to.write(media, step=step, patience=min(_PATIENCE, self._time.remaining))
 
-    def _write_alert_text(self, to: TensorBoardMedia, text: Markdown, step: int) -> None:
+    def _write_alert_text(self, step: int, prefix: str = "", *, has_news: bool = False) -> None:
+        """Writes all alerts so far, or that there is none; news is waited for and flushed."""
+        item = prepare(Markdown(tag="alerts/text", text=self._story.tell()), prefix)
+        write = self._write_news if has_news else self._write_one
+        for name, to in self._all_media_writers():
+            if isinstance(to, TensorBoardMedia):
+                self._try(f"{name}'s alerts", write, to, item, step)
+
+    def _write_news(self, to: TensorBoardMedia, text: Media, step: int) -> None:
         with self._time.spending():
             to.write_alerts(text, step=step, patience=_PATIENCE_FOR_ALERTS)
             to.flush(patience=_PATIENCE_FOR_ALERTS)
 
 
-def _take_number(numbers: dict[str, float], tag: str, scalar: Scalar) -> None:
-    numbers[tag] = number_of(scalar)
+def _take_number(numbers: dict[str, Number], tag: str, scalar: Scalar) -> None:
+    numbers[tag] = Number(number_of(scalar), card_for(scalar))
 
 
 def _take_media(media: list[Media], order: Order) -> None:
@@ -371,28 +394,6 @@ def _take_media(media: list[Media], order: Order) -> None:
 
 def _take_drawn(media: list[Media], drawn: Drawn) -> None:
     media.append(drawn.result())
-
-
-def number_of(scalar: Scalar) -> float:
-    """Returns the scalar's value as a float; NaN and the infinities pass.
-
-    Raises:
-        ValueError: It holds more than one value.
-        OverflowError: It is an integer beyond the floats.
-    """
-    value: Any = scalar.value
-    if np.size(value) != 1:
-        raise ValueError(f'scalar "{scalar.tag}" holds {np.size(value)} values; it must hold one')
-    return float(value.reshape(())) if isinstance(value, np.ndarray) else float(value)
-
-
-def _names_of(loggers: Sequence[object]) -> list[str]:
-    """The class name of each logger, numbered where several share it."""
-    kinds = [type(logger).__name__ for logger in loggers]
-    return [
-        kind if kinds.count(kind) == 1 else f"{kind} {kinds[: place + 1].count(kind)}"
-        for place, kind in enumerate(kinds)
-    ]
 
 
 def _as_folder(prefix: str) -> str:

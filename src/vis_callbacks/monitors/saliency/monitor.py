@@ -231,9 +231,12 @@ class SaliencyMonitor(Monitor):
         read = self.outputs.class_scores if are_classes else None
         shares = self.outputs.probabilities(scores) if are_classes else scores
         questions = []
-        for target in self._targets(scores.shape[1], are_classes):
-            found = resolve_targets(read(scores) if read else scores, target, references.labels)
+        labels = references.labels
+        for target in self._targets(scores.shape[1], are_classes, has_labels=labels is not None):
+            found = resolve_targets(read(scores) if read else scores, target, labels)
             column = target if isinstance(target, str) else self.outputs.name(target)
+            if column == "label" and labels is None:  # its note says so
+                column = "predicted"
             questions.append(
                 Question(
                     column if are_classes else _NEUTRAL.get(column, column),
@@ -246,9 +249,13 @@ class SaliencyMonitor(Monitor):
             )
         return questions
 
-    def _targets(self, num_outputs: int, are_classes: bool) -> Sequence[Target]:
+    def _targets(
+        self, num_outputs: int, are_classes: bool, *, has_labels: bool
+    ) -> Sequence[Target]:
         """Returns the targets that mean something for outputs of this kind."""
         targets = expand_target(self.target)
+        if not has_labels:
+            targets = targets[:1]  # of "both": what stands in for the label is the prediction
         if are_classes or isinstance(self.target, int):
             return targets
         if num_outputs == 1:
