@@ -94,9 +94,8 @@ class Writer:
         self._log = AlertLog(alert_folder) if alert_folder is not None else None
         self._story = AlertStory()
         self._guards: dict[str, Guard] = {}
-        self._media_writers: dict[
-            str, MediaWriter | None
-        ] = {}  # by the name of the logger or "PNG files"
+        # By the name of the logger or "PNG files".
+        self._media_writers: dict[str, MediaWriter | None] = {}
         self._epoch = 0
         self._drawing = Drawing() if draws_aside else None
         self._drawn_before: set[object] = set()  # functions that draw
@@ -181,8 +180,7 @@ class Writer:
             return
         self._story.add(shown)
         prefix = _as_folder(prefix)
-        count = Number(float(active), card_of("alerts/active"))
-        self._log_to_all({f"{prefix}alerts/active": count}, log_step)
+        self._write_numbers([Scalar(tag="alerts/active", value=active)], log_step, prefix, {})
         self._write_alert_text(log_step, prefix, has_news=True)
         for name, logger in zip(self._names, self._loggers, strict=True):
             for alert in shown if has_wandb(logger) else ():
@@ -374,14 +372,13 @@ class Writer:
 
     def _write_alert_text(self, step: int, prefix: str = "", *, has_news: bool = False) -> None:
         """Writes all alerts so far, or that there is none; news is waited for and flushed."""
-        text, card = self._story.tell(), card_of("alerts/text")
-        item = Markdown(tag=f"{prefix}alerts/text", text=text, card=card)
+        item = prepare(Markdown(tag="alerts/text", text=self._story.tell()), prefix)
         write = self._write_news if has_news else self._write_one
         for name, to in self._all_media_writers():
             if isinstance(to, TensorBoardMedia):
                 self._try(f"{name}'s alerts", write, to, item, step)
 
-    def _write_news(self, to: TensorBoardMedia, text: Markdown, step: int) -> None:
+    def _write_news(self, to: TensorBoardMedia, text: Media, step: int) -> None:
         with self._time.spending():
             to.write_alerts(text, step=step, patience=_PATIENCE_FOR_ALERTS)
             to.flush(patience=_PATIENCE_FOR_ALERTS)
