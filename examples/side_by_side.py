@@ -77,7 +77,7 @@ FIGURES = {
     "saliency": Figure((Card("saliency/gradient"),), CHEAT),
     "occlusion": Figure((Card("occlusion/views"),), CHEAT),
     "top_patches": Figure((Card("top_patches/features.9", max_height=490),), CHEAT),
-    "activation_maximization": Figure((Card("maximization/images"),), CHEAT),
+    "activation_maximization": Figure((Card("activation_maximization/images"),), CHEAT),
 }
 
 

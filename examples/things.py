@@ -151,6 +151,17 @@ def make_monitors() -> list[Monitor]:
     ]
 
 
+def fit(trainer: Trainer, run: Run, data: ThingData) -> float:
+    """Trains the network of a run, and returns the accuracy of its last validation."""
+    data = data.with_shortcut() if run.has_shortcut else data
+    trainer.fit(
+        ThingClassifier(run.learning_rate),
+        DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True),
+        DataLoader(data.validation, batch_size=250),
+    )
+    return float(trainer.callback_metrics["val_accuracy"])
+
+
 def train(name: str, run: Run, data: ThingData, options: argparse.Namespace) -> None:
     """Trains one network into ``<output>/<name>`` and prints what came of it."""
     if (options.output / name).exists():
@@ -169,13 +180,7 @@ def train(name: str, run: Run, data: ThingData, options: argparse.Namespace) -> 
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    data = data.with_shortcut() if run.has_shortcut else data
-    trainer.fit(
-        ThingClassifier(run.learning_rate),
-        DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True),
-        DataLoader(data.validation, batch_size=250),
-    )
-    accuracy = float(trainer.callback_metrics["val_accuracy"])
+    accuracy = fit(trainer, run, data)
     print(f"{name}: validation accuracy {accuracy:.1%} (chance {1 / len(CLASS_NAMES):.1%})")
     alerts = [alert for monitor in monitors for alert in monitor.alerts]
     for alert in alerts:

@@ -28,7 +28,8 @@ def _aside(how_to_read: str) -> Card:
     return Card(how_to_read, is_shown=False)
 
 
-# At defaults two runs fill at most 30 cards with what is shown: a picture is a card a run.
+# At defaults two runs fill at most 30 cards with what is shown: a picture is a card a run. All that
+# monitors say which a user adds by hand is shown: whoever adds them wants to see it.
 CARDS: dict[str, Card] = {
     "alerts/active": Card("How many alerts are firing. 0 is healthy."),
     "alerts/text": Card("All alerts so far, with evidence and remedy."),
@@ -152,6 +153,9 @@ CARDS: dict[str, Card] = {
     "learning/updates": _aside(
         "Update / weight by weight and step, as a power of ten; grey: exactly 0."
     ),
+    "learning/layers": _aside(
+        "Gradient and update / weight of every weight, which the tab Health shows as a heat map."
+    ),
     "learning/outputs": _aside(
         "How much outputs differ from sample to sample. Near 0: the model says the same to all."
     ),
@@ -189,7 +193,7 @@ CARDS: dict[str, Card] = {
         "Each image with three maps, by where a square hides it: activity of the strongest map, "
         "probability of the true class, most probable class."
     ),
-    "occlusion/over_time": _aside(
+    "occlusion/over_time": Card(
         "The probability maps of four images at up to eight steps. Even at first; a dark place "
         "that forms is what the network rests on."
     ),
@@ -197,36 +201,40 @@ CARDS: dict[str, Card] = {
         "How far the probability falls at the place that matters most, on average. Near 0: no "
         "single place matters, or nothing is recognised."
     ),
-    "occlusion/largest_rise": _aside(
+    "occlusion/largest_rise": Card(
         "How far the probability rises where hiding helps most, on average. A large rise: "
         "something in the images misleads."
     ),
-    "occlusion/effective_area": _aside(
+    "occlusion/effective_area": Card(
         "Over how much of the image the falls are spread: 1 evenly, near 0 in one place."
     ),
     "top_patches/<layer>": Card(
         "A row a unit: the nine patches that excite it most, with value and class; at the left "
         "how many are of one class, and how often the unit fires."
     ),
-    "class_purity/<layer>": _aside(
+    "class_purity/<layer>": Card(
         "The share of a unit's patches that are of one class. Mostly rises with depth."
     ),
-    "concentration/<layer>": _aside(
+    "concentration/<layer>": Card(
         "How much of a unit's activation lies in one place of an image: 0 spread evenly, nearly 1 "
         "in one point."
     ),
-    "maximization/images": Card(
+    "activation_maximization/images": Card(
         "For each class what was made to raise its score, beside the best real image. Hatched: "
         "silent."
     ),
-    "maximization/over_time": _aside(
+    "activation_maximization/over_time": Card(
         "What was made, at up to eight steps: noise at first, then something of the class."
     ),
-    "maximization/score": _aside("The score that was reached, on average. No measure of health."),
-    "maximization/best_real_score": _aside(
+    "activation_maximization/score": Card(
+        "The score that was reached, on average. No measure of health."
+    ),
+    "activation_maximization/best_real_score": Card(
         "The score of the best real images, on average. No measure of health."
     ),
-    "maximization/num_silent": _aside("How many targets have no gradient to follow. Should be 0."),
+    "activation_maximization/num_silent": Card(
+        "How many targets have no gradient to follow. Should be 0."
+    ),
     "overhead/<monitor>_percent": _aside(
         "What each monitor itself has cost, in percent of the time so far."
     ),

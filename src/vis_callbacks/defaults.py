@@ -41,7 +41,7 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
     Raises:
         TypeError, ValueError: An option is wrong, or none of them has a kind of alert.
 
-    Example:
+    Examples:
         >>> [type(monitor).__name__ for monitor in default_monitors()]
         ['ActivationMonitor', 'FilterMonitor', 'EmbeddingMonitor', 'SaliencyMonitor',
          'LearningMonitor']

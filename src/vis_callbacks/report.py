@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -98,13 +98,14 @@ class LayerTable:
     """Numbers of all layers at this step, for the heat map of TensorBoard's Health tab.
 
     TensorBoard draws no card for it, so it may name every layer of a large network. NaN means
-    "not known".
+    "not known". Shares lie between 0 and 1; other numbers are shown as powers of ten.
     """
 
     tag: str
     metrics: tuple[str, ...]
     layers: tuple[str, ...]
     values: Values  # (metrics, layers)
+    scale: Literal["share", "power"] = "share"
 
 
 Item = Scalar | RuleMetrics | Picture | Markdown | Histogram | Embedding | LayerTable

@@ -117,6 +117,11 @@ def test_the_first_line_is_still_read_in_a_card_of_time_series(height: int, widt
     assert len(first_line) / shrunk >= 6  # from the foot of a letter to its top
 
 
+def test_all_but_the_first_line_of_a_caption_are_one_paragraph() -> None:
+    picture = with_caption(blank(5, 300, RED), ["what it is", "a", "b", "c"])
+    assert picture.shape == with_caption(blank(5, 300, RED), ["what it is", "a; b; c"]).shape
+
+
 def test_a_narrow_picture_gets_room_for_its_caption() -> None:
     assert with_caption(blank(5, 10, RED), ["step 5"]).shape[1] >= 200
 

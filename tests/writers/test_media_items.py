@@ -37,6 +37,7 @@ def test_numbers_of_layers_become_strict_json():
     assert json.loads(prepared.text, parse_constant=pytest.fail) == {
         "layers": ["one", "two"],
         "metrics": {"m": [0.1235, None], "n": [None, 1.0]},
+        "scale": "share",
     }
     assert num_bytes(prepared) == len(prepared.text)
 

@@ -19,7 +19,7 @@ from tests.writers.stand_ins import (
 from vis_callbacks.cards import Card
 from vis_callbacks.guard import LeftOutError
 from vis_callbacks.report import Embedding, Histogram, LayerTable, Markdown
-from vis_callbacks.runs.run import Run, table_over_time
+from vis_callbacks.runs.run import OverTime, Run, over_time
 from vis_callbacks.writers.budget import RESERVE_FOR_NUMBERS
 from vis_callbacks.writers.media_items import Number, prepare
 from vis_callbacks.writers.media_writers import TensorBoardMedia
@@ -57,16 +57,13 @@ def test_numbers_of_layers_are_for_our_tab_alone(logger, run):
     layers, values = ("features.1", "<b>"), np.array([[0.5, np.nan]])
     outlet = TensorBoardMedia(logger)
     for step in (3, 5):
-        item = LayerTable(tag="layers", metrics=("m",), layers=layers, values=values)
+        item = LayerTable(tag="layers", metrics=("m",), layers=layers, values=values, scale="power")
         write(outlet, item, step=step)
     outlet.flush(patience=PATIENCE)
     read = Run(run)
     read.refresh()
-    assert table_over_time(read.tables, 100) == (
-        [3, 5],
-        list(layers),
-        {"m": [(0.5,) * 2, (None,) * 2]},
-    )
+    rows = [(0.5,) * 2, (None,) * 2]
+    assert over_time(read.tables) == {"m": OverTime([3, 5], list(layers), rows, "power")}
     accumulator = reading.read(run)
     assert accumulator.PluginTagToContent("vis_callbacks") == {"layers": b""}
     with pytest.raises(KeyError):

@@ -17,6 +17,7 @@ from vis_callbacks.pictures.text import (
     INK,
     Colour,
     Rgb,
+    broken,
     line_height,
     number,
     printable,
@@ -146,19 +147,22 @@ def with_caption(image: Rgb, lines: Sequence[object], *, bar: Rgb | None = None)
     """Returns the picture under a caption, which is wrapped to its width and never clipped.
 
     The first line is drawn darker than the rest, and larger where TensorBoard's Time Series will
-    shrink the picture. Empty ones are left out, and a `colour_bar` stands between the caption and
-    the picture.
+    shrink the picture. The others are one paragraph, so that they take few rows. Empty ones are
+    left out, and a `colour_bar` stands between the caption and the picture.
     """
     width = max(image.shape[1], _MIN_CAPTION_WIDTH, 0 if bar is None else bar.shape[1])
+    room = width - 2 * _MARGIN
     entries = [str(entry) for entry in lines if str(entry)]
     below = [image] if bar is None else [bar, image]
     if not entries:
         return stacked(below)
     head, *rest = entries
-    details = [_text_block(rest, width, CAPTION_SIZE, FAINT_INK)] if rest else []
+    paragraph = "; ".join(" ".join(_few(wrapped(entry, room))) for entry in rest)
+    rows = [row for row in broken(paragraph, room) if row]
+    details = [_text_block(rows, width, CAPTION_SIZE, FAINT_INK)] if rows else []
     size = _heading_size(head, sum(map(len, [*details, *below])), width)
-    caption = [_text_block([head], width, size, INK), *details, blank(_MARGIN, width)]
-    return stacked([stacked(caption, gap=0), *below])
+    heading = _text_block(_few(wrapped(head, room, size)), width, size, INK)
+    return stacked([stacked([heading, *details, blank(_MARGIN, width)], gap=0), *below])
 
 
 def _heading_size(text: str, height: int, width: int) -> int:
@@ -170,9 +174,8 @@ def _heading_size(text: str, height: int, width: int) -> int:
     return max(size, CAPTION_SIZE)
 
 
-def _text_block(entries: Sequence[str], width: int, size: int, ink: Colour) -> Rgb:
-    """Returns the entries one under the other, each wrapped to the width."""
-    rows = [row for entry in entries for row in _few(wrapped(entry, width - 2 * _MARGIN, size))]
+def _text_block(rows: Sequence[str], width: int, size: int, ink: Colour) -> Rgb:
+    """Returns rows of text, one under the other."""
     height = line_height(size)
     block = blank(height * len(rows), width)
     for index, row in enumerate(rows):

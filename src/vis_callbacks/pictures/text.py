@@ -124,8 +124,13 @@ def wrapped(text: object, width: int, size: int = CAPTION_SIZE) -> list[str]:
 
     A number stays with the word after it, which is mostly its unit: ``94 %``, ``64 samples``.
     """
+    return broken(printable(text), width, size)
+
+
+def broken(string: str, width: int, size: int = CAPTION_SIZE) -> list[str]:
+    """Returns what `wrapped` does of a text of any length that is printable already."""
     lines, line = list[str](), ""
-    for word in _words(printable(text), width, size):
+    for word in _words(string, width, size):
         longer = f"{line} {word}" if line else word
         if text_width(longer, size) <= width:
             line = longer

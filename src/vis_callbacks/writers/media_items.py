@@ -122,7 +122,8 @@ def _as_json(table: LayerTable) -> str:
     """Strict JSON; four digits say all that a colour can show."""
     values = np.reshape(table.values, (len(table.metrics), len(table.layers))).tolist()
     rows = [[float(f"{v:.4g}") if math.isfinite(v) else None for v in row] for row in values]
-    plain = {"layers": table.layers, "metrics": dict(zip(table.metrics, rows, strict=True))}
+    metrics = dict(zip(table.metrics, rows, strict=True))
+    plain = {"layers": table.layers, "metrics": metrics, "scale": table.scale}
     return json.dumps(plain, allow_nan=False, separators=(",", ":"))
 
 

@@ -50,7 +50,7 @@ def look(
 
 
 def arrays(report: Report) -> dict[str, np.ndarray]:
-    (picture,) = (i for i in report.of(Picture) if i.tag == "maximization/images")
+    (picture,) = (i for i in report.of(Picture) if i.tag == "activation_maximization/images")
     return dict(picture.arrays)
 
 
@@ -67,7 +67,7 @@ def net() -> TinyModule:
 
 
 def names(report: Report) -> tuple[str, ...]:
-    (picture,) = (i for i in report.of(Picture) if i.tag == "maximization/images")
+    (picture,) = (i for i in report.of(Picture) if i.tag == "activation_maximization/images")
     return picture.draw.keywords["facts"].names
 
 
@@ -168,7 +168,7 @@ def test_an_evaluation_adds_no_frame_and_moves_no_image(stage):
     look(monitor, model, step=0)
     before = monitor.state_dict()["monitor"]
     report = look(monitor, model, step=5, stage=stage)
-    assert [item.tag for item in report.of(Picture)] == ["maximization/images"]
+    assert [item.tag for item in report.of(Picture)] == ["activation_maximization/images"]
     after = monitor.state_dict()["monitor"]
     assert torch.equal(before["last"], after["last"])
     assert after["strip"]["steps"] == [0]
@@ -380,7 +380,7 @@ def test_without_reference_samples_it_says_what_to_write():
         ({"units": "relu:1"}, "units='relu:1' is no list of units"),
         ({"units": ["relu"]}, "is not written as a layer and an index"),
         ({"num_steps": 0}, "num_steps=0 is too small"),
-        ({"preset": "deepdream"}, "preset='deepdream' is none. Use a Preset or one of simonyan"),
+        ({"preset": "deepdream"}, "preset='deepdream' is none. Use a Preset or one of natural"),
         ({"max_images": 0}, "max_images=0 is too small"),
         ({"seed": 0.5}, "seed=0.5 is no whole number"),
     ],

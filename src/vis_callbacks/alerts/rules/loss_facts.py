@@ -136,9 +136,3 @@ def are_probabilities(history: History) -> bool:
 def is_finite(history: History) -> bool:
     """Whether no loss was NaN or infinite so far: no other verdict means anything after one."""
     return all(step == math.inf or math.isnan(step) for step in history.series(BAD_STEP))
-
-
-def is_falling(history: History) -> bool:
-    """Whether the mean loss of the latest two looks is 1 % below that of the two before."""
-    losses = [loss for _, loss in known_losses(history)][-4:]
-    return len(losses) == 4 and sum(losses[2:]) < 0.99 * sum(losses[:2])

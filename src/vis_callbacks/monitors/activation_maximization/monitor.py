@@ -140,12 +140,14 @@ class ActivationMaximizationMonitor(Monitor):
         num_steps: Of the ascent at each snapshot, forward and backward passes of the batch; as
             many again where a real image scores higher than what came of it.
         preset: How images are kept in bounds: a `Preset`, or a name of `PRESETS`.
-            ``"simonyan"`` penalises the squared norm alone; ``"smooth"`` also penalises
-            differences of neighbours, blurs and shifts, and shows what the other hides behind
-            fine grids; the four of Yosinski et al. 2015 are ``"yosinski_norm"``,
-            ``"yosinski_decay"``, ``"yosinski_blur"`` and ``"yosinski_contribution"``.
+            ``"natural"`` penalises the squared norm and differences of neighbours, blurs, shifts,
+            turns and scales, and goes along the colours of the real images; ``"olah"`` also goes
+            along waves, as Olah et al. 2017 do; ``"smooth"`` neither turns nor scales, and each
+            channel goes its own way; ``"simonyan"`` penalises the squared norm alone; the four of
+            Yosinski et al. 2015 are ``"yosinski_norm"``, ``"yosinski_decay"``,
+            ``"yosinski_blur"`` and ``"yosinski_contribution"``.
         max_images: See ``classes``.
-        seed: Of the shifts.
+        seed: Of the shifts, turns and scales.
         **options: Those of every `Monitor`; ``num_samples`` (here 32) is how many real images
             the scores are compared with.
 
@@ -155,7 +157,7 @@ class ActivationMaximizationMonitor(Monitor):
     References:
         Simonyan et al. 2014, "Deep inside convolutional networks: visualising image
         classification models and saliency maps"; Yosinski et al. 2015, "Understanding neural
-        networks through deep visualization".
+        networks through deep visualization"; Olah et al. 2017, "Feature visualization".
     """
 
     stem: ClassVar[str] = "activation_maximization"
@@ -164,11 +166,11 @@ class ActivationMaximizationMonitor(Monitor):
     default_schedule: ClassVar[Schedule] = EveryNEpochs(5)
     picture_schedule: ClassVar[Schedule | None] = None
     tags: ClassVar[Sequence[str]] = (
-        "maximization/images",
-        "maximization/over_time",
-        "maximization/score",
-        "maximization/best_real_score",
-        "maximization/num_silent",
+        "activation_maximization/images",
+        "activation_maximization/over_time",
+        "activation_maximization/score",
+        "activation_maximization/best_real_score",
+        "activation_maximization/num_silent",
     )
 
     def __init__(
@@ -176,7 +178,7 @@ class ActivationMaximizationMonitor(Monitor):
         classes: Sequence[int] | None = None,
         units: Sequence[str | Unit] | None = None,
         num_steps: int = 32,
-        preset: str | Preset = "smooth",
+        preset: str | Preset = "natural",
         max_images: int = 16,
         seed: int = 0,
         **options: Unpack[MonitorOptions],
@@ -243,11 +245,11 @@ class ActivationMaximizationMonitor(Monitor):
             "labels": torch.full_like(best, -1) if labels is None else labels[best],
         }
         draw = partial(draw_images, facts=facts)
-        items.append(Picture(tag="maximization/images", draw=draw, arrays=arrays))
+        items.append(Picture(tag="activation_maximization/images", draw=draw, arrays=arrays))
         if snapshot.stage == "fit":
             steps, arrays = tuple(self._strip.steps), self._strip.stacked(real.device)
             draw = partial(draw_over_time, facts=facts, rows=rows, steps=steps)
-            tag = "maximization/over_time"
+            tag = "activation_maximization/over_time"
             items.append(Picture(tag=tag, draw=draw, arrays={**shared, **arrays}))
         return Report(step=snapshot.step, items=tuple(items))
 
@@ -333,8 +335,8 @@ def _scalars(scores: Tensor, best_scores: Tensor, is_silent: Tensor) -> Iterator
     """Yields the means over the targets that are not silent, and how many are."""
     for name, values in (("score", scores), ("best_real_score", best_scores)):
         mean = values.masked_fill(is_silent, torch.nan).nanmean()
-        yield Scalar(tag=f"maximization/{name}", value=mean)
-    yield Scalar(tag="maximization/num_silent", value=is_silent.sum())
+        yield Scalar(tag=f"activation_maximization/{name}", value=mean)
+    yield Scalar(tag="activation_maximization/num_silent", value=is_silent.sum())
 
 
 def _check_classes(classes: object) -> None:

@@ -20,6 +20,7 @@ from vis_callbacks.alerts.rules.gradients import (
     VanishingGradient,
 )
 from vis_callbacks.alerts.rules.inputs import UnscaledInputs
+from vis_callbacks.alerts.rules.instability import RateTooHigh
 from vis_callbacks.alerts.rules.loss_facts import constant_loss
 from vis_callbacks.alerts.rules.outputs import (
     ConstantOutputs,
@@ -48,7 +49,7 @@ from vis_callbacks.monitors.learning.science import (
     measure,
     spreads,
 )
-from vis_callbacks.report import Item, Picture, Report, RuleMetrics, Scalar
+from vis_callbacks.report import Item, LayerTable, Picture, Report, RuleMetrics, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.parameter_watch import ParameterWatch
@@ -87,6 +88,7 @@ class LearningMonitor(Monitor):
         UnscaledInputs(),
         OneClass(),
         DivergingLoss(),
+        RateTooHigh(),
         HugeFirstLoss(),
         NoGradient(),
         VanishingGradient(),
@@ -105,6 +107,7 @@ class LearningMonitor(Monitor):
         "learning/gradients",
         "learning/updates",
         "learning/outputs",
+        "learning/layers",
     )
 
     def __init__(self, **options: Unpack[MonitorOptions]) -> None:
@@ -211,8 +214,16 @@ class LearningMonitor(Monitor):
             table = torch.stack([torch.stack(row).double() for row in values])
             yield RuleMetrics(metrics=_NORMS, layers=tuple(norms), values=table)
             gradients, weights, updates = table
+            ratios = updates / weights
             yield Scalar(tag="learning/gradient_norm", value=torch.linalg.vector_norm(gradients))
-            yield Scalar(tag="learning/update_ratio", value=(updates / weights).nanmedian())
+            yield Scalar(tag="learning/update_ratio", value=ratios.nanmedian())
+            yield LayerTable(
+                tag="learning/layers",
+                metrics=(metric_names.GRADIENT_NORM, "update_ratio"),
+                layers=tuple(norms),
+                values=torch.stack([gradients, ratios]),
+                scale="power",
+            )
             if snapshot.wants_pictures:
                 yield from self._pictures_of_weights(snapshot, tuple(norms), table)
 
