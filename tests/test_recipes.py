@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from tests.system.models import LIGHTNING_CHATTER
 
 from vis_callbacks import Monitor
 from vis_callbacks.runs.run import Run
+from vis_callbacks.writers import budget, writer
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
@@ -61,6 +63,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / BASE).write_text(BASE_CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    # A busy machine writes as a slow disk does, for which pictures are left out.
+    monkeypatch.setattr(budget.TimeBudget, "remaining", math.inf)
+    monkeypatch.setattr(writer, "_PATIENCE", 60.0)
     yield tmp_path
     sys.modules.pop(Path(BASE).stem, None)
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from tests.writers.stand_ins import noise, picture
 
-from vis_callbacks.report import Embedding, Histogram, LayerTable, Markdown, Picture, Scalar
+from vis_callbacks.report import (
+    Embedding,
+    Histogram,
+    LayerTable,
+    Markdown,
+    Picture,
+    Scalar,
+)
 from vis_callbacks.writers.media_items import num_bytes, prepare, within
 
 

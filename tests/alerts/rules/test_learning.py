@@ -302,6 +302,20 @@ def test_a_loss_that_rose_and_stays_high_while_weights_move_far_means_a_rate_too
     assert check(RateTooHigh(), *[entry(0.9, weights=far, highest_loss=3.0)] * 5) is None
 
 
+def test_of_differences_only_a_loss_above_a_constants_means_a_rate_too_high() -> None:
+    far = {"a": (0.1, 1.0, 0.02), "b": (0.1, 1.0, 0.02)}
+
+    def stuck(loss: float) -> list[Entry]:
+        constants = {"mse_loss": 1.0}
+        formulas = {"mse_loss": loss}
+        return [
+            entry(loss, formulas=formulas, constants=constants, weights=far, highest_loss=2.0)
+        ] * 5
+
+    assert check(RateTooHigh(), *stuck(0.9)) is None  # little can be explained, perhaps
+    assert isinstance(check(RateTooHigh(), *stuck(1.1)), Finding)
+
+
 def test_a_loss_that_stays_while_weights_move_very_far_means_a_rate_too_high() -> None:
     very_far = {"a": (0.1, 1.0, 0.03), "b": (0.1, 1.0, 0.03)}
     assert isinstance(check(RateTooHigh(), *[entry(2.1, weights=very_far)] * 5), Finding)

@@ -19,9 +19,10 @@ from vis_callbacks.alerts.rules.conditions import (
     Rate,
     judged_from,
     learning_rate,
+    normalise,
     quoted,
-    raw_columns,
     share,
+    to_normalise,
 )
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
@@ -77,7 +78,7 @@ class NoGradient:
                 "an output that is saturated or always the same",
                 "a detach() or a round() between the weights and the loss",
             ),
-            remedy=_restart(rate, raw_columns(history))
+            remedy=_restart(rate, to_normalise(history))
             if had_one
             else "Look at what stands between the last layer and the loss: its activation is flat"
             " there. A softmax over one output, a ReLU that is 0 for all samples, a saturated"
@@ -85,12 +86,12 @@ class NoGradient:
         )
 
 
-def _restart(rate: Rate, scale: str) -> str:
-    first = f"Normalise the inputs ({scale}), and restart" if scale else "Restart"
+def _restart(rate: Rate, what: str) -> str:
+    first = f"{normalise(what)} Then restart" if what else "Restart"
     tenth = f" ({rate.tenth})" if rate.tenth else ""
     return (
-        f"{first} with a tenth of the learning rate{tenth}: what has no gradient does not come back"
-        " by itself."
+        f"{first} with a tenth of the learning rate{tenth}, and with a tenth of that if it happens"
+        " again: what has no gradient does not come back by itself."
     )
 
 

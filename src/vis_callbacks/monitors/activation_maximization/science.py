@@ -240,12 +240,8 @@ def maximize(
     real_scores, has_slope_there = _look(score, real, frame)
     is_silent = ~(has_slope | has_slope_there)
 
-    colours = frame.covariance if preset.has_natural_colours else None
-    basis = Basis.of(real, colours, preset.decay_power)
-
     def highest_from(start: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        on_the_way = ascent(score, start, preset, frame, basis, num_steps=num_steps, seed=seed)
-        return _highest(on_the_way, counts)
+        return _highest(ascent(score, start, preset, frame, num_steps=num_steps, seed=seed), counts)
 
     z, scores = highest_from(start, is_warm)
     is_real = torch.zeros_like(is_silent)
@@ -258,21 +254,16 @@ def maximize(
 
 
 def ascent(
-    score: Score,
-    start: Tensor,
-    preset: Preset,
-    frame: Frame,
-    basis: Basis = Basis(),  # noqa: B008 - it cannot be changed
-    *,
-    num_steps: int,
-    seed: int = 0,
+    score: Score, start: Tensor, preset: Preset, frame: Frame, *, num_steps: int, seed: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields z and its scores (rows,) at the start and as they rise, by Adam along the basis.
+    """Yields z and its scores (rows,) at the start and as they rise, by Adam.
 
     Where inputs are moved that is at each fourth step and after the last one, else after each
-    step. It never waits for the device.
+    step. It waits for the device at its start at most.
     """
     z = start.detach()
+    colours = frame.covariance if preset.has_natural_colours else None
+    basis = Basis.of(z, colours, preset.decay_power)
     coordinates = basis.coordinates(z)
     means, squares, count = torch.zeros_like(z), torch.zeros_like(z), torch.zeros(())
     steps = moves(
