@@ -41,33 +41,33 @@ LARGE = Benchmark("resnet18 at 224", resnet18, (3, 224, 224), 8, 1000)
 Attribute = Callable[[nn.Module, Tensor], Tensor]
 
 
-def of_captum(method: str) -> Attribute:
-    """Returns captum's way to the same maps."""
+def of_captum(method: str, layer: str = "layer4", targets: Tensor = TARGETS) -> Attribute:
+    """Returns captum's way to the same maps; Grad-CAM looks at a module's output."""
 
     def smoothgrad(model: nn.Module, x: Tensor) -> Tensor:
         # The largest range of the images, as captum takes one number for all.
         flat = x.detach().flatten(1)
         spread = 0.15 * float((flat.amax(1) - flat.amin(1)).max())
         tunnel = attr.NoiseTunnel(attr.Saliency(model))
-        return tunnel.attribute(x, target=TARGETS, nt_samples=NUM_SAMPLES, stdevs=spread, abs=False)
+        return tunnel.attribute(x, target=targets, nt_samples=NUM_SAMPLES, stdevs=spread, abs=False)
 
     def grad_cam(model: nn.Module, x: Tensor) -> Tensor:
-        cam = attr.LayerGradCam(model, model.layer4)
-        small = cam.attribute(x, TARGETS, relu_attributions=True)
+        cam = attr.LayerGradCam(model, model.get_submodule(layer))
+        small = cam.attribute(x, targets, relu_attributions=True)
         return attr.LayerAttribution.interpolate(small, x.shape[2:], "bilinear")
 
     def guided_grad_cam(model: nn.Module, x: Tensor) -> Tensor:
-        guided = attr.GuidedGradCam(model, model.layer4)
-        return guided.attribute(x, target=TARGETS, interpolate_mode="bilinear")
+        guided = attr.GuidedGradCam(model, model.get_submodule(layer))
+        return guided.attribute(x, target=targets, interpolate_mode="bilinear")
 
     ways: Mapping[str, Attribute] = {
-        "gradient": lambda m, x: attr.Saliency(m).attribute(x, TARGETS, abs=False),
-        "guided_backprop": lambda m, x: attr.GuidedBackprop(m).attribute(x, TARGETS),
-        "deconvnet": lambda m, x: attr.Deconvolution(m).attribute(x, TARGETS),
-        "input_x_gradient": lambda m, x: attr.InputXGradient(m).attribute(x, TARGETS),
+        "gradient": lambda m, x: attr.Saliency(m).attribute(x, targets, abs=False),
+        "guided_backprop": lambda m, x: attr.GuidedBackprop(m).attribute(x, targets),
+        "deconvnet": lambda m, x: attr.Deconvolution(m).attribute(x, targets),
+        "input_x_gradient": lambda m, x: attr.InputXGradient(m).attribute(x, targets),
         "smoothgrad": smoothgrad,
         "integrated_gradients": lambda m, x: attr.IntegratedGradients(m).attribute(
-            x, target=TARGETS
+            x, target=targets
         ),
         "grad_cam": grad_cam,
         "guided_grad_cam": guided_grad_cam,
@@ -75,13 +75,13 @@ def of_captum(method: str) -> Attribute:
     return ways[method]
 
 
-def of_ours(method: str) -> Attribute:
+def of_ours(method: str, layer: str = CAM_LAYER, targets: Tensor = TARGETS) -> Attribute:
     """Returns our way, with all that keeps an extra pass from leaving a trace."""
 
     def attribution(model: nn.Module, x: Tensor) -> Tensor:
         with isolated(model) as forward:
-            score = class_score(forward, TARGETS)
-            at_layer = layer_gradient(forward, score, CAM_LAYER)
+            score = class_score(forward, targets)
+            at_layer = layer_gradient(forward, score, layer)
             return attribute(method, score, x, layer_gradient=at_layer).values
 
     return attribution

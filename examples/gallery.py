@@ -11,18 +11,19 @@ import argparse
 from pathlib import Path
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from side_by_side import save_figures
 from things import RUNS
 from things import main as train_all
+from vis_callbacks.runs.run import Run
 
 
 def latest_pictures(run: Path) -> dict[str, bytes]:
     """Returns the latest picture of every tag of a run, as a PNG file."""
-    events = EventAccumulator(str(run), size_guidance={"images": 0})
-    events.Reload()
-    return {tag: events.Images(tag)[-1].encoded_image_string for tag in events.Tags()["images"]}
+    read = Run(run)
+    read.refresh()
+    latest = {tag: read.picture(tag, kept.steps()[-1]) for tag, kept in read.pictures.items()}
+    return {tag: png for tag, png in latest.items() if png is not None}
 
 
 def save_latest_pictures(run: Path, folder: Path) -> list[Path]:

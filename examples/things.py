@@ -5,10 +5,10 @@
 The network names the thing on an image of 64 x 64 pixels (see things_data.py; nothing is
 downloaded). The three runs lie side by side in ``demo_runs/``:
 
-* ``healthy``: learning rate 0.002. It finds the things; no alert.
+* ``healthy``: learning rate 0.001. It finds the things; no alert.
 * ``sick``: learning rate 0.03. Units die within the first steps, and it ends at chance. The alert
   comes within 20 of 468 steps.
-* ``shortcut``: learning rate 0.002, and a yellow square on every cat that it is trained on. The
+* ``shortcut``: learning rate 0.001, and a yellow square on every cat that it is trained on. The
   training looks perfect. Saliency and occlusion show that "cat" means "yellow square".
 
 What is needed for your own training are the lines marked with (1) to (3).
@@ -56,13 +56,13 @@ class Run:
 
 RUNS = {
     "healthy": Run(
-        0.002, "saliency/gradient and occlusion/views: what counts lies on the thing itself."
+        0.001, "saliency/gradient and occlusion/views: what counts lies on the thing itself."
     ),
     "sick": Run(
         0.03, "activations/unit_life: rows light up within the first epoch, as the alert says."
     ),
     "shortcut": Run(
-        0.002,
+        0.001,
         "saliency/gradient and occlusion/views: the yellow square decides, and not the cat.",
         has_shortcut=True,
     ),
@@ -151,6 +151,17 @@ def make_monitors() -> list[Monitor]:
     ]
 
 
+def fit(trainer: Trainer, run: Run, data: ThingData) -> float:
+    """Trains the network of a run, and returns the accuracy of its last validation."""
+    data = data.with_shortcut() if run.has_shortcut else data
+    trainer.fit(
+        ThingClassifier(run.learning_rate),
+        DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True),
+        DataLoader(data.validation, batch_size=250),
+    )
+    return float(trainer.callback_metrics["val_accuracy"])
+
+
 def train(name: str, run: Run, data: ThingData, options: argparse.Namespace) -> None:
     """Trains one network into ``<output>/<name>`` and prints what came of it."""
     if (options.output / name).exists():
@@ -169,13 +180,7 @@ def train(name: str, run: Run, data: ThingData, options: argparse.Namespace) -> 
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    data = data.with_shortcut() if run.has_shortcut else data
-    trainer.fit(
-        ThingClassifier(run.learning_rate),
-        DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True),
-        DataLoader(data.validation, batch_size=250),
-    )
-    accuracy = float(trainer.callback_metrics["val_accuracy"])
+    accuracy = fit(trainer, run, data)
     print(f"{name}: validation accuracy {accuracy:.1%} (chance {1 / len(CLASS_NAMES):.1%})")
     alerts = [alert for monitor in monitors for alert in monitor.alerts]
     for alert in alerts:

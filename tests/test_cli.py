@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -158,3 +159,12 @@ def test_a_place_that_cannot_be_written_to_is_told(
 ) -> None:
     assert main(["report", str(logs), "--out", str(tmp_path / "none" / "report.html")]) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_without_tensorboard_it_says_what_to_install_and_not_that_there_are_alerts() -> None:
+    code = "import sys; sys.modules['tensorboard'] = None; import vis_callbacks.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.match(r"vis-callbacks: .*tensorboard.*\. Event files are read with", done.stderr)
+    assert done.stderr.endswith("pip install tensorboard\n")
+    assert len(done.stderr.splitlines()) == 1

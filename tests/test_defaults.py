@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import inspect
+from textwrap import dedent
+
 import pytest
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
 from tests.tiny import tiny_fit
+from tests.writers.reading import read
 
 from vis_callbacks import (
     ActivationMaximizationMonitor,
@@ -69,3 +75,24 @@ def test_they_watch_one_training_together(tmp_path):
     tiny_fit(tmp_path, monitors, max_epochs=1)
     assert [monitor.guard.counts for monitor in monitors] == [{}] * 5
     assert all(monitor.last_report and monitor.last_report.items for monitor in monitors)
+
+
+@pytest.mark.parametrize("all_cards", [False, True])
+def test_two_runs_fill_at_most_30_cards_unless_all_are_asked_for(tmp_path, all_cards):
+    monitors = default_monitors(all_cards=all_cards, max_overhead=None)
+    trainer = tiny_fit(tmp_path, monitors, logger=TensorBoardLogger(tmp_path), log_every_n_steps=1)
+    tags = read(trainer.log_dir).Tags()
+    num_cards = len(tags["scalars"]) + 2 * len(tags["images"])
+    assert (num_cards <= 30) is not all_cards
+    groups = sorted({tag.partition("/")[0] for tag in (*tags["scalars"], *tags["images"])})
+    assert groups[:2] == ["activations", "alerts"]  # the two that TensorBoard opens unfolded
+
+
+def test_the_yaml_in_its_docstring_makes_the_same_monitors():
+    jsonargparse = pytest.importorskip("jsonargparse")
+    text = inspect.getdoc(default_monitors).partition("::")[2].partition("Args:")[0]
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--trainer.callbacks", type=list[Callback])
+    monitors = parser.instantiate(parser.parse_string(dedent(text))).trainer.callbacks
+    assert list(map(type, monitors)) == list(map(type, default_monitors()))
+    assert monitors[-1].options.on_alert == "stop"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,8 +64,7 @@ def test_every_kind_of_alert_has_an_entry_with_all_its_parts(rule):
 
 def test_the_table_of_cards_names_every_tag_that_is_written_and_no_other():
     named = re.findall(r"`([^`]+)`", " ".join(cells((ROOT / "docs/cards.md").read_text(), 1)))
-    ours = {"alerts/active", "alerts/text"}
-    ours |= {f"overhead/{kind.stem}_percent" for kind in MONITORS}
+    ours = {"alerts/active", "alerts/text", "overhead/<monitor>_percent"}
     assert set(named) == ours.union(*(kind.tags for kind in MONITORS))
     assert len(named) == len(set(named))
 
@@ -87,11 +88,59 @@ def test_the_readmes_lines_of_code_run(tmp_path, monkeypatch):
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *map(str, (ROOT / "docs").rglob("*.md"))]
-)
-def test_links_lead_to_files_that_are_there(page):
-    path = ROOT / page
-    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
-    missing = [link for link in links if not (path.parent / link).exists()]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_places_that_are_there(page):
+    missing = []
+    for link in re.findall(r"\]\(([^): ]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
     assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the places of a page that a link can lead to, as GitHub and mkdocs name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in words}
+
+
+def test_the_reference_has_every_public_name():
+    described = re.findall(r"^::: vis_callbacks\.(\w+)$", page("reference"), re.MULTILINE)
+    assert sorted(described) == vis_callbacks.__all__
+
+
+def page(name: str) -> str:
+    return (ROOT / f"docs/{name}.md").read_text()
+
+
+def test_the_messages_that_troubleshooting_explains_are_those_of_the_package():
+    sources = " ".join(
+        str(node.value)
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+    )
+    tables = page("troubleshooting").split("| message |")[1:]
+    quoted = [part for table in tables for part in re.findall(r"`([^`]+)`", cells_of(table))]
+    assert len(quoted) > 20
+    assert [part for part in quoted if part not in sources] == []
+
+
+def cells_of(table: str) -> str:
+    """Returns what stands in the first column of the table that a text begins with."""
+    rows = [line for line in table.split("\n\n")[0].splitlines() if line.startswith("| ")]
+    return " ".join(row.split("|")[1] for row in rows)
+
+
+def test_the_version_is_the_same_wherever_it_is_written():
+    written = re.findall(r"^version[:=\s]+\"?([\d.]+)", (ROOT / "CITATION.cff").read_text(), re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [*written, project["version"]] == [vis_callbacks.__version__] * 2

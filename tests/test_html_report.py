@@ -30,7 +30,7 @@ def data_of(page: str) -> dict[str, dict[str, dict[str, object]]]:
 
 def test_the_page_holds_the_run_and_its_latest_pictures(run: Path) -> None:
     data = data_of(html_report([("run", run)]))
-    assert data["of"]["run"]["layers"] == [NASTY]
+    assert data["of"]["run"]["metrics"]["m"]["layers"] == [NASTY]  # type: ignore[index]
     assert data["of"]["run"]["pictures"]["maps"]["steps"] == [9]  # type: ignore[index]
     assert str(data["images"]["run"]["maps"]).startswith("data:image/png;base64,")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,7 @@ MAY_BE: dict[str, Callable[[Any], bool]] = {
     "enabled_alerts": lambda v: v is None or v in ([], ()),
     "tag_prefix": is_prefix,
     "max_overhead": lambda v: v is None or v == "auto" or (type(v) in (int, float) and 0 < v <= 1),
+    "all_cards": lambda v: isinstance(v, bool),
     "save_images": lambda v: isinstance(v, bool),
     "verbose": lambda v: isinstance(v, bool),
     "num_samples": is_count,
@@ -96,6 +98,30 @@ def test_a_wrong_value_is_refused_by_name_with_what_to_write(name, value):
     else:
         assert name in words
         assert any(word in words for word in ("Use ", "Give ", "has "))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("layer", "layers"), ("histogram", "histograms"), ("class_name", "class_names")],
+)
+def test_an_unknown_option_is_answered_with_the_nearest_of_the_monitor(wrong, right):
+    with pytest.raises(TypeError, match=rf"ActivationMonitor has no option '{wrong}'.*\b{right}\b"):
+        ActivationMonitor(**{wrong: None})
+
+
+def test_a_subclass_that_passes_other_keywords_on_is_left_as_it_is():
+    class Own(FiltersDummy):
+        """Does something.
+
+        Args:
+            **options: Of its own.
+        """
+
+        def __init__(self, own: int = 3, **options: Any) -> None:
+            super().__init__(**options)
+
+    assert list(inspect.signature(Own).parameters) == ["own", "options"]
+    assert Own(num_samples=3).options.num_samples == 3
 
 
 @pytest.mark.parametrize(

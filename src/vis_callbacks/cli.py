@@ -12,13 +12,22 @@ from pathlib import Path
 
 from vis_callbacks.alerts.alert import SEVERITIES, Alert
 from vis_callbacks.alerts.log import FILE_NAME, alert_from_line, alert_to_line
-from vis_callbacks.html_report import MAX_RUNS, html_report
 from vis_callbacks.runs.growing_file import GrowingFile
-from vis_callbacks.runs.health import number_text
-from vis_callbacks.runs.log_folder import find_runs, is_watched
-from vis_callbacks.runs.run import Run
 from vis_callbacks.tags import tag
-from vis_callbacks.tensorboard_tab.pages import image_type
+
+try:
+    from vis_callbacks.html_report import MAX_RUNS, html_report
+    from vis_callbacks.runs.health import number_text
+    from vis_callbacks.runs.log_folder import find_runs, is_watched
+    from vis_callbacks.runs.run import Run
+    from vis_callbacks.tensorboard_tab.pages import image_type
+except ModuleNotFoundError as missing:
+    print(  # noqa: T201
+        f"vis-callbacks: {missing}. Event files are read with TensorBoard, and nothing else is "
+        "needed: pip install tensorboard",
+        file=sys.stderr,
+    )
+    sys.exit(2)  # 1 would say that there are alerts
 
 EVERY = 2.0  # seconds between two looks at a run that is followed
 

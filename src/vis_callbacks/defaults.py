@@ -12,7 +12,7 @@ from vis_callbacks.monitors.filters.monitor import FilterMonitor
 from vis_callbacks.monitors.learning.monitor import LearningMonitor
 from vis_callbacks.monitors.saliency.monitor import SaliencyMonitor
 from vis_callbacks.on_alert import OTHERS, check_kinds, kinds_in
-from vis_callbacks.options import MonitorOptions, check_names
+from vis_callbacks.options import MonitorOptions, check_names, described_options, list_options
 
 
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
@@ -22,6 +22,17 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
     take many passes (`OcclusionMonitor`, `ActivationMaximizationMonitor`) or slow each batch of
     a validation (`TopPatchesMonitor`).
 
+    In a YAML of ``LightningCLI`` a class path stands for one callback, so the five are named::
+
+        trainer:
+          callbacks:
+            - class_path: vis_callbacks.ActivationMonitor
+            - class_path: vis_callbacks.FilterMonitor
+            - class_path: vis_callbacks.EmbeddingMonitor
+            - class_path: vis_callbacks.SaliencyMonitor
+            - class_path: vis_callbacks.LearningMonitor
+              init_args: {on_alert: stop}  # options, here and for the others
+
     Args:
         **options: Given to each of them, such as ``class_names``, ``mean`` and ``std``; see
             `Monitor`. Of ``enabled_alerts``, and of ``on_alert`` by kind, each is given the kinds
@@ -30,7 +41,7 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
     Raises:
         TypeError, ValueError: An option is wrong, or none of them has a kind of alert.
 
-    Example:
+    Examples:
         >>> [type(monitor).__name__ for monitor in default_monitors()]
         ['ActivationMonitor', 'FilterMonitor', 'EmbeddingMonitor', 'SaliencyMonitor',
          'LearningMonitor']
@@ -56,3 +67,7 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
             options["on_alert"] = {k: v for k, v in on_alert.items() if k in {*own, *OTHERS}}
         monitors.append(kind(**options))
     return monitors
+
+
+list_options(default_monitors, {})
+default_monitors.__doc__ = described_options(default_monitors.__doc__, Monitor.__doc__)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Unpack, cast, final
 from vis_callbacks._lightning import LightningCallback, trainer_of
 from vis_callbacks.guard import Catch
 from vis_callbacks.observer import Observer
-from vis_callbacks.options import MonitorOptions
+from vis_callbacks.options import MonitorOptions, described_options
 from vis_callbacks.session import Session, session_of
 
 Hook = TypeVar("Hook", bound=Callable[..., None])
@@ -76,6 +76,9 @@ class Monitor(Observer, LightningCallback):
             becomes rarer. What alerts rest on never waits. ``"auto"`` is 0.03, which is not
             felt; with ``every_n_train_steps`` nothing waits, so that the run shows the same
             each time. None: nothing waits.
+        all_cards: Have TensorBoard draw a card for every number and picture. By default it draws
+            those that one looks at first, at most 30 for two runs of `default_monitors`; the tab
+            Health and other loggers have the rest as well.
         save_images: Write pictures as PNG files where no logger takes pictures.
         verbose: Log one line for each snapshot.
         num_samples: How many reference samples are kept, for monitors that look at inputs.
@@ -88,8 +91,8 @@ class Monitor(Observer, LightningCallback):
             else (embeddings, a regression, a picture); ``"auto"`` decides from labels and
             outputs together, see `Outputs`.
         class_names: Names of the classes, by index. They say that the outputs are classes.
-        mean, std: What the inputs were normalised with, a number a channel, to undo it for
-            showing.
+        mean: What was subtracted from the inputs, a number a channel, to undo it for showing.
+        std: What the inputs were then divided by; belongs to ``mean``.
 
     Raises:
         TypeError, ValueError: An option is wrong.
@@ -105,6 +108,7 @@ class Monitor(Observer, LightningCallback):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.__doc__ = described_options(cls.__doc__, Monitor.__doc__)
         if not cls.stem:
             cls.stem = _snake_case(cls.__name__)
         for old, new in (("state", "state_dict"), ("restore", "load_state_dict")):

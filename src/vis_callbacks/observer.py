@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Unpack, cast
 
 import torch
 
@@ -23,7 +23,7 @@ from vis_callbacks.engine.snapshot import Snapshot
 from vis_callbacks.engine.user_functions import harmless
 from vis_callbacks.guard import Catch, Guard, IntendedError
 from vis_callbacks.on_alert import check_kinds, kinds_in
-from vis_callbacks.options import MonitorOptions, Options
+from vis_callbacks.options import MonitorOptions, Options, list_options
 from vis_callbacks.report import Report
 
 STATE_VERSION = 2
@@ -64,6 +64,7 @@ class Observer(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     stores_references: ClassVar[bool] = True  # in checkpoints; False: others are met on resuming
     stem: ClassVar[str] = ""
+    default_options: ClassVar[MonitorOptions] = {}  # where they are not those of every monitor
     default_schedule: ClassVar[Schedule] = Decaying()
     # Which snapshots draw: the first at or after each step of this one; None: all of them.
     # What must be compared over time is a film strip, and its frames are log-spaced anyway.
@@ -77,7 +78,8 @@ class Observer(ABC):
 
     def __init__(self, **options: Unpack[MonitorOptions]) -> None:
         super().__init__()
-        self.options = Options(type(self).__name__, **options)
+        given = cast("MonitorOptions", {**self.default_options, **options})
+        self.options = Options(type(self), **given)
         kinds, owner = [rule.kind for rule in self.rules], type(self).__name__
         check_kinds("enabled_alerts", self.options.enabled_alerts or (), kinds, owner)
         check_kinds("on_alert", kinds_in(self.options.on_alert), kinds, owner)
@@ -91,6 +93,8 @@ class Observer(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            list_options(cls.__init__, cls.default_options)
         if "state_dict" in vars(cls):
             cls.state_dict = _with_base_state(cls.state_dict)  # type: ignore[method-assign]
         if "load_state_dict" in vars(cls):

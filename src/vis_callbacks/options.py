@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Unpack, get_args, get_type_hints
@@ -113,6 +115,7 @@ class MonitorOptions(TypedDict, total=False):
     enabled_alerts: Annotated[Sequence[str] | None, _Option(None, check_names)]
     tag_prefix: Annotated[str, _Option("", _check_prefix)]
     max_overhead: Annotated[float | Literal["auto"] | None, _Option("auto", _check_share)]
+    all_cards: Annotated[bool, _Option(False, check_flag)]
     save_images: Annotated[bool, _Option(False, check_flag)]
     verbose: Annotated[bool, _Option(False, check_flag)]
     num_samples: Annotated[int, _Option(8, check_count)]
@@ -133,22 +136,58 @@ _OPTIONS: dict[str, _Option] = {
 }
 
 
+def list_options(function: Callable[..., Any], defaults: Mapping[str, Any]) -> None:
+    """Has a function's signature list the shared options that its ``**options`` stand for.
+
+    ``help()``, `inspect.signature` and jsonargparse then see each with its type and default.
+    """
+    signature = inspect.signature(function)
+    listed = dict(signature.parameters)
+    rest = next((p for p in listed.values() if p.kind is p.VAR_KEYWORD), None)
+    if rest is None or MonitorOptions.__name__ not in str(rest.annotation):
+        return
+    del listed[rest.name]
+    for name, hint in get_type_hints(MonitorOptions).items():
+        default = defaults.get(name, _OPTIONS[name].default)
+        option = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+        )
+        listed.setdefault(name, option)
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*listed.values()]
+    )
+
+
+def described_options(docstring: str | None, shared: str | None) -> str:
+    """Returns a docstring with what ``shared`` says of the options behind its ``**options``."""
+    own, described = inspect.cleandoc(docstring or ""), inspect.cleandoc(shared or "")
+    entries = re.search(r"^Args:\n(.*?)(?=\n\n\S|\Z)", described, re.DOTALL | re.MULTILINE)
+    place = re.search(r"^ +\*\*options:.*(?:\n {5,}.*)*", own, re.MULTILINE)
+    if entries is None or place is None:
+        return own
+    return f"{own[: place.end()]}\n{entries[1]}{own[place.end() :]}"
+
+
 class Options(SimpleNamespace):
     """The shared options of a monitor as given, known to be right; each of them has a value.
 
     Args:
-        owner: The monitor, in the words of an error.
+        owner: The monitor's class, which an error names.
         **options: As a user gives them.
 
     Raises:
         TypeError, ValueError: An option is unknown or wrong; the message says what to write.
     """
 
-    def __init__(self, owner: str = "a monitor", /, **options: Unpack[MonitorOptions]) -> None:
+    def __init__(self, owner: type | None = None, /, **options: Unpack[MonitorOptions]) -> None:
         for name in options:
             if name not in _OPTIONS:
-                near = nearest(name, _OPTIONS) or sorted(_OPTIONS)
-                raise TypeError(f"{owner} has no option {name!r}. Nearest: {', '.join(near)}.")
+                known = inspect.signature(owner).parameters if owner else _OPTIONS
+                near = nearest(name, known) or sorted(known)
+                raise TypeError(
+                    f"{owner.__name__ if owner else 'a monitor'} has no option {name!r}. "
+                    f"Nearest: {', '.join(near)}."
+                )
         values = {name: options.get(name, option.default) for name, option in _OPTIONS.items()}
         for name, option in _OPTIONS.items():
             option.check(name, values[name])

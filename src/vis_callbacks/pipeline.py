@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -293,11 +294,13 @@ class Pipeline:
 
     def _write(self, one: _Observed, also: Mapping[str, float]) -> None:
         state, context = one.state, one.context
-        name, prefix = state.monitor.name, state.monitor.options.tag_prefix
+        name, options = state.monitor.name, state.monitor.options
+        prefix = options.tag_prefix
         with state.overhead.measured(), state.guard.catch("writing"):
             spent = Scalar(tag=f"overhead/{name}_percent", value=state.overhead.percent)
+            report = replace(one.report, items=(*one.report.items, spent))
             self._writer.write(
-                Report(step=one.report.step, items=(*one.report.items, spent)),
+                report.with_all_cards() if options.all_cards else report,
                 log_step=context.step,
                 epoch=context.epoch,
                 prefix=prefix if context.stage == "fit" else f"{context.stage}/{prefix}",

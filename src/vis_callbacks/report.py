@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vis_callbacks.cards import Card, card_of
 from vis_callbacks.tags import tag as tag  # monitors take it from here
 
 Values = Tensor | np.ndarray
@@ -30,6 +31,7 @@ class Scalar:
 
     tag: str
     value: float | Values
+    card: Card | None = None  # None: as `vis_callbacks.cards` has it; so below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Picture:
     draw: Callable[..., np.ndarray]
     arrays: Mapping[str, Values] = field(default_factory=dict)
     caption: str = ""
+    card: Card | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class Markdown:
 
     tag: str
     text: str
+    card: Card | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,7 @@ class Histogram:
     edges: Values
     total: Values | float = 0.0
     total_of_squares: Values | float = 0.0
+    card: Card | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +98,14 @@ class LayerTable:
     """Numbers of all layers at this step, for the heat map of TensorBoard's Health tab.
 
     TensorBoard draws no card for it, so it may name every layer of a large network. NaN means
-    "not known".
+    "not known". Shares lie between 0 and 1; other numbers are shown as powers of ten.
     """
 
     tag: str
     metrics: tuple[str, ...]
     layers: tuple[str, ...]
     values: Values  # (metrics, layers)
+    scale: Literal["share", "power"] = "share"
 
 
 Item = Scalar | RuleMetrics | Picture | Markdown | Histogram | Embedding | LayerTable
@@ -115,6 +121,16 @@ class Report:
     def of(self, kind: type[Any]) -> tuple[Any, ...]:
         """Returns the items of one kind, in order."""
         return tuple(item for item in self.items if isinstance(item, kind))
+
+    def with_all_cards(self) -> Report:
+        """Returns the report with a card of TensorBoard's for each number and picture."""
+        shown = [
+            replace(item, card=(item.card or card_of(item.tag))._replace(is_shown=True))
+            if isinstance(item, Scalar | Picture)
+            else item
+            for item in self.items
+        ]
+        return replace(self, items=tuple(shown))
 
     def rule_metrics(self) -> dict[str, dict[str, float]]:
         """Returns the numbers for the rules by metric and layer, once they are on the host."""

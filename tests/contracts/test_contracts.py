@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import re
@@ -20,6 +21,8 @@ from tests.writers.reading import read
 
 import vis_callbacks
 from vis_callbacks import Monitor, Report, Snapshot
+from vis_callbacks.cards import CARDS, pattern_of
+from vis_callbacks.options import Options
 
 every_monitor = pytest.mark.parametrize("cls", EVERY_MONITOR, ids=lambda cls: cls.__name__)
 every_shipped_monitor = pytest.mark.parametrize("cls", SHIPPED, ids=lambda cls: cls.__name__)
@@ -89,6 +92,27 @@ def test_it_goes_through_yaml(cls, on_alert):
     monitor = parser.instantiate(again).monitor
     assert type(monitor) is cls
     assert monitor.options == cls(**given).options
+
+
+@every_shipped_monitor
+def test_its_signature_and_its_help_list_every_option(cls):
+    listed = inspect.signature(cls).parameters
+    made = cls(**required(cls))
+    for name, value in vars(Options()).items():
+        assert listed[name].default == vars(made.options)[name]
+        assert f"\n    {name}: " in inspect.getdoc(cls)
+        assert value == listed[name].default or name in cls.default_options
+    assert not any(one.kind is one.VAR_KEYWORD for one in listed.values())
+
+
+@every_shipped_monitor
+def test_the_command_lines_help_describes_every_option(cls):
+    jsonargparse = pytest.importorskip("jsonargparse")
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(cls, "m")
+    described = {action.dest: action.help for action in parser._actions}
+    for name in inspect.signature(cls).parameters:
+        assert described[f"m.{name}"].partition("(type:")[0].strip(), name
 
 
 @every_monitor
@@ -195,6 +219,8 @@ def test_it_writes_the_tags_that_it_documents_and_no_others(cls, tmp_path):
     assert not undocumented
     unwritten = [t for t in cls.tags if not any(documented[t].fullmatch(w) for w in written)]
     assert not unwritten
+    if cls in SHIPPED:
+        assert set(cls.tags) <= set(CARDS)
 
 
 def tags_of(folder: str) -> set[str]:
@@ -212,8 +238,3 @@ def projector_tags(folder: str) -> set[str]:
     return {
         name.rsplit(":", 1)[0] for name in re.findall(r'tensor_name: "(.*)"', config.read_text())
     }
-
-
-def pattern_of(tag: str) -> re.Pattern[str]:
-    parts = re.split(r"<\w+>", tag)
-    return re.compile(".+".join(re.escape(part) for part in parts))

@@ -68,6 +68,5 @@ def test_every_figure_is_written_and_small(pictures, tmp_path):
 
 
 def test_every_monitor_has_a_figure():
-    shown = {card.tag.split("/")[0] for figure in FIGURES.values() for card in figure.cards}
     # learning_gallery.py makes the pictures of LearningMonitor, of another pair of trainings.
-    assert shown == {kind.stem for kind in MONITORS} - {"learning"}
+    assert {kind.stem for kind in MONITORS} - {"learning"} <= set(FIGURES)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from vis_callbacks.pictures import plots
 from vis_callbacks.pictures.colours import CLASS_COLOURS
 from vis_callbacks.pictures.markers import NO_CLASS, Marks
 from vis_callbacks.pictures.plots import line_plot, scatter_frames, scatter_plot
@@ -85,6 +86,20 @@ def test_a_level_bears_its_name_and_one_that_is_not_known_is_left_out() -> None:
 
     assert named > unnamed > none
     assert unknown == none
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        (0.1, [(0.1, "network, guessing")]),
+        (0.15, [(0.15, "network, guessing")]),
+        (0.05, [(0.1, "guessing, network")]),
+        (0.5, [(0.5, "network"), (0.1, "guessing")]),
+        (np.nan, [(0.1, "guessing")]),
+    ],
+)
+def test_names_of_levels_that_lie_near_stand_together(network: float, names: list) -> None:
+    assert plots._names_of({"network": network, "guessing": 0.1}, apart=0.08) == names
 
 
 # -- maps of points

@@ -76,6 +76,11 @@ def test_a_row_with_fewer_tiles_ends_in_crossed_places_and_an_empty_one_says_why
     assert is_ink(picture[bottom + 8 :]).any()
 
 
+def test_a_table_without_any_tile_is_wide_enough_for_its_caption_and_its_reasons():
+    rows = [TileRow(tiles=[], name="unit 3", missing="dead: 0 everywhere in all 1,000 images")] * 3
+    assert tile_table(rows, ["a caption of a line"]).shape[1] >= 400
+
+
 def test_a_border_a_box_and_a_cross_are_drawn():
     plain = tile_table([TileRow(tiles=[tile(RED)])])
     bordered = tile_table([TileRow(tiles=[tile(RED, border=GREEN)])])

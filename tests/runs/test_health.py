@@ -74,3 +74,11 @@ def test_a_picture_knows_its_layer_also_where_the_tag_spells_it_otherwise(tmp_pa
     run = Run(tmp_path)
     run.refresh()
     assert as_plain(run)["pictures"] == {tag: {"steps": [1], "num_written": 1, "layer": NASTY}}
+
+
+def test_the_filters_of_a_module_belong_to_its_weight(tmp_path: Path) -> None:
+    event_file(tmp_path, record(table({"m": [0.5]}, ["fc.1.weight"]), step=1))
+    event_file(tmp_path, record(picture("filters/fc.1"), step=1))
+    run = Run(tmp_path)
+    run.refresh()
+    assert as_plain(run)["pictures"]["filters/fc.1"]["layer"] == "fc.1.weight"

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 
 from tests.runs.stand_ins import ALERT, event_file, number, ours, picture, png, record, table
 
 from vis_callbacks.alerts.log import append_alerts
-from vis_callbacks.runs.run import MAX_TABLES, Run, Thinned, table_over_time
+from vis_callbacks.runs.run import MAX_TABLES, OverTime, Run, Thinned, over_time
 
 
 def run_of(folder: Path) -> Run:
@@ -24,11 +25,8 @@ def test_a_run_holds_alerts_curves_pictures_and_numbers_of_layers(tmp_path: Path
     run = run_of(tmp_path)
     assert run.curves["loss"].items() == [(3, 2.0)]
     assert run.picture("maps", 3) == png(9)
-    assert table_over_time(run.tables, 100) == (
-        [5],
-        ["a", "b"],
-        {"dead_fraction": [(0.0,), (None,)]},
-    )
+    of_layers = OverTime([5], ["a", "b"], [(0.0,), (None,)], "share")
+    assert over_time(run.tables) == {"dead_fraction": of_layers}
     assert (run.last_step, run.last_time, run.is_complete, run.is_watched) == (5, 1e9, True, True)
     assert run.alerts.ranked()[0].alert.kind == "dying_units"
     assert run.problems() == []
@@ -110,27 +108,34 @@ def test_thinned_entries_are_even_and_hold_the_first_and_the_latest() -> None:
 def test_a_heat_map_stays_within_its_cells_and_keeps_the_ends(tmp_path: Path) -> None:
     for step in range(50):
         event_file(tmp_path, record(table({"m": [0.5, math.nan]}, ["a", "b"]), step=step))
-    steps, layers, metrics = table_over_time(run_of(tmp_path).tables, 2 * 20)
+    (of_layers,) = over_time(run_of(tmp_path).tables, 2 * 20).values()
+    steps = of_layers.steps
     assert (steps[0], steps[-1], len(steps) <= 20) == (0, 49, True)
-    assert layers == ["a", "b"]
-    assert metrics["m"] == [(0.5,) * len(steps), (None,) * len(steps)]
+    assert of_layers.layers == ["a", "b"]
+    assert of_layers.rows == [(0.5,) * len(steps), (None,) * len(steps)]
 
 
 def test_layers_of_two_monitors_stand_below_each_other(tmp_path: Path) -> None:
-    one, two = table({"m": [0.5]}, ["a"], "one"), table({"n": [0.25]}, ["b"], "two")
+    one, two = table({"m": [0.5]}, ["a"], "one"), table({"m": [0.25]}, ["b"], "two")
     event_file(tmp_path, record(one, two, step=0))
-    assert table_over_time(run_of(tmp_path).tables, 100) == (
-        [0],
-        ["a", "b"],
-        {"m": [(0.5,), (None,)], "n": [(None,), (0.25,)]},
-    )
+    assert over_time(run_of(tmp_path).tables) == {
+        "m": OverTime([0], ["a", "b"], [(0.5,), (0.25,)], "share")
+    }
+
+
+def test_each_number_has_the_layers_steps_and_scale_of_its_own_monitor(tmp_path: Path) -> None:
+    event_file(tmp_path, record(table({"m": [0.5]}, ["a"], "one"), step=0))
+    plain = {"layers": ["w"], "metrics": {"n": [3e-9]}, "scale": "power"}
+    event_file(tmp_path, record(ours(json.dumps(plain).encode(), "two"), step=7))
+    assert over_time(run_of(tmp_path).tables) == {
+        "m": OverTime([0], ["a"], [(0.5,)], "share"),
+        "n": OverTime([7], ["w"], [(3e-9,)], "power"),
+    }
 
 
 def test_layers_that_join_later_are_not_known_before(tmp_path: Path) -> None:
     event_file(tmp_path, record(table({"m": [0.5]}, ["a"]), step=0))
     event_file(tmp_path, record(table({"m": [0.25, 1.0]}, ["a", "b"]), step=1))
-    assert table_over_time(run_of(tmp_path).tables, 100) == (
-        [0, 1],
-        ["a", "b"],
-        {"m": [(0.5, 0.25), (None, 1.0)]},
-    )
+    assert over_time(run_of(tmp_path).tables) == {
+        "m": OverTime([0, 1], ["a", "b"], [(0.5, 0.25), (None, 1.0)], "share")
+    }

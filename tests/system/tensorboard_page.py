@@ -12,11 +12,11 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -217,7 +217,8 @@ def served(logdir: Path, *arguments: str, paths: Sequence[Path] = ()) -> Iterato
     """
     with tempfile.TemporaryDirectory() as folder:
         _write_entry_points(Path(folder))
-        with _started(logdir, arguments, [*paths, Path(folder)]) as address:
+        environment = _environment([*paths, Path(folder)])
+        with started(logdir, *arguments, environment=environment) as address:
             yield address
 
 
@@ -237,15 +238,21 @@ def _write_entry_points(folder: Path) -> None:
 
 
 @contextmanager
-def _started(logdir: Path, arguments: Sequence[str], paths: Sequence[Path]) -> Iterator[str]:
+def started(
+    logdir: Path,
+    *arguments: str,
+    environment: Mapping[str, str],
+    python: Sequence[str] = (sys.executable,),
+) -> Iterator[str]:
+    """Starts TensorBoard as the Python and the environment have it; otherwise as `served`."""
     # TensorBoard takes port 0 as "any that is free" and prints which one it got.
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
+    command = [*python, "-m", "tensorboard.main", "--logdir", str(logdir)]
     with subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", "0", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(paths),
+        env=dict(environment),
     ) as process:
         try:
             address = _address(process)
@@ -296,7 +303,7 @@ def _wait_for_runs(process: subprocess.Popen[str], address: str) -> None:
     raise RuntimeError(f"TensorBoard at {address} ended before it had found a run.")
 
 
-def _environment(paths: Sequence[Path] = ()) -> dict[str, Any]:
+def _environment(paths: Sequence[Path] = ()) -> dict[str, str]:
     """Returns the environment without proxies: everything here is on this machine."""
     kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     searched = [*map(str, paths), str(ROOT / "src"), kept.get("PYTHONPATH", "")]

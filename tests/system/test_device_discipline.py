@@ -66,6 +66,8 @@ WAITS: dict[str, dict[str, int]] = {
         "monitor.ActivationMaximizationMonitor.observe": 2,  # rows of the strip
         "monitor.MaximizedTargets._numbers_on": 1,
         "science.maximize": 1,  # whether any image is to begin anew from a real one
+        "basis.principal_colours": 1,  # an ascent: whether they were found
+        "moves.turned_maps": 1,  # an ascent: all turns of its steps are sent at once
     },
     # Neighbours, probes and trustworthiness are of libraries of the host. One wait for each of
     # two layers, three probes and nine facts of a sample, at the end of an evaluation.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,9 @@ def fit(
 ) -> pl.Trainer:
     pl.seed_everything(3, verbose=False)
     trainer = trainer_of(folder, callbacks, max_steps=max_steps, max_epochs=-1)
-    options = {} if ckpt is None else {"ckpt_path": ckpt, "weights_only": True}
+    options: dict[str, Any] = {} if ckpt is None else {"ckpt_path": ckpt}
+    if "weights_only" in inspect.signature(pl.Trainer.fit).parameters:  # from Lightning 2.6 on
+        options["weights_only"] = True
     trainer.fit(Net(make()), *loaders_of(vectors()), **options)
     return trainer
 

@@ -57,7 +57,8 @@ def test_the_runs_are_listed_with_what_their_alerts_say(client: Client) -> None:
 
 def test_a_run_is_sent_once_and_then_only_what_is_new(client: Client, logs: Path) -> None:
     run = client.get("/run?run=sick").json
-    assert (run["level"], run["layers"], run["last_step"]) == ("warning", ["fc.1"], 60)
+    assert (run["level"], run["last_step"]) == ("warning", 60)
+    assert run["metrics"]["dead_fraction"]["layers"] == ["fc.1"]
     again = f"/run?run=sick&version={run['version']}"
     assert client.get(again).json == {"version": run["version"], "is_unchanged": True}
     event_file(logs / "sick", record(number("loss", 0.5), step=70))
@@ -217,4 +218,4 @@ def test_names_of_a_run_stay_what_they_are(tmp_path: Path) -> None:
     client = client_of(tab_on(tmp_path))
     (listed,) = client.get("/runs").json["runs"]
     run = client.get("/run", query_string={"run": listed["name"]}).json
-    assert run["layers"] == [NASTY]
+    assert run["metrics"]["m"]["layers"] == [NASTY]

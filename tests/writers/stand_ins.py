@@ -47,6 +47,65 @@ class ImageRecorder(Recorder):
         self.images.append((key, images, step, kwargs))
 
 
+class MlflowClient:
+    """Has ``log_image`` as mlflow 2.11 and later have it."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def log_image(
+        self,
+        run_id,
+        image,
+        artifact_file=None,
+        key=None,
+        step=None,
+        timestamp=None,
+        synchronous=None,
+    ):
+        assert (artifact_file is None) == (key is not None)
+        self.calls.append({"run_id": run_id, "image": image, "key": key, "step": step})
+
+
+class MLFlowLogger(Recorder):
+    run_id = "run 1"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experiment = MlflowClient()
+
+
+class Experiment:
+    """Has ``log_image`` as comet_ml has it."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def log_image(
+        self,
+        image_data,
+        name=None,
+        overwrite=False,
+        image_format="png",
+        image_scale=1.0,
+        image_shape=None,
+        image_colormap=None,
+        image_minmax=None,
+        image_channels="last",
+        copy_to_tmp=True,
+        step=None,
+        annotations=None,
+        metadata=None,
+    ):
+        self.calls.append({"image": image_data, "name": name, "step": step})
+
+
+class CometLogger(Recorder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.experiment = Experiment()
+
+
 class BrokenLogger(Recorder):
     """Neither says where it writes nor gives its experiment."""
 

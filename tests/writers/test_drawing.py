@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.writers.stand_ins import noise
 
+from vis_callbacks.cards import Card
 from vis_callbacks.report import Markdown, Picture
 from vis_callbacks.writers.drawing import Drawing, Order
 from vis_callbacks.writers.media_items import DrawnImage, prepare
@@ -145,4 +146,4 @@ def test_other_items_are_prepared_as_well():
     drawing.put(Order(Markdown(tag="words", text="hello"), "fit/", 3, lambda seconds: None))
     drawing.end(30)
     (drawn,) = drawing.take()
-    assert drawn.result() == Markdown(tag="fit/words", text="hello")
+    assert drawn.result() == Markdown(tag="fit/words", text="hello", card=Card(""))

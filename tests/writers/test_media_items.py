@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from tests.writers.stand_ins import noise, picture
 
-from vis_callbacks.report import Embedding, Histogram, LayerTable, Markdown, Picture, Scalar
+from vis_callbacks.report import (
+    Embedding,
+    Histogram,
+    LayerTable,
+    Markdown,
+    Picture,
+    Scalar,
+)
 from vis_callbacks.writers.media_items import num_bytes, prepare, within
 
 
@@ -37,6 +44,7 @@ def test_numbers_of_layers_become_strict_json():
     assert json.loads(prepared.text, parse_constant=pytest.fail) == {
         "layers": ["one", "two"],
         "metrics": {"m": [0.1235, None], "n": [None, 1.0]},
+        "scale": "share",
     }
     assert num_bytes(prepared) == len(prepared.text)
 
@@ -66,3 +74,16 @@ def test_equal_items_are_dropped_one_by_one():
 
 def test_an_embedding_takes_nothing_from_the_event_file():
     assert num_bytes(Embedding(tag="a", features=np.ones((100, 100)))) == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "edges", "kept"),
+    [
+        ([0, 0, 3, 0, 2, 0], [-9, -1, 0, 1, 2, 4, 9], ([3, 0, 2], [0, 1, 2, 4])),
+        ([1, 0, 1], [0, 1, 2, 3], ([1, 0, 1], [0, 1, 2, 3])),
+        ([0, 0], [0, 1, 2], ([0, 0], [0, 1, 2])),
+    ],
+)
+def test_a_histogram_loses_the_empty_bins_at_its_ends(counts, edges, kept):
+    prepared = prepare(Histogram(tag="a", counts=np.array(counts), edges=np.array(edges)), "")
+    assert (prepared.counts.tolist(), prepared.edges.tolist()) == kept

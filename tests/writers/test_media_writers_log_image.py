@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.writers.stand_ins import ImageRecorder, noise, picture
+from PIL import Image
+from tests.writers.stand_ins import CometLogger, ImageRecorder, MLFlowLogger, noise, picture
 
 from vis_callbacks.report import Embedding, Histogram, Markdown, Picture
 from vis_callbacks.writers.media_items import prepare
-from vis_callbacks.writers.media_writers import LogImageMedia
+from vis_callbacks.writers.media_writers import LogImageMedia, media_writer_of
 
 
 def written(item, step: int = 7) -> list:
     logger = ImageRecorder()
-    LogImageMedia(logger).write(prepare(item, ""), step=step, patience=1.0)
+    media_writer_of(logger).write(prepare(item, ""), step=step, patience=1.0)
     return logger.images
 
 
@@ -48,4 +49,23 @@ def test_what_the_logger_raises_is_left_to_the_channel():
             raise ConnectionError("no service")
 
     with pytest.raises(ConnectionError, match="no service"):
-        LogImageMedia(Refusing()).write(prepare(picture(), ""), step=0, patience=1.0)
+        media_writer_of(Refusing()).write(prepare(picture(), ""), step=0, patience=1.0)
+
+
+class OwnMLFlowLogger(MLFlowLogger):
+    pass
+
+
+@pytest.mark.parametrize("kind", [MLFlowLogger, OwnMLFlowLogger, CometLogger])
+def test_an_experiment_that_has_log_image_is_handed_the_picture(kind):
+    logger = kind()
+    media_writer_of(logger).write(prepare(picture("a/b", size=32), ""), step=7, patience=1.0)
+    (call,) = logger.experiment.calls
+    image = call.pop("image")
+    np.testing.assert_array_equal(np.asarray(image), noise(32, 1))
+    if kind is CometLogger:
+        assert isinstance(image, Image.Image)
+        assert call == {"name": "a/b", "step": 7}
+    else:
+        assert image.dtype == np.uint8
+        assert call == {"run_id": "run 1", "key": "a/b", "step": 7}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import resource
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,17 @@ from tests.writers.stand_ins import (
     picture,
 )
 
+from vis_callbacks.cards import Card
 from vis_callbacks.guard import LeftOutError
 from vis_callbacks.report import Embedding, Histogram, LayerTable, Markdown
-from vis_callbacks.runs.run import Run, table_over_time
+from vis_callbacks.runs.run import OverTime, Run, over_time
 from vis_callbacks.writers.budget import RESERVE_FOR_NUMBERS
-from vis_callbacks.writers.media_items import prepare
+from vis_callbacks.writers.media_items import Number, prepare
 from vis_callbacks.writers.media_writers import TensorBoardMedia
+
+with warnings.catch_warnings():  # html5lib, inside TensorBoard's copy of bleach, is deprecated
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 PATIENCE = 5.0
 
@@ -50,16 +57,13 @@ def test_numbers_of_layers_are_for_our_tab_alone(logger, run):
     layers, values = ("features.1", "<b>"), np.array([[0.5, np.nan]])
     outlet = TensorBoardMedia(logger)
     for step in (3, 5):
-        item = LayerTable(tag="layers", metrics=("m",), layers=layers, values=values)
+        item = LayerTable(tag="layers", metrics=("m",), layers=layers, values=values, scale="power")
         write(outlet, item, step=step)
     outlet.flush(patience=PATIENCE)
     read = Run(run)
     read.refresh()
-    assert table_over_time(read.tables, 100) == (
-        [3, 5],
-        list(layers),
-        {"m": [(0.5,) * 2, (None,) * 2]},
-    )
+    rows = [(0.5,) * 2, (None,) * 2]
+    assert over_time(read.tables) == {"m": OverTime([3, 5], list(layers), rows, "power")}
     accumulator = reading.read(run)
     assert accumulator.PluginTagToContent("vis_callbacks") == {"layers": b""}
     with pytest.raises(KeyError):
@@ -142,14 +146,57 @@ def test_alerts_may_use_the_room_that_pictures_may_not(logger, run, monkeypatch)
     assert reading.texts(run, "alerts") == {4: "y"}
 
 
-def test_numbers_are_refused_where_they_would_not_find_room(logger, monkeypatch):
+def test_numbers_are_refused_where_they_would_not_find_room(logger, tmp_path, monkeypatch):
     outlet = TensorBoardMedia(logger)
-    outlet.require_ready(10, patience=PATIENCE)
     room = RESERVE_FOR_NUMBERS + 10_000
     monkeypatch.setattr(resource, "getrlimit", lambda which: (room, resource.RLIM_INFINITY))
-    outlet.require_ready(10, patience=PATIENCE)
+    numbers = {f"n{index}": Number(1.0, Card("")) for index in range(100)}
     with pytest.raises(LeftOutError, match="kept for the run's own logs"):
-        outlet.require_ready(100, patience=PATIENCE)
+        outlet.write_numbers(numbers, step=0, patience=PATIENCE)
+    outlet.write_numbers({"few": Number(1.0, Card(""))}, step=0, patience=PATIENCE)
+    outlet.flush(patience=PATIENCE)
+    assert reading.read(tmp_path / "run").Tags()["scalars"] == ["few"]
+
+
+def test_what_is_no_card_is_for_our_tab_alone(logger, run):
+    outlet, aside = TensorBoardMedia(logger), Card("how to read it", is_shown=False)
+    drawn = replace(prepare(picture("aside/picture", size=8), ""), card=aside)
+    for step in (3, 5):
+        outlet.write(drawn, step=step, patience=PATIENCE)
+        outlet.write_numbers({"aside/number": Number(step, aside)}, step=step, patience=PATIENCE)
+    outlet.flush(patience=PATIENCE)
+    tags = reading.read(run).Tags()
+    assert (tags["scalars"], tags["images"]) == ([], [])
+    read = Run(run)
+    read.refresh()
+    assert read.curves["aside/number"].items() == [(3, 3.0), (5, 5.0)]
+    assert read.pictures["aside/picture"].steps() == [3, 5]
+    assert read.picture("aside/picture", 5) == drawn.png
+    assert read.num_left_out == 0
+
+
+def test_each_card_carries_its_description(logger, run):
+    outlet, card = TensorBoardMedia(logger), Card("how to read it")
+    drawn = replace(prepare(picture("seen/picture", size=8), ""), card=card)
+    edges = np.array([0.0, 1.0])
+    outlet.write(drawn, step=3, patience=PATIENCE)
+    write(outlet, Histogram(tag="seen/histogram", counts=np.ones(1), edges=edges, card=card))
+    write(outlet, Markdown(tag="seen/text", text="words", card=card))
+    for step in (3, 5):
+        outlet.write_numbers({"seen/number": Number(step, card)}, step=step, patience=PATIENCE)
+    outlet.flush(patience=PATIENCE)
+    multiplexer = EventMultiplexer().AddRun(str(run), "run")
+    multiplexer.Reload()
+    described = {
+        tag: multiplexer.SummaryMetadata("run", tag).summary_description
+        for plugin in ("scalars", "images", "histograms", "text")
+        for tag in multiplexer.PluginRunToTagToContent(plugin)["run"]
+    }
+    assert described == dict.fromkeys(
+        ("seen/number", "seen/picture", "seen/histogram", "seen/text/text_summary"),
+        "how to read it",
+    )
+    assert reading.scalars(run, "seen/number") == {3: 3.0, 5: 5.0}
 
 
 def test_a_logger_whose_experiment_is_something_else_is_named():

@@ -16,15 +16,8 @@ from tests.writers.stand_ins import (
     report,
 )
 
-from vis_callbacks.report import (
-    Embedding,
-    Histogram,
-    Markdown,
-    Picture,
-    RuleMetrics,
-    Scalar,
-    number_of,
-)
+from vis_callbacks.report import Embedding, Histogram, Markdown, Picture, RuleMetrics, Scalar
+from vis_callbacks.writers.budget import TimeBudget
 from vis_callbacks.writers.writer import Writer, alert_folder
 
 pytestmark = pytest.mark.contained
@@ -65,7 +58,8 @@ def test_every_kind_of_item_reaches_tensorboard(any_tensorboard, writer_of, tmp_
 
 
 def test_the_users_own_scalars_between_ours_all_survive(any_tensorboard, writer_of, tmp_path):
-    writer = writer_of(any_tensorboard)
+    # With time to spare: on a busy machine our own would be left out.
+    writer = writer_of(any_tensorboard, time_budget=TimeBudget(share=1.0, savings=600.0))
     for step in range(30):
         any_tensorboard.log_metrics({"loss": step / 2}, step)
         writer.write(full_report(), log_step=step, epoch=step // 10)
@@ -370,21 +364,3 @@ def test_nothing_is_written_before_the_first_alert(writer_of, tmp_path):
 def test_the_alert_folder_of_a_tensorboard_logger_is_its_log_dir(tensorboard, tmp_path):
     csv = CSVLogger(tmp_path, name="csv", version="")
     assert alert_folder([csv, tensorboard], tmp_path) == tmp_path / "run"
-
-
-# -- numbers
-
-
-@pytest.mark.parametrize(
-    "value", [1, 1.0, True, np.float32(1), np.array(1), np.array([1.0]), np.array([[1]])]
-)
-def test_one_value_of_any_type_is_a_float(value):
-    number = number_of(Scalar(tag="a", value=value))
-    assert number == 1.0
-    assert type(number) is float
-
-
-@pytest.mark.parametrize("value", [np.ones(2), np.ones(0)])
-def test_more_or_less_than_one_value_is_refused(value):
-    with pytest.raises(ValueError, match=r'scalar "a" holds . values'):
-        number_of(Scalar(tag="a", value=value))

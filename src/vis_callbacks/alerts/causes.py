@@ -13,6 +13,7 @@ _DEPTHS: tuple[frozenset[str], ...] = (
     frozenset({"targets_out_of_reach", "dead_from_start", "unscaled_inputs"}),
     frozenset({"non_finite_loss"}),
     frozenset({"dying_units", "diverging_loss", "non_finite"}),
+    frozenset({"rate_too_high"}),
     frozenset({"no_gradient", "collapsing_weights"}),
     frozenset({"constant_outputs"}),
     frozenset({"slow_learning"}),

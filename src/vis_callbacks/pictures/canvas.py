@@ -17,6 +17,7 @@ from vis_callbacks.pictures.text import (
     INK,
     Colour,
     Rgb,
+    broken,
     line_height,
     number,
     printable,
@@ -32,6 +33,9 @@ Box = tuple[float, float, float, float]  # top, left, bottom, right
 
 _MIN_CAPTION_WIDTH = 240  # a narrower picture gets white beside it
 _MAX_CAPTION_ROWS = 8  # of one entry: a name of a thousand letters must not bury the picture
+_CARD = (374, 215)  # what Time Series shrinks a picture to, in pixels across and down
+_LEAST_SIZE = 9  # of a caption's first line when shrunk
+_MAX_HEADING_SIZE = 32
 _MARGIN = 3
 _BAR_WIDTH = 120
 
@@ -142,20 +146,41 @@ def line(text: object, width: int = 0, colour: Colour = FAINT_INK) -> Rgb:
 def with_caption(image: Rgb, lines: Sequence[object], *, bar: Rgb | None = None) -> Rgb:
     """Returns the picture under a caption, which is wrapped to its width and never clipped.
 
-    The first line is drawn darker than the rest, empty ones are left out, and a `colour_bar` stands
-    between the caption and the picture.
+    The first line is drawn darker than the rest, and larger where TensorBoard's Time Series will
+    shrink the picture. The others are one paragraph, so that they take few rows. Empty ones are
+    left out, and a `colour_bar` stands between the caption and the picture.
     """
     width = max(image.shape[1], _MIN_CAPTION_WIDTH, 0 if bar is None else bar.shape[1])
-    entries = [wrapped(entry, width - 2 * _MARGIN) for entry in lines if str(entry)]
-    parts = list[Rgb]()
-    if entries:
-        inks = [INK, *[FAINT_INK] * (len(entries) - 1)]
-        rows = [(row, ink) for rows, ink in zip(entries, inks, strict=True) for row in _few(rows)]
-        height = line_height(CAPTION_SIZE)
-        parts.append(blank(height * len(rows) + _MARGIN, width))
-        for index, (row, ink) in enumerate(rows):
-            write(parts[0], row, _MARGIN, index * height, size=CAPTION_SIZE, colour=ink)
-    return stacked([*parts, *([] if bar is None else [bar]), image])
+    room = width - 2 * _MARGIN
+    entries = [str(entry) for entry in lines if str(entry)]
+    below = [image] if bar is None else [bar, image]
+    if not entries:
+        return stacked(below)
+    head, *rest = entries
+    paragraph = "; ".join(" ".join(_few(wrapped(entry, room))) for entry in rest)
+    rows = [row for row in broken(paragraph, room) if row]
+    details = [_text_block(rows, width, CAPTION_SIZE, FAINT_INK)] if rows else []
+    size = _heading_size(head, sum(map(len, [*details, *below])), width)
+    heading = _text_block(_few(wrapped(head, room, size)), width, size, INK)
+    return stacked([stacked([heading, *details, blank(_MARGIN, width)], gap=0), *below])
+
+
+def _heading_size(text: str, height: int, width: int) -> int:
+    """Returns the size at which two lines of text are still read in a card of Time Series."""
+    shrunk = max(1.0, width / _CARD[0], height / _CARD[1])
+    size = min(round(_LEAST_SIZE * shrunk), _MAX_HEADING_SIZE)
+    while size > CAPTION_SIZE and len(wrapped(text, width - 2 * _MARGIN, size)) > 2:
+        size -= 1
+    return max(size, CAPTION_SIZE)
+
+
+def _text_block(rows: Sequence[str], width: int, size: int, ink: Colour) -> Rgb:
+    """Returns rows of text, one under the other."""
+    height = line_height(size)
+    block = blank(height * len(rows), width)
+    for index, row in enumerate(rows):
+        write(block, row, _MARGIN, index * height, size=size, colour=ink)
+    return block
 
 
 def _few(rows: list[str]) -> list[str]:

@@ -31,6 +31,7 @@ _HEIGHT = 240  # of a plot of curves
 _POINTS_PER_PIXEL = 72 / _DPI
 _MARKED = 12  # a curve bears its marker at this many points at most
 _MAX_NAME_WIDTH = 160
+_LEAST_SHARE_APART = 0.08  # of a plot's height: names of levels that are nearer would overlap
 _GREY = "0.87"
 
 
@@ -72,11 +73,12 @@ def line_plot(
             clip_on=False,
         )
     axes.set_ylim(*y_range)
-    for name, value in levels.items():
+    for value in levels.values():
         if math.isfinite(value):
             axes.axhline(value, color=_share(INK), linewidth=0.9, linestyle="--")
-            place = (0.99, value)
-            _text(axes, name, place, va="bottom", ha="right", transform=axes.get_yaxis_transform())
+    for value, name in _names_of(levels, _LEAST_SHARE_APART * (y_range[1] - y_range[0])):
+        place = (0.99, value)
+        _text(axes, name, place, va="bottom", ha="right", transform=axes.get_yaxis_transform())
     axes.grid(axis="y", color=_GREY, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
@@ -93,6 +95,18 @@ def line_plot(
         parts.append(marker_legend(entries, MAX_FRAME_WIDTH, colours))
     note = f"gaps: {num_missing:,} values that are not finite" if num_missing else ""
     return with_caption(stacked(parts), [*caption, note])
+
+
+def _names_of(levels: Mapping[str, float], apart: float) -> list[tuple[float, str]]:
+    """Returns where names of levels stand, from the top; those of near ones stand together."""
+    known = [(value, name) for name, value in levels.items() if math.isfinite(value)]
+    names = list[tuple[float, str]]()
+    for value, name in sorted(known, key=lambda one: -one[0]):
+        if names and names[-1][0] - value < apart:
+            names[-1] = (names[-1][0], f"{names[-1][1]}, {name}")
+        else:
+            names.append((value, name))
+    return names
 
 
 def scatter_plot(

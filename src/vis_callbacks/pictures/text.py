@@ -35,7 +35,7 @@ def _font_path() -> Path:
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     # The other layout depends on a library that not every build of Pillow has.
     return ImageFont.truetype(_font_path(), size, layout_engine=ImageFont.Layout.BASIC)
@@ -124,8 +124,13 @@ def wrapped(text: object, width: int, size: int = CAPTION_SIZE) -> list[str]:
 
     A number stays with the word after it, which is mostly its unit: ``94 %``, ``64 samples``.
     """
+    return broken(printable(text), width, size)
+
+
+def broken(string: str, width: int, size: int = CAPTION_SIZE) -> list[str]:
+    """Returns what `wrapped` does of a text of any length that is printable already."""
     lines, line = list[str](), ""
-    for word in _words(printable(text), width, size):
+    for word in _words(string, width, size):
         longer = f"{line} {word}" if line else word
         if text_width(longer, size) <= width:
             line = longer

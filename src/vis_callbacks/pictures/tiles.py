@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vis_callbacks.pictures.canvas import (
+    MAX_FRAME_WIDTH,
     MAX_WIDTH,
     Box,
     blank,
@@ -122,7 +123,8 @@ def tile_table(
         name_width = max(name_width, text_width(corner))
     num_columns = max((len(row) for row in cells), default=1) or 1
     width = max(
-        [tile[0], *(cell.shape[1] for row in cells for cell in row)]
+        [tile[0] if any(cells) else MAX_FRAME_WIDTH]  # room for what is missing, and the caption
+        + [cell.shape[1] for row in cells for cell in row]
         + [text_width(title) + 2 for title in columns]
     )
     blocks = [

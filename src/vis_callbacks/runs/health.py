@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from vis_callbacks.runs.alert_cases import AlertCases, Case
-from vis_callbacks.runs.run import Run, table_over_time
+from vis_callbacks.runs.run import OverTime, Run, over_time
 from vis_callbacks.tags import tag
 
 Level = Literal["critical", "warning", "quiet", "unwatched"]
@@ -70,7 +70,8 @@ def as_plain(run: Run) -> dict[str, Any]:
     """Returns all that a page shows of a run, as bounded plain values; pictures by their steps."""
     with run.lock:
         cases, verdict = run.alerts.ranked(), verdict_of(run)
-        steps, layers, metrics = table_over_time(run.tables, _MAX_CELLS)
+        metrics = over_time(run.tables, _MAX_CELLS)
+        layers = dict.fromkeys(layer for one in metrics.values() for layer in one.layers)
         return {
             "version": run.version,
             "is_complete": run.is_complete,
@@ -81,18 +82,27 @@ def as_plain(run: Run) -> dict[str, Any]:
             "problems": run.problems(),
             "num_alerts": len(cases),
             "alerts": [_plain_case(case) for case in cases[:MAX_CARDS]],
-            "steps": steps,
-            "num_layers": len(layers),
-            "layers": [_clipped(layer) for layer in layers[:MAX_LAYERS_SHOWN]],
-            "metrics": {name: rows[:MAX_LAYERS_SHOWN] for name, rows in metrics.items()},
+            "metrics": {name: _plain_rows(one) for name, one in metrics.items()},
             "curves": {name: _finite(curve.items()) for name, curve in run.curves.items()},
             "pictures": _plain_pictures(run, layers),
         }
 
 
-def _plain_pictures(run: Run, layers: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _plain_rows(of_layers: OverTime) -> dict[str, Any]:
+    return {
+        "steps": of_layers.steps,
+        "num_layers": len(of_layers.layers),
+        "layers": [_clipped(layer) for layer in of_layers.layers[:MAX_LAYERS_SHOWN]],
+        "rows": of_layers.rows[:MAX_LAYERS_SHOWN],
+        "scale": of_layers.scale,
+    }
+
+
+def _plain_pictures(run: Run, layers: Iterable[str]) -> dict[str, dict[str, Any]]:
     """By tag: the steps of its pictures, how many were written, the layer that it is about."""
-    by_spelling = {tag(layer): layer for layer in layers}
+    # A monitor may name its pictures after the module whose weight has a row.
+    by_spelling = {tag(layer.removesuffix(".weight")): layer for layer in layers}
+    by_spelling |= {tag(layer): layer for layer in layers}
     return {
         name: {
             "steps": kept.steps(),

@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +23,7 @@ MAX_POINTS = 256
 MAX_PICTURES = 500
 MAX_TABLES = 8
 MAX_LAYERS = 10_000
-MAX_CELLS = 500_000  # of a table over time: 2 MB
+MAX_CELLS = 500_000  # of a table over time: 4 MB
 EVENT_FILES = "*tfevents*"
 
 Entry = TypeVar("Entry")
@@ -74,11 +75,17 @@ class StoredPicture:
 
 @dataclass(frozen=True)
 class Numbers:
-    """The numbers of all layers at one step: ``values`` is (metrics, layers), flat."""
+    """The numbers of all layers at one step.
+
+    Attributes:
+        values: (metrics, layers), flat.
+        scale: "share" where they lie between 0 and 1, "power" where they span powers of ten.
+    """
 
     layers: tuple[str, ...]
     metrics: tuple[str, ...]
     values: array[float]
+    scale: str
 
 
 class Run:
@@ -167,17 +174,16 @@ class Run:
         self.last_time = max(event.wall_time, self.last_time or 0.0)
         for value in event.summary.value:
             self.last_step = max(event.step, self.last_step or 0)
-            if value.metadata.plugin_data.plugin_name == TAB_NAME:
-                table = self._table_of(value)
-                limit = MAX_CELLS // max(1, len(table.values) if table else 1)
-                limit = min(max(limit, 16), MAX_POINTS)
-                self._add(self.tables, MAX_TABLES, value.tag, limit, event.step, table)
-            elif value.WhichOneof("value") == "simple_value":
-                number = value.simple_value
+            if (number := _number_of(value)) is not None:
                 self._add(self.curves, MAX_TAGS, value.tag, MAX_POINTS, event.step, number)
             elif _image_of(value) is not None:
                 place = StoredPicture(file, offset)
                 self._add(self.pictures, MAX_TAGS, value.tag, self._max_pictures, event.step, place)
+            elif value.metadata.plugin_data.plugin_name == TAB_NAME:
+                table = self._table_of(value)
+                limit = MAX_CELLS // max(1, len(table.values) if table else 1)
+                limit = min(max(limit, 16), MAX_POINTS)
+                self._add(self.tables, MAX_TABLES, value.tag, limit, event.step, table)
 
     def _add(
         self,
@@ -205,45 +211,76 @@ class Run:
         if not is_sound or len(rows) > MAX_TABLES or {len(row) for row in rows} != {len(layers)}:
             return None
         layers = self._layers.setdefault(layers, layers)  # the same names at every step: once
-        return Numbers(layers, tuple(metrics), array("f", [x for row in rows for x in row]))
+        values = array("d", [x for row in rows for x in row])
+        return Numbers(layers, tuple(metrics), values, str(plain.get("scale", "share")))
 
 
 def _floats(row: Iterable[Any]) -> list[float]:
     return [math.nan if number is None else float(number) for number in row]
 
 
+def _number_of(value: Any) -> float | None:
+    """A scalar's number, or one that is for our tab alone; None where the value is another."""
+    if value.WhichOneof("value") == "simple_value":
+        return float(value.simple_value)
+    is_ours = value.metadata.plugin_data.plugin_name == TAB_NAME
+    return float(value.tensor.float_val[0]) if is_ours and value.tensor.float_val else None
+
+
 def _image_of(value: Any) -> bytes | None:
-    """The encoded image of a summary's value, in the old form or the new; else None."""
+    """The encoded image of a value in the old form, the new one or for our tab; else None."""
     if value.WhichOneof("value") == "image":
         return bytes(value.image.encoded_image_string)
-    if value.metadata.plugin_data.plugin_name == "images" and len(value.tensor.string_val) > 2:
+    is_image = value.metadata.plugin_data.plugin_name in ("images", TAB_NAME)
+    if is_image and len(value.tensor.string_val) > 2:
         return bytes(value.tensor.string_val[2])  # behind width and height
     return None
 
 
-def table_over_time(
-    tables: Mapping[str, Thinned[Numbers]], max_cells: int
-) -> tuple[list[int], list[str], dict[str, Sequence[Sequence[float | None]]]]:
-    """Returns steps, layers and, by metric, rows of a layer each: what a heat map shows.
+@dataclass(frozen=True)
+class OverTime:
+    """One number of every layer over the steps, which a heat map shows.
+
+    ``rows[i][k]`` is that of ``layers[i]`` at ``steps[k]``, None where it is not known. ``scale``
+    is as in `Numbers`.
+    """
+
+    steps: Sequence[int]
+    layers: Sequence[str]
+    rows: Sequence[Sequence[float | None]]
+    scale: str
+
+
+def over_time(
+    tables: Mapping[str, Thinned[Numbers]], max_cells: int = MAX_CELLS
+) -> dict[str, OverTime]:
+    """Returns by metric what is known of it at any step.
 
     The layers of several monitors stand below each other. Beyond ``max_cells`` steps are left
     out, never the first and the last.
     """
-    by_step: dict[int, list[Numbers]] = {}
+    by_metric: dict[str, dict[int, list[Numbers]]] = {}
     for table in tables.values():
         for step, numbers in table.items():
-            by_step.setdefault(step, []).append(numbers)
-    layers = list(dict.fromkeys(n for some in by_step.values() for t in some for n in t.layers))
-    metrics = list(dict.fromkeys(n for some in by_step.values() for t in some for n in t.metrics))
+            for metric in numbers.metrics:
+                by_metric.setdefault(metric, {}).setdefault(step, []).append(numbers)
+    found = {
+        metric: _over_time(metric, by_step, max_cells // len(by_metric))
+        for metric, by_step in by_metric.items()
+    }
+    return {metric: one for metric, one in found.items() if _is_known(one.rows)}
+
+
+def _over_time(metric: str, by_step: Mapping[int, Sequence[Numbers]], max_cells: int) -> OverTime:
+    tables = [table for some in by_step.values() for table in some]
+    names = dict.fromkeys(table.layers for table in tables)
+    layers = list(dict.fromkeys(chain.from_iterable(names)))
     steps = sorted(by_step)
-    while len(steps) > 2 and len(steps) * len(layers) * len(metrics) > max_cells:
+    while len(steps) > 2 and len(steps) * len(layers) > max_cells:
         steps = [*steps[:-1:2], steps[-1]]
     places = {layer: place for place, layer in enumerate(layers)}
-    columns = {
-        metric: [_column(metric, by_step[step], places) for step in steps] for metric in metrics
-    }
-    rows = {metric: list(zip(*some, strict=True)) for metric, some in columns.items()}
-    return steps, layers, {metric: some for metric, some in rows.items() if _is_known(some)}
+    columns = [_column(metric, by_step[step], places) for step in steps]
+    return OverTime(steps, layers, list(zip(*columns, strict=True)), tables[-1].scale)
 
 
 def _column(
@@ -252,11 +289,10 @@ def _column(
     """One number of all layers at one step; None where it is not known."""
     column: list[float | None] = [None] * len(places)
     for table in tables:
-        if metric in table.metrics:
-            start = table.metrics.index(metric) * len(table.layers)
-            values = table.values[start : start + len(table.layers)]
-            for layer, value in zip(table.layers, values, strict=True):
-                column[places[layer]] = round(value, 4) if math.isfinite(value) else None
+        start = table.metrics.index(metric) * len(table.layers)
+        values = table.values[start : start + len(table.layers)]
+        for layer, value in zip(table.layers, values, strict=True):
+            column[places[layer]] = value if math.isfinite(value) else None
     return column
 
 

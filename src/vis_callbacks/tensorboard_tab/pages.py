@@ -15,7 +15,7 @@ from vis_callbacks.runs.log_folder import LogFolder
 from vis_callbacks.tensorboard_tab.plugin import respond
 
 # In the order in which each may use what stands before it.
-MODULES = ("dom.js", "chart.js", "heat_map.js", "run_panel.js", "page.js")
+MODULES = ("dom.js", "scale.js", "chart.js", "heat_map.js", "run_panel.js", "page.js")
 STATIC = {"index.js": "application/javascript", "style.css": "text/css"} | dict.fromkeys(
     MODULES, "application/javascript"
 )

@@ -1,4 +1,4 @@
-"""The ways that media can take: a SummaryWriter, a logger's own ``log_image``, a folder.
+"""The ways that media can take: a SummaryWriter, ``log_image`` of a logger's service, a folder.
 
 Each one says what it ``takes``, and has ``write(media, *, step, patience)``, which waits no
 longer than ``patience`` seconds.
@@ -7,20 +7,23 @@ longer than ``patience`` seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from vis_callbacks.cards import Card
 from vis_callbacks.report import Embedding, Histogram, Markdown
 from vis_callbacks.runs import TAB_NAME
 from vis_callbacks.writers.budget import RESERVE_FOR_MEDIA, RESERVE_FOR_NUMBERS, require_room
-from vis_callbacks.writers.media_items import DrawnImage, Media, TabData
+from vis_callbacks.writers.media_items import DrawnImage, Media, Number, TabData
 from vis_callbacks.writers.shared_writer import SharedWriter, package_of, summary_module
 
-_DATA_CLASS_TENSOR = 2  # of TensorBoard's summary.proto
+_SCALAR, _TENSOR, _BLOBS = 1, 2, 3  # data classes of TensorBoard's summary.proto
+_FLOAT, _STRING = 1, 7  # of its types.proto
 _LINE_BREAKS = str.maketrans("\t\n\r", "   ")
 
 
@@ -32,25 +35,50 @@ class TensorBoardMedia:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._shared: SharedWriter | None = None
+        self._described: set[str] = set()  # tags of numbers
 
     def write(self, media: Media, *, step: int, patience: float) -> None:
         """Writes one item; waits for it no longer than ``patience`` seconds."""
         self._write(media, step, RESERVE_FOR_MEDIA, patience)
 
-    def write_alerts(self, text: Markdown, *, step: int, patience: float) -> None:
+    def write_alerts(self, text: Media, *, step: int, patience: float) -> None:
         """Writes the text of the alerts, which may use the room that pictures may not."""
         self._write(text, step, RESERVE_FOR_NUMBERS, patience)
 
-    def require_ready(self, num_numbers: int, *, patience: float) -> None:
-        """Checks that as many numbers can be logged without harm to the shared writer.
+    def write_numbers(self, numbers: Mapping[str, Number], *, step: int, patience: float) -> None:
+        """Has the logger log them; those that are no card, and the first of a tag, are written.
 
         Raises:
-            LeftOutError: They cannot now.
+            LeftOutError: They cannot be written now without harm to the shared writer.
             RuntimeError: The writer has ended, and not through us.
         """
-        self._current().require_ready(
-            size=300 * num_numbers, reserve=RESERVE_FOR_NUMBERS, patience=patience
-        )
+        size = 300 * len(numbers)
+        self._current().require_ready(size=size, reserve=RESERVE_FOR_NUMBERS, patience=patience)
+        logged = {tag: n.value for tag, n in numbers.items() if self._needs_nothing(tag, n.card)}
+        written = {tag: number for tag, number in numbers.items() if tag not in logged}
+        if logged:
+            self._logger.log_metrics(logged, step=step)
+        if written:
+            self._write_values(written, step, patience)
+
+    def _needs_nothing(self, tag: str, card: Card) -> bool:
+        return card.is_shown and (tag in self._described or not card.how_to_read)
+
+    def _write_values(self, numbers: Mapping[str, Number], step: int, patience: float) -> None:
+        """Writes them as one record: a card's first number can carry its description."""
+        shared, prefix = self._current(), _prefix_of(self._logger)
+        summary = summary_module(shared.package).Summary()
+        for tag, number in numbers.items():
+            value = summary.value.add(tag=prefix + tag)
+            if number.card.is_shown:
+                value.simple_value = number.value
+                _describe(value, "scalars", _SCALAR, number.card)
+            else:
+                value.tensor.dtype = _FLOAT
+                value.tensor.float_val.append(number.value)
+                _describe(value, TAB_NAME, _TENSOR, number.card)
+        shared.add(summary, step=step, reserve=RESERVE_FOR_NUMBERS, patience=patience)
+        self._described.update(numbers)
 
     def flush(self, *, patience: float) -> None:
         """Puts what was written into the file, so that a kill does not lose it."""
@@ -64,6 +92,7 @@ class TensorBoardMedia:
             if package is None:
                 raise TypeError(f"{type(self._logger).__name__}.experiment is no SummaryWriter")
             self._shared = SharedWriter(writer, package)
+            self._described.clear()
         return self._shared
 
     def _write(self, media: Media, step: int, reserve: int, patience: float) -> None:
@@ -87,16 +116,41 @@ def _prefix_of(logger: Any) -> str:
 def _summary_of(
     media: DrawnImage | Markdown | Histogram | TabData, tag: str, summaries: Any
 ) -> Any:
+    """The media as TensorBoard has it; what is no card belongs to our own plugin."""
+    plugin, data_class, card = TAB_NAME, _TENSOR, None
     if isinstance(media, TabData):
-        return _for_our_tab(media, tag, summaries)
-    if isinstance(media, Markdown):
-        return summaries.text(tag, media.text.encode("utf-8", "replace").decode())
-    if isinstance(media, DrawnImage):
-        height, width, num_channels = media.pixels.shape
-        summary = summaries.Summary
+        summary = summaries.text(tag, media.text)
+        summary.value[0].tag = tag
+        summary.value[0].metadata.plugin_data.content = b""
+    elif isinstance(media, Markdown):
+        plugin, card = "text", media.card
+        summary = summaries.text(tag, media.text.encode("utf-8", "replace").decode())
+    elif isinstance(media, Histogram):
+        plugin, card = "histograms", media.card
+        summary = _histogram(media, tag, summaries)
+    else:
+        card = media.card
+        plugin, data_class = ("images", _BLOBS) if card.is_shown else (TAB_NAME, _TENSOR)
+        summary = _image(media, tag, summaries)
+    _describe(summary.value[0], plugin, data_class, card)
+    return summary
+
+
+def _image(media: DrawnImage, tag: str, summaries: Any) -> Any:
+    height, width, num_channels = media.pixels.shape
+    summary = summaries.Summary()
+    value = summary.value.add(tag=tag)
+    if media.card.is_shown:
         shape = {"height": height, "width": width, "colorspace": num_channels}
-        image = summary.Image(**shape, encoded_image_string=media.png)
-        return summary(value=[summary.Value(tag=tag, image=image)])
+        value.image.CopyFrom(summaries.Summary.Image(**shape, encoded_image_string=media.png))
+    else:
+        value.tensor.dtype = _STRING
+        value.tensor.tensor_shape.dim.add(size=3)
+        value.tensor.string_val.extend([b"%d" % width, b"%d" % height, media.png])
+    return summary
+
+
+def _histogram(media: Histogram, tag: str, summaries: Any) -> Any:
     counts, edges = np.asarray(media.counts), np.asarray(media.edges)
     return summaries.histogram_raw(
         tag,
@@ -110,16 +164,13 @@ def _summary_of(
     )
 
 
-def _for_our_tab(media: TabData, tag: str, summaries: Any) -> Any:
-    """A text that belongs to our plugin, so that TensorBoard's other tabs pass it over."""
-    summary = summaries.text(tag, media.text)
-    (value,) = summary.value
-    value.tag = tag
-    value.metadata.plugin_data.plugin_name = TAB_NAME
-    value.metadata.plugin_data.content = b""
+def _describe(value: Any, plugin: str, data_class: int, card: Card | None) -> None:
+    """Says which plugin a value belongs to, and how to read it."""
+    value.metadata.plugin_data.plugin_name = plugin
+    value.metadata.summary_description = card.how_to_read if card else ""
+    # Without it TensorBoard's quick loader passes the description over.
     if hasattr(value.metadata, "data_class"):  # tensorboardX's summaries may have none
-        value.metadata.data_class = _DATA_CLASS_TENSOR
-    return summary
+        value.metadata.data_class = data_class
 
 
 def _finite(value: Any) -> float:
@@ -145,19 +196,45 @@ def _write_embedding(
     )
 
 
+HandOver = Callable[[Any, DrawnImage, int], None]  # logger, picture, step
+
+
 class LogImageMedia:
-    """A logger that has ``log_image``, such as WandbLogger."""
+    """A logger whose service takes pictures: it has ``log_image`` itself, or its experiment has."""
 
     takes = (DrawnImage,)
 
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
+    def __init__(self, logger: Any, hand_over: HandOver) -> None:
+        self._logger, self._hand_over = logger, hand_over
 
     def write(self, media: Media, *, step: int, patience: float) -> None:
         """Hands one picture over."""
         if isinstance(media, DrawnImage):
-            captions = {"caption": [media.caption]} if media.caption else {}
-            self._logger.log_image(key=media.tag, images=[media.pixels], step=step, **captions)
+            self._hand_over(self._logger, media, step)
+
+
+def _to_wandb(logger: Any, image: DrawnImage, step: int) -> None:
+    captions = {"caption": [image.caption]} if image.caption else {}
+    logger.log_image(key=image.tag, images=[image.pixels], step=step, **captions)
+
+
+def _to_mlflow(logger: Any, image: DrawnImage, step: int) -> None:
+    # With a key and a step, which came with 2.11, its page shows pictures with a slider.
+    logger.experiment.log_image(logger.run_id, image.pixels, key=image.tag, step=step)
+
+
+def _to_comet(logger: Any, image: DrawnImage, step: int) -> None:
+    logger.experiment.log_image(Image.fromarray(image.pixels), name=image.tag, step=step)
+
+
+def _hand_over_of(logger: Any) -> HandOver | None:
+    """How pictures get to the logger's service; None if it takes none."""
+    # Asked of the class: a DummyLogger answers every attribute with a function.
+    if callable(getattr(type(logger), "log_image", None)):
+        return _to_wandb
+    names = {kind.__name__ for kind in type(logger).__mro__}
+    known = {"MLFlowLogger": _to_mlflow, "CometLogger": _to_comet}
+    return next((known[name] for name in known if name in names), None)
 
 
 class ImageFolder:
@@ -189,9 +266,9 @@ MediaWriter = TensorBoardMedia | LogImageMedia | ImageFolder
 
 def media_writer_of(logger: Any) -> MediaWriter | None:
     """Returns what takes the media of a logger, None if nothing does."""
-    # Asked of the class: a DummyLogger answers every attribute with a function.
-    if callable(getattr(type(logger), "log_image", None)):
-        return LogImageMedia(logger)
+    hand_over = _hand_over_of(logger)
+    if hand_over is not None:
+        return LogImageMedia(logger, hand_over)
     experiment = getattr(logger, "experiment", None)
     return TensorBoardMedia(logger) if package_of(experiment) else None
 

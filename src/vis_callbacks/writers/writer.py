@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vis_callbacks.alerts.alert import Alert
+from vis_callbacks.cards import card_of
 from vis_callbacks.guard import Guard
 from vis_callbacks.report import Markdown, Picture, Report, RuleMetrics, Scalar, number_of
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
@@ -19,6 +20,8 @@ from vis_callbacks.writers.budget import ByteBudget, TimeBudget
 from vis_callbacks.writers.drawing import Drawing, Drawn, Order
 from vis_callbacks.writers.media_items import (
     Media,
+    Number,
+    card_for,
     num_bytes,
     prepare,
     within,
@@ -94,9 +97,8 @@ class Writer:
         self._log = AlertLog(alert_folder) if alert_folder is not None else None
         self.story = AlertStory()
         self._guards: dict[str, Guard] = {}
-        self._media_writers: dict[
-            str, MediaWriter | None
-        ] = {}  # by the name of the logger or "PNG files"
+        # By the name of the logger or "PNG files".
+        self._media_writers: dict[str, MediaWriter | None] = {}
         self._epoch = 0
         self._drawing = Drawing() if draws_aside else None
         self._drawn_before: set[object] = set()  # functions that draw
@@ -181,7 +183,7 @@ class Writer:
             return
         self.story.add(shown)
         prefix = _as_folder(prefix)
-        self._log_to_all({f"{prefix}alerts/active": float(active)}, log_step)
+        self._write_numbers([Scalar(tag="alerts/active", value=active)], log_step, prefix, {})
         self._write_alert_text(log_step, prefix, has_news=True)
         for name, logger in zip(self._names, self._loggers, strict=True):
             for alert in shown if has_wandb(logger) else ():
@@ -241,28 +243,27 @@ class Writer:
     def _write_numbers(
         self, scalars: Sequence[Scalar], step: int, prefix: str, also: Mapping[str, float]
     ) -> None:
-        numbers = dict(also)
+        numbers = {tag: Number(value, card_of(tag)) for tag, value in also.items()}
         for scalar in scalars:
             tag = prefix + scalar.tag
             self._try(f'the number "{scalar.tag}"', _take_number, numbers, tag, scalar)
         if numbers:
             self._log_to_all(numbers, step)
 
-    def _log_to_all(self, numbers: Mapping[str, float], step: int) -> None:
+    def _log_to_all(self, numbers: Mapping[str, Number], step: int) -> None:
         for name, logger in zip(self._names, self._loggers, strict=True):
             to = self._media_writer_of(name, logger)
             self._try(f"{name}'s numbers", self._log_to, logger, to, numbers, step)
 
     def _log_to(
-        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, float], step: int
+        self, logger: Any, to: MediaWriter | None, numbers: Mapping[str, Number], step: int
     ) -> None:
         if not isinstance(to, TensorBoardMedia):
-            logger.log_metrics(dict(numbers), step=step)
+            logger.log_metrics({tag: number.value for tag, number in numbers.items()}, step=step)
             return
         patience = min(_PATIENCE, max(self._time.remaining, _LEAST_PATIENCE))
         with self._time.spending():
-            to.require_ready(len(numbers), patience=patience)
-            logger.log_metrics(dict(numbers), step=step)
+            to.write_numbers(numbers, step=step, patience=patience)
 
     # -- pictures, texts, histograms, embeddings
 
@@ -372,20 +373,20 @@ class Writer:
 
     def _write_alert_text(self, step: int, prefix: str = "", *, has_news: bool = False) -> None:
         """Writes all alerts so far, or that there is none; news is waited for and flushed."""
-        item = Markdown(tag=f"{prefix}alerts/text", text=self.story.tell())
+        item = prepare(Markdown(tag="alerts/text", text=self.story.tell()), prefix)
         write = self._write_news if has_news else self._write_one
         for name, to in self._all_media_writers():
             if isinstance(to, TensorBoardMedia):
                 self._try(f"{name}'s alerts", write, to, item, step)
 
-    def _write_news(self, to: TensorBoardMedia, text: Markdown, step: int) -> None:
+    def _write_news(self, to: TensorBoardMedia, text: Media, step: int) -> None:
         with self._time.spending():
             to.write_alerts(text, step=step, patience=_PATIENCE_FOR_ALERTS)
             to.flush(patience=_PATIENCE_FOR_ALERTS)
 
 
-def _take_number(numbers: dict[str, float], tag: str, scalar: Scalar) -> None:
-    numbers[tag] = number_of(scalar)
+def _take_number(numbers: dict[str, Number], tag: str, scalar: Scalar) -> None:
+    numbers[tag] = Number(number_of(scalar), card_for(scalar))
 
 
 def _take_media(media: list[Media], order: Order) -> None:

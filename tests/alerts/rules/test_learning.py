@@ -17,6 +17,7 @@ from vis_callbacks.alerts.rules.gradients import (
     VanishingGradient,
 )
 from vis_callbacks.alerts.rules.inputs import UnscaledInputs
+from vis_callbacks.alerts.rules.instability import RateTooHigh
 from vis_callbacks.alerts.rules.loss_facts import constant_loss, formula_of
 from vis_callbacks.alerts.rules.outputs import (
     ConstantOutputs,
@@ -44,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     UnscaledInputs(),
     OneClass(),
     DivergingLoss(),
+    RateTooHigh(),
     HugeFirstLoss(),
     NoGradient(),
     VanishingGradient(),
@@ -283,9 +285,51 @@ def test_a_loss_that_rises_within_the_first_steps_is_let_alone() -> None:
     assert DivergingLoss().check(history_of(entry(2.0), entry(9.0), every=4)) is None
 
 
+def test_a_loss_that_shot_up_at_a_single_step_means_a_rate_too_high() -> None:
+    finding = found(RateTooHigh(), entry(2.0, highest_loss=2.0), entry(1.5, highest_loss=7.0))
+    assert "shot up to 3.04 times" in finding.message  # of a constant's, which is above the first
+    assert "0.01 instead of 0.1" in finding.remedy
+    assert check(RateTooHigh(), entry(2.0), entry(1.5, highest_loss=6.5)) is None
+
+
+def test_a_loss_that_rose_and_stays_high_while_weights_move_far_means_a_rate_too_high() -> None:
+    far = {"a": (0.1, 1.0, 0.02), "b": (0.1, 1.0, 0.02)}
+    stuck = [entry(1.9, weights=far, highest_loss=3.0)] * 5
+    assert "2 % of their norm" in found(RateTooHigh(), *stuck).message
+    assert check(RateTooHigh(), *stuck[:3]) is None  # before 150 steps
+    assert check(RateTooHigh(), *[entry(1.9, highest_loss=3.0)] * 5) is None  # they hardly move
+    assert check(RateTooHigh(), *[entry(1.9, weights=far, highest_loss=2.4)] * 5) is None
+    assert check(RateTooHigh(), *[entry(0.9, weights=far, highest_loss=3.0)] * 5) is None
+
+
+def test_of_differences_only_a_loss_above_a_constants_means_a_rate_too_high() -> None:
+    far = {"a": (0.1, 1.0, 0.02), "b": (0.1, 1.0, 0.02)}
+
+    def stuck(loss: float) -> list[Entry]:
+        constants = {"mse_loss": 1.0}
+        formulas = {"mse_loss": loss}
+        return [
+            entry(loss, formulas=formulas, constants=constants, weights=far, highest_loss=2.0)
+        ] * 5
+
+    assert check(RateTooHigh(), *stuck(0.9)) is None  # little can be explained, perhaps
+    assert isinstance(check(RateTooHigh(), *stuck(1.1)), Finding)
+
+
+def test_a_loss_that_stays_while_weights_move_very_far_means_a_rate_too_high() -> None:
+    very_far = {"a": (0.1, 1.0, 0.03), "b": (0.1, 1.0, 0.03)}
+    assert isinstance(check(RateTooHigh(), *[entry(2.1, weights=very_far)] * 5), Finding)
+    assert check(RateTooHigh(), *[entry(1.8, weights=very_far)] * 5) is None
+
+
 def test_a_first_loss_ten_times_a_constants_is_a_remark() -> None:
     assert "10.4 times" in found(HugeFirstLoss(), entry(24.0)).message
     assert check(HugeFirstLoss(), entry(22.0)) is None
+
+
+def test_scores_that_are_masked_are_not_called_constant() -> None:
+    masked = entry(output_low=-math.inf, output_high=2.0, output_range=math.inf)
+    assert check(ConstantOutputs(), *[masked] * 3) is None
 
 
 def test_no_better_than_a_constant_is_certain_near_the_end_only() -> None:
@@ -346,13 +390,31 @@ def test_weights_that_hardly_move_mean_a_rate_too_small() -> None:
     assert check(SlowLearning(), *[entry(2.2, weights=still)] * 5) is None
 
 
-def test_a_short_path_is_told_late_and_only_while_the_loss_falls() -> None:
-    slow = {"a": (0.1, 1.0, 3e-4), "b": (0.1, 1.0, 3e-4)}
-    losses = [2.0 * 0.95**i for i in range(9)]
-    entries = [entry(loss, weights=slow) for loss in losses]
-    assert isinstance(check(SlowLearning(), *entries), Finding)
-    assert check(SlowLearning(), *entries[:7]) is None
-    assert check(SlowLearning(), *[entry(1.5, weights=slow)] * 9) is None
+def test_a_short_path_is_told_from_the_middle_on_while_the_loss_has_fallen() -> None:
+    def entries(update: float) -> list[Entry]:
+        weights = {"a": (0.1, 1.0, update), "b": (0.1, 1.0, update)}
+        return [entry(2.0 * 0.95**i, weights=weights) for i in range(9)]
+
+    slow = entries(3e-4)
+    assert isinstance(check(SlowLearning(), *slow), Finding)
+    assert isinstance(check(SlowLearning(), *slow[:7]), Finding)
+    assert check(SlowLearning(), *slow[:5]) is None  # 200 of 500 steps
+    assert check(SlowLearning(), *entries(2e-3)) is None
+    assert check(SlowLearning(), *[slow[3]] * 9) is None
+    assert check(SlowLearning(), *slow[:8], entry(0.4)) is None  # little is left to learn
+
+
+def test_a_network_that_was_trained_before_is_not_slow() -> None:
+    still = {"a": (0.1, 1.0, 1e-4), "b": (0.1, 1.0, 1e-4)}
+    losses = (2.3, 1.6, 1.1, 0.9, 0.85, 0.82, 0.81, 0.8, 0.79)
+    assert check(SlowLearning(), *[entry(loss, weights=still) for loss in losses]) is None
+
+
+def test_weights_that_went_far_at_once_and_lie_still_are_not_slow() -> None:
+    still = {"a": (0.1, 1.0, 3e-4), "b": (0.1, 1.0, 3e-4)}
+    far = {"a": (0.1, 1.0, 0.3), "b": (0.1, 1.0, 0.3)}
+    entries = [entry(2.0 * 0.95**i, weights=still if i else far) for i in range(9)]
+    assert check(SlowLearning(), *entries) is None
 
 
 def test_weights_that_no_optimizer_holds_are_a_remark() -> None:

@@ -380,7 +380,7 @@ def test_without_reference_samples_it_says_what_to_write():
         ({"units": "relu:1"}, "units='relu:1' is no list of units"),
         ({"units": ["relu"]}, "is not written as a layer and an index"),
         ({"num_steps": 0}, "num_steps=0 is too small"),
-        ({"preset": "deepdream"}, "preset='deepdream' is none. Use a Preset or one of simonyan"),
+        ({"preset": "deepdream"}, "preset='deepdream' is none. Use a Preset or one of natural"),
         ({"max_images": 0}, "max_images=0 is too small"),
         ({"seed": 0.5}, "seed=0.5 is no whole number"),
     ],

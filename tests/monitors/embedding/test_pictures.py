@@ -218,7 +218,7 @@ def test_probes_are_compared_with_guessing_and_with_the_network_itself(drawn):
     assert list(curves) == ["step 5", "step 1,495"]
     assert levels == {"network itself": 0.76, "guessing": 0.084}
     assert caption[1].endswith("best at layer 2: 71.2 %, guessing 8.4 %")
-    assert caption[-1] == "the network itself, on the same samples now: 76.0 %"
+    assert caption[-1] == "the network itself: 76.0 %"
 
 
 def test_few_samples_a_class_are_said_to_be_few_and_nothing_of_a_network_that_is_not_known(drawn):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from vis_callbacks import LearningMonitor, Picture
 from vis_callbacks.alerts import metric_names
 from vis_callbacks.alerts.rules.loss_facts import constant_loss, formula_of
+from vis_callbacks.report import LayerTable
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -127,6 +128,18 @@ def test_gradients_are_read_before_they_are_clipped(tmp_path):
     assert clipped.latest(metric_names.GRADIENT_NORM, layer) > 1e3
     assert clipped.latest(metric_names.UPDATE_NORM, layer) < 1e-5
     assert plain.latest(metric_names.GRADIENT_NORM, layer) < 1e3
+
+
+def test_the_tab_is_told_gradient_and_update_of_every_weight(tmp_path):
+    monitor = watch(Module(nn.Identity(), F.cross_entropy, rate=0.0), tmp_path)
+    (table,) = monitor.last_report.of(LayerTable)
+    assert table.layers == ("net.0.weight", "net.2.weight")
+    assert (table.metrics, table.scale) == (("gradient_norm", "update_ratio"), "power")
+    gradients, ratios = table.values
+    latest = [monitor.history.latest(metric_names.GRADIENT_NORM, name) for name in table.layers]
+    assert gradients.tolist() == pytest.approx(latest)
+    assert gradients.min() > 0
+    assert ratios.tolist() == [0.0, 0.0]
 
 
 def test_every_picture_can_be_drawn(tmp_path):

@@ -66,6 +66,10 @@ class DyingUnits:
         harmless_loss: Smoothed loss / first loss below which it is a remark: the network learns
             all the same, as a wide one with dropout does. Taken from one run; where the first loss
             was blown up, `NoBetterThanConstant` and `ConstantOutputs` tell.
+        sure_norm: Norm at death / at the start, up to which (or where no weights are known, unless
+            ``min_seen`` is reached) ``mild_loss`` holds in the place of ``harmless_loss``. In the
+            zoo of `benchmarks.alert_quality` the healthy trainings had 1.20 and 1.26, those of too
+            high a rate 1.56 and more.
     """
 
     kind: ClassVar[str] = "dying_units"
@@ -78,6 +82,8 @@ class DyingUnits:
     critical_snapshots: int = 10
     critical_loss: float = 0.7
     harmless_loss: float = 0.3
+    sure_norm: float = 1.5
+    mild_loss: float = 0.8
 
     def check(self, history: History) -> Outcome:
         """Returns the dying layers of the latest snapshot."""
@@ -88,7 +94,10 @@ class DyingUnits:
             return None
         num_running = self._num_running(history)
         level = loss_level(history)
-        is_critical = num_running >= self.critical_snapshots and level >= self.critical_loss
+        harmless = self._harmless_loss(history, layers)
+        is_critical = num_running >= self.critical_snapshots and level >= max(
+            self.critical_loss, harmless
+        )
         rate = learning_rate(history)
         worst = max(layers, key=lambda layer: history.latest(NEWLY_DEAD, layer))
         since = _since(history, layers)
@@ -119,11 +128,18 @@ class DyingUnits:
             sample_size=whole(history.latest(WINDOW_SAMPLES, worst)),
             could_be=_could_be(history, rate, since),
             remedy=_remedy(rate, since),
-            severity="critical" if is_critical else self._mild(level),
+            severity="critical" if is_critical else "info" if level < harmless else "warning",
         )
 
-    def _mild(self, level: float) -> Severity:
-        return "info" if level < self.harmless_loss else "warning"
+    def _harmless_loss(self, history: History, layers: tuple[str, ...]) -> float:
+        """Returns the level of the loss below which these deaths are a remark."""
+        is_sure = any(
+            history.latest(NEWLY_DEAD, layer) >= self.min_seen
+            if math.isnan(norm := history.latest(NORM_AT_DEATH, layer))
+            else norm >= self.sure_norm
+            for layer in layers
+        )
+        return self.harmless_loss if is_sure else self.mild_loss
 
     def dying_layers(self, history: History, entry: int = -1) -> tuple[str, ...]:
         """Returns the layers that were dying at one entry of the history."""

@@ -27,7 +27,6 @@ from vis_callbacks.alerts.rules.conditions import (
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
     done,
-    is_falling,
     is_finite,
     known_losses,
     recent_loss,
@@ -153,10 +152,15 @@ class SlowLearning:
     Attributes:
         max_update: Median over the weights of update / weight at one step.
         num_looks: Snapshots running, from step 50 on.
-        max_path: Or: the sum of these over all steps, at ``min_done`` of the planned steps while
-            the loss still falls.
+        max_path: Or: the sum of these over all steps / the share of the planned steps that is
+            done, from ``min_done`` on, while
+        min_left: the loss is above this share of that of the best constant, and below what it was
+            over the first steps.
         min_done: Share of the planned steps.
-        min_left: Loss / that of the best constant, below which there is little left to learn.
+        min_recent: Part of the loss's fall so far that came in the latest quarter of the steps: a
+            network that was trained before moves as little, and its loss is soon where it stays.
+        max_single: At any snapshot; above it the weights went far at once and lie still: they are
+            dead, not slow.
     """
 
     kind: ClassVar[str] = "slow_learning"
@@ -164,17 +168,19 @@ class SlowLearning:
 
     max_update: float = 1e-5
     num_looks: int = 5
-    max_path: float = 0.25
-    min_done: float = 0.75
-    min_left: float = 0.1
+    max_path: float = 0.5
+    min_left: float = 0.2
+    min_done: float = 0.5
+    min_recent: float = 0.1
+    max_single: float = 0.02
 
     def check(self, history: History) -> Outcome:
         """Returns how little the weights move."""
         if not is_finite(history):
             return Verdict.UNDECIDED
         losses = [*known_losses(history)]
-        is_early = history.steps[-1] < judged_from(history) or len(history) <= self.num_looks
-        if is_early or len(losses) < 2 or not (self._stay(history) or self._go_slowly(history)):
+        is_early = history.steps[-1] < judged_from(history) or len(losses) < 3
+        if is_early or not (self._stay(history) or self._go_slowly(history)):
             return None
         rate, path, update = learning_rate(history), path_of(history), median_update(history)
         ten = f" ({rate.tenfold})" if rate.tenfold else ""
@@ -183,24 +189,33 @@ class SlowLearning:
             f" {update:.1g} of their norm a step ({share(path)} in all, back and forth), and the"
             f" loss is {losses[-1][1]:.3g} ({losses[1][1]:.3g} over the first {losses[1][0]}"
             " steps).",
-            since_step=history.steps[-self.num_looks],
+            since_step=history.steps[0],
             evidence={"update_ratio": update, "path": path, "learning_rate": rate.latest},
             could_be=("a gradient that vanishes on its way", "a network that was trained before"),
             remedy=f"Use ten times the learning rate{ten}, or train longer.",
         )
 
     def _stay(self, history: History) -> bool:
+        if len(history) <= self.num_looks:
+            return False
         updates = [median_update(history, entry) for entry in range(-self.num_looks, 0)]
         first = [*known_losses(history)][1][1]
         return 0 < max(updates) < self.max_update and recent_loss(history) > 0.5 * first
 
     def _go_slowly(self, history: History) -> bool:
-        return (
-            done(history) >= self.min_done
-            and 0 < path_of(history) < self.max_path
-            and recent_loss(history) > self.min_left * constant_loss(history)
-            and is_falling(history)
-        )
+        part, losses = done(history), [*known_losses(history)]
+        first, latest = losses[1][1], losses[-1][1]
+        is_left = self.min_left * constant_loss(history) < latest < first
+        if not (part >= self.min_done and is_left and self._goes_on(losses)):
+            return False
+        updates = (median_update(history, entry) for entry in range(len(history)))
+        highest = max((update for update in updates if not math.isnan(update)), default=0.0)
+        return highest < self.max_single and 0 < path_of(history) < self.max_path * part
+
+    def _goes_on(self, losses: list[tuple[int, float]]) -> bool:
+        first, (step, latest) = losses[1][1], losses[-1]
+        before = [loss for at, loss in losses if at <= 0.75 * step][-1]
+        return latest > 0.95 * first or before - latest >= self.min_recent * (first - latest)
 
 
 class FrozenByMistake:

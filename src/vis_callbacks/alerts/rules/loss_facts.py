@@ -38,6 +38,11 @@ class Formula:
     name: str
     factor: float
 
+    @property
+    def is_entropy(self) -> bool:
+        """Whether the targets are classes, or shares."""
+        return "entropy" in self.name or self.name == "nll_loss"
+
 
 def formulas_of(history: History) -> list[Formula]:
     """Returns the formulas that give the loss, those with the ratio 1 first.
@@ -85,7 +90,7 @@ def constant_loss(history: History) -> float:
     if formula is None or formula.factor < 0:
         return math.nan
     constant = history.latest(CONSTANT_LOSS, formula.name)
-    if "entropy" in formula.name or formula.name == "nll_loss":
+    if formula.is_entropy:
         labels, outputs = history.latest(NUM_LABELS), history.latest(NUM_OUTPUTS)
         if labels > 0:
             constant += max(outputs - 1, 1) / (2 * labels)
@@ -136,9 +141,3 @@ def are_probabilities(history: History) -> bool:
 def is_finite(history: History) -> bool:
     """Whether no loss was NaN or infinite so far: no other verdict means anything after one."""
     return all(step == math.inf or math.isnan(step) for step in history.series(BAD_STEP))
-
-
-def is_falling(history: History) -> bool:
-    """Whether the mean loss of the latest two looks is 1 % below that of the two before."""
-    losses = [loss for _, loss in known_losses(history)][-4:]
-    return len(losses) == 4 and sum(losses[2:]) < 0.99 * sum(losses[:2])

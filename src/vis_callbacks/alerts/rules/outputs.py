@@ -232,6 +232,8 @@ class ConstantOutputs:
     def _are_equal(self, history: History, entry: int) -> bool:
         low, high = history.at(entry, OUTPUT_LOW), history.at(entry, OUTPUT_HIGH)
         size = max(abs(low), abs(high))
+        if size == math.inf:  # masked scores, as of an image with itself in contrastive learning
+            return False
         return history.at(entry, OUTPUT_RANGE) <= self.max_range * size
 
     def _hardly_vary(self, history: History, entry: int) -> bool:

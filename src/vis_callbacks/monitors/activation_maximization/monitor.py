@@ -140,12 +140,14 @@ class ActivationMaximizationMonitor(Monitor):
         num_steps: Of the ascent at each snapshot, forward and backward passes of the batch; as
             many again where a real image scores higher than what came of it.
         preset: How images are kept in bounds: a `Preset`, or a name of `PRESETS`.
-            ``"simonyan"`` penalises the squared norm alone; ``"smooth"`` also penalises
-            differences of neighbours, blurs and shifts, and shows what the other hides behind
-            fine grids; the four of Yosinski et al. 2015 are ``"yosinski_norm"``,
-            ``"yosinski_decay"``, ``"yosinski_blur"`` and ``"yosinski_contribution"``.
+            ``"natural"`` penalises the squared norm and differences of neighbours, blurs, shifts,
+            turns and scales, and goes along the colours of the real images; ``"olah"`` also goes
+            along waves, as Olah et al. 2017 do; ``"smooth"`` neither turns nor scales, and each
+            channel goes its own way; ``"simonyan"`` penalises the squared norm alone; the four of
+            Yosinski et al. 2015 are ``"yosinski_norm"``, ``"yosinski_decay"``,
+            ``"yosinski_blur"`` and ``"yosinski_contribution"``.
         max_images: See ``classes``.
-        seed: Of the shifts.
+        seed: Of the shifts, turns and scales.
         **options: Those of every `Monitor`; ``num_samples`` (here 32) is how many real images
             the scores are compared with.
 
@@ -155,10 +157,11 @@ class ActivationMaximizationMonitor(Monitor):
     References:
         Simonyan et al. 2014, "Deep inside convolutional networks: visualising image
         classification models and saliency maps"; Yosinski et al. 2015, "Understanding neural
-        networks through deep visualization".
+        networks through deep visualization"; Olah et al. 2017, "Feature visualization".
     """
 
     stem: ClassVar[str] = "activation_maximization"
+    default_options: ClassVar[MonitorOptions] = {"num_samples": _NUM_REAL}
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "references"})
     default_schedule: ClassVar[Schedule] = EveryNEpochs(5)
     picture_schedule: ClassVar[Schedule | None] = None
@@ -175,7 +178,7 @@ class ActivationMaximizationMonitor(Monitor):
         classes: Sequence[int] | None = None,
         units: Sequence[str | Unit] | None = None,
         num_steps: int = 32,
-        preset: str | Preset = "smooth",
+        preset: str | Preset = "natural",
         max_images: int = 16,
         seed: int = 0,
         **options: Unpack[MonitorOptions],
@@ -193,7 +196,6 @@ class ActivationMaximizationMonitor(Monitor):
         self.preset = preset
         self.max_images = max_images
         self.seed = seed
-        options.setdefault("num_samples", _NUM_REAL)
         super().__init__(**options)
         self._last: Tensor | None = None  # z of the last result, (rows, channels, ...)
         self._strip = FilmStrip()

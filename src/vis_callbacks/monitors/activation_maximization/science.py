@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.optim.adam import adam  # the function: hooks on optimizers must not see these steps
 
 from vis_callbacks.engine.maps import blurred
+from vis_callbacks.monitors.activation_maximization.basis import Basis
+from vis_callbacks.monitors.activation_maximization.moves import moves
+from vis_callbacks.options import check_flag
 
 # Inputs (rows, channels, *places) -> scores (rows,): that of row i depends on input i alone.
 Score = Callable[[Tensor], Tensor]
 
-_LOOK_EVERY = 4  # of the shifted steps each fourth is not shifted, so that its score is known
 _FULL_SIDE = 32  # what is counted in pixels is meant for inputs of this side and more
 
 
@@ -51,6 +53,12 @@ class Preset:
         contribution_percentile: The same for those that contribute least to the score,
             |sum over channels of z times gradient| (theta_c_pct).
         jitter: Before a gradient the input is shifted by up to so many pixels, circularly.
+        rotation: Before a gradient images are turned by up to so many degrees to either side.
+        scaling: Before a gradient images are made larger or smaller by up to this share.
+        has_natural_colours: Steps are taken along the principal colours of real inputs, and are
+            as long as those vary (Olah et al. 2017), see `Basis`. Else along each channel.
+        decay_power: Steps are taken along waves, and fall with this power of their frequency (Olah
+            et al. 2017, where it is 1). 0: along each pixel.
         step_size: The learning rate of Adam: what a first step moves each value of z.
     """
 
@@ -62,12 +70,19 @@ class Preset:
     norm_percentile: float = 0.0
     contribution_percentile: float = 0.0
     jitter: int = 0
+    rotation: float = 0.0
+    scaling: float = 0.0
+    has_natural_colours: bool = False
+    decay_power: float = 0.0
     step_size: float = 0.1
 
     def __post_init__(self) -> None:
-        bounds = {"decay": 1, "norm_percentile": 100, "contribution_percentile": 100}
+        bounds = {"decay": 1, "norm_percentile": 100, "contribution_percentile": 100, "scaling": 1}
         for entry in fields(self):
             name, value = entry.name, getattr(self, entry.name)
+            if isinstance(entry.default, bool):
+                check_flag(name, value)
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise TypeError(f"{name}={value!r} is no number. Use one of at least 0.")
             if value < 0:
@@ -103,7 +118,8 @@ class Preset:
 
     def constrained(self, z: Tensor, gradient: Tensor, index: int) -> Tensor:
         """Returns z after what Yosinski et al. do behind each step, the ``index``-th."""
-        z = z * (1 - self.decay)
+        if self.decay:
+            z = z * (1 - self.decay)
         if self.blur_every and self.blur_sigma and index % self.blur_every == 0:
             z = blurred(z, self.blur_sigma)
         if self.norm_percentile:
@@ -114,12 +130,16 @@ class Preset:
         return z
 
 
+_SMOOTH = Preset(l2=1.0, total_variation=1.0, blur_sigma=0.5, blur_every=4, jitter=2, step_size=0.4)
+_NATURAL = replace(
+    _SMOOTH, blur_every=2, rotation=10, scaling=0.1, has_natural_colours=True, step_size=1.2
+)
 PRESETS = MappingProxyType(
     {
+        "natural": _NATURAL,
+        "olah": replace(_NATURAL, blur_every=4, decay_power=1.0, step_size=0.6),
+        "smooth": _SMOOTH,
         "simonyan": Preset(l2=1.0, step_size=0.4),
-        "smooth": Preset(
-            l2=1.0, total_variation=1.0, blur_sigma=0.5, blur_every=4, jitter=2, step_size=0.4
-        ),
         "yosinski_norm": Preset(blur_sigma=0.5, blur_every=4, norm_percentile=50),
         "yosinski_decay": Preset(decay=0.3, norm_percentile=20),
         "yosinski_blur": Preset(decay=1e-4, blur_sigma=1.0, blur_every=4),
@@ -133,6 +153,7 @@ class Frame(NamedTuple):
 
     centre: Tensor  # the mean input, broadcastable to one row
     scale: Tensor  # root mean square of the real inputs' deviation from it, one number
+    covariance: Tensor | None = None  # of the channels of real inputs' z; None: not known
 
     @classmethod
     def of(cls, real: Tensor) -> Frame:
@@ -141,7 +162,10 @@ class Frame(NamedTuple):
         centre = real.double().mean(axes, keepdim=True)
         scale = (real - centre).square().mean().sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        return cls(centre=centre.to(real.dtype), scale=scale.to(real.dtype))
+        known = cls(centre=centre.to(real.dtype), scale=scale.to(real.dtype))
+        values = known.z(real).transpose(0, 1).flatten(1)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        return known._replace(covariance=values @ values.T / values.shape[1])
 
     def inputs(self, z: Tensor) -> Tensor:
         """Returns the inputs of z."""
@@ -234,25 +258,33 @@ def ascent(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields z and its scores (rows,) at the start and as they rise, by Adam.
 
-    With shifts that is at each fourth step and after the last one, else after each step. It
-    never waits for the device.
+    Where inputs are moved that is at each fourth step and after the last one, else after each
+    step. It waits for the device at its start at most.
     """
-    z, axes = start.detach(), tuple(range(2, start.dim()))
+    z = start.detach()
+    colours = frame.covariance if preset.has_natural_colours else None
+    basis = Basis.of(z, colours, preset.decay_power)
+    coordinates = basis.coordinates(z)
     means, squares, count = torch.zeros_like(z), torch.zeros_like(z), torch.zeros(())
-    generator, most = torch.Generator().manual_seed(seed), preset.jitter
-    shifts = torch.randint(-most, most + 1, (num_steps, len(axes)), generator=generator)
-    shifts[::_LOOK_EVERY] = 0
-    for index, shift in enumerate(shifts.tolist()):
-        scores, gradient = _evaluate(score, torch.roll(z, shift, axes), preset, frame)
-        if not any(shift):
+    steps = moves(
+        z, num_steps, seed,
+        jitter=preset.jitter, rotation=preset.rotation, scaling=preset.scaling,
+    )  # fmt: skip
+    for index, move in enumerate(steps):
+        scores, gradient = _evaluate(score, move.there(z), preset, frame)
+        if move.is_none:
             yield z, scores
-        gradient = torch.roll(gradient, [-pixels for pixels in shift], axes).nan_to_num(0, 0, 0)
-        z = z.clone()
+        gradient = move.back(gradient).nan_to_num(0, 0, 0)
+        coordinates = coordinates.clone()
         adam(
-            [z], [gradient], [means], [squares], [], [count], foreach=False, amsgrad=False,
-            beta1=0.9, beta2=0.999, lr=preset.step_size, weight_decay=0, eps=1e-8, maximize=True,
+            [coordinates], [basis.gradient(gradient)], [means], [squares], [], [count],
+            foreach=False, amsgrad=False, beta1=0.9, beta2=0.999, lr=preset.step_size,
+            weight_decay=0, eps=1e-8, maximize=True,
         )  # fmt: skip
-        z = preset.constrained(z, gradient, index)
+        stepped = basis.z(coordinates)
+        z = preset.constrained(stepped, gradient, index)
+        if z is not stepped:
+            coordinates = basis.coordinates(z)
     with torch.no_grad():
         yield z, score(frame.inputs(z))
 

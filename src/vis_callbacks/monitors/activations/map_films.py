@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vis_callbacks.cards import card_of
 from vis_callbacks.engine.layers import matches
 from vis_callbacks.engine.token_grid import on_grid, token_grid
 from vis_callbacks.monitors.activations.pictures import MAX_MAP, draw_maps
@@ -134,7 +135,10 @@ class MapFilms:
             caption += [f"the {num_rows} rows that this sample has here, from left to right"]
         steps, mean, std = list(film.steps), options.mean, options.std
         draw = partial(draw_maps, caption=caption, steps=steps, units=units, mean=mean, std=std)
-        return Picture(tag=f"activations/maps/{tag(name)}", draw=draw, arrays=arrays)
+        spelled = f"activations/maps/{tag(name)}"
+        # Who names layers looks for them; three tall pictures a run would hide all else.
+        card = card_of(spelled)._replace(is_shown=self._layers is not None)
+        return Picture(tag=spelled, draw=draw, arrays=arrays, card=card)
 
 
 def as_maps(values: Tensor, size: tuple[int, ...] = ()) -> Tensor:

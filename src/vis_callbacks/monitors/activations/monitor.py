@@ -111,6 +111,7 @@ class ActivationMonitor(Monitor):
     """
 
     stem: ClassVar[str] = "activations"
+    default_options: ClassVar[MonitorOptions] = {"num_samples": 1}  # one sample is shown
     needs: ClassVar[frozenset[str]] = frozenset({"references"})
     default_schedule = Bursts()
     rules: ClassVar[Sequence[Rule]] = (
@@ -159,7 +160,6 @@ class ActivationMonitor(Monitor):
         self.map_layers = map_layers
         self.max_maps = max_maps
         self.histograms = histograms
-        options.setdefault("num_samples", 1)  # one sample is shown
         super().__init__(**options)
         self._begin_anew()
 

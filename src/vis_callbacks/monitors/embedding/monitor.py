@@ -98,6 +98,7 @@ class EmbeddingMonitor(Monitor):
     """
 
     stem: ClassVar[str] = "embedding"
+    default_options: ClassVar[MonitorOptions] = {"num_samples": _NUM_SAMPLES}
     needs: ClassVar[frozenset[str]] = frozenset({"references"})
     # Without validation these are hundreds of whole inputs: 301 MB at 224 pixels.
     stores_references: ClassVar[bool] = False
@@ -140,7 +141,6 @@ class EmbeddingMonitor(Monitor):
         self.method: Method = method
         self.backend: Backend = backend
         self.projector = projector
-        options.setdefault("num_samples", _NUM_SAMPLES)
         super().__init__(**options)
         if method == "tsne" and backend == "torch" and self.options.num_samples > MAX_POINTS:
             raise ValueError(

@@ -221,11 +221,11 @@ def draw_probes(
     best = int(np.nanargmax(accuracies[-1])) if np.isfinite(accuracies[-1]).any() else 0
     caption = [
         f"linear probes by depth, {num_samples:,} samples; epoch {epoch}, step {steps[-1]:,}",
-        f"logistic regression, cross-validated; best at layer {best + 1}: "
+        f"cross-validated; best at layer {best + 1}: "
         f"{100 * accuracies[-1, best]:.1f} %, guessing {100 * chance:.1f} %",
     ]
     if math.isfinite(network):
-        caption.append(f"the network itself, on the same samples now: {100 * network:.1f} %")
+        caption.append(f"the network itself: {100 * network:.1f} %")
     if num_samples < _FEW_A_CLASS * num_classes:
         caption.append(
             f"{num_samples / num_classes:.1f} samples a class: a probe fitted to so few falls "

@@ -20,6 +20,7 @@ from vis_callbacks.alerts.rules.gradients import (
     VanishingGradient,
 )
 from vis_callbacks.alerts.rules.inputs import UnscaledInputs
+from vis_callbacks.alerts.rules.instability import RateTooHigh
 from vis_callbacks.alerts.rules.loss_facts import constant_loss
 from vis_callbacks.alerts.rules.outputs import (
     ConstantOutputs,
@@ -48,7 +49,7 @@ from vis_callbacks.monitors.learning.science import (
     measure,
     spreads,
 )
-from vis_callbacks.report import Item, Picture, Report, RuleMetrics, Scalar
+from vis_callbacks.report import Item, LayerTable, Picture, Report, RuleMetrics, Scalar
 
 if TYPE_CHECKING:
     from vis_callbacks.engine.parameter_watch import ParameterWatch
@@ -69,11 +70,26 @@ _NORMS = (metric_names.GRADIENT_NORM, metric_names.PARAMETER_NORM, metric_names.
 class LearningMonitor(Monitor):
     """Tells whether a network is learning at all, and what keeps it from it.
 
+    It reads the loss of every step, the outputs and targets that the loss is computed from, and
+    gradients and updates of every weight with two axes or more, all in the user's own passes. The
+    loss is compared with that of the best constant output, which the targets seen so far tell: at
+    that level a network has learned nothing. Its alerts name what to change: an output layer that
+    does not fit the loss, raw inputs, targets out of reach, no gradient, a rate too small or too
+    high.
+
+    It cannot tell whether a better loss could be reached, nor what is learned. A loss of several
+    terms, or with weights for classes, is compared with nothing.
+
     Args:
         **options: Those of every `Monitor`.
 
     Raises:
         TypeError, ValueError: An option is wrong.
+
+    References:
+        Wardat et al. 2021, "DeepLocalize"; Zhang et al. 2021, "AUTOTRAINER"; Cao et al. 2022,
+        "DeepFD"; Wardat et al. 2022, "DeepDiagnosis"; Ben Braiek and Khomh 2023,
+        "TheDeepChecker".
     """
 
     stem: ClassVar[str] = "learning"
@@ -87,6 +103,7 @@ class LearningMonitor(Monitor):
         UnscaledInputs(),
         OneClass(),
         DivergingLoss(),
+        RateTooHigh(),
         HugeFirstLoss(),
         NoGradient(),
         VanishingGradient(),
@@ -105,6 +122,7 @@ class LearningMonitor(Monitor):
         "learning/gradients",
         "learning/updates",
         "learning/outputs",
+        "learning/layers",
     )
 
     def __init__(self, **options: Unpack[MonitorOptions]) -> None:
@@ -211,8 +229,16 @@ class LearningMonitor(Monitor):
             table = torch.stack([torch.stack(row).double() for row in values])
             yield RuleMetrics(metrics=_NORMS, layers=tuple(norms), values=table)
             gradients, weights, updates = table
+            ratios = updates / weights
             yield Scalar(tag="learning/gradient_norm", value=torch.linalg.vector_norm(gradients))
-            yield Scalar(tag="learning/update_ratio", value=(updates / weights).nanmedian())
+            yield Scalar(tag="learning/update_ratio", value=ratios.nanmedian())
+            yield LayerTable(
+                tag="learning/layers",
+                metrics=(metric_names.GRADIENT_NORM, "update_ratio"),
+                layers=tuple(norms),
+                values=torch.stack([gradients, ratios]),
+                scale="power",
+            )
             if snapshot.wants_pictures:
                 yield from self._pictures_of_weights(snapshot, tuple(norms), table)
 

@@ -118,13 +118,13 @@ class OcclusionFacts:
     @property
     def how_to_read(self) -> str:
         """What the colours of the maps of values say, and which places are outlined."""
-        ends = "where it falls (white) and where it rises (orange) most"
+        ends = "the largest fall (white) and rise (orange)"
         if self.is_share:
             words, least = f"dark: the {self.explained} is lost", str(_LEAST_CHANGE)
         else:
             words = f"change of the {self.explained}: blue where it falls, red where it rises"
             least = f"{_LEAST_SPREADS:.0%} of its spread over these samples"
-        return f"{words}; outlined: {ends}, if by {least} or more"
+        return f"{words}; outlined: {ends}, from {least} on"
 
 
 # The position (row, column) where a value falls most and that where it rises most; None: nowhere.
@@ -184,9 +184,11 @@ def draw_views(
     activity, note = _activity(values, whole, planes, facts)
     classes = planes.maps[..., CLASS].astype(np.int64) if len(facts.names) > 1 else None
     least, rows, has_silent = _least_that_matters(whole[:, VALUE], facts), [], False
+    num_helped = 0
     for index, image in enumerate(planes.images):
         value, own = planes.maps[index, ..., VALUE], whole[index]
         places = places_that_matter(value, float(own[VALUE]), least)
+        num_helped += places[1] is not None
         tiles = [Tile(picture=image, title=noun, boxes=planes.boxes(places))]
         if activity is not None:
             tiles.append(_activity_tile(activity[index], planes, image))
@@ -203,9 +205,9 @@ def draw_views(
     when = "" if facts.step is None else f"; step {facts.step:,}"
     caption = [
         f"what {facts.square} changes, by where its centre is{when}",
+        _helped(num_helped, len(images), facts),
         facts.how_to_read,
-        f"{facts.places}, {facts.plan.num_forward_passes:,} forward passes; "
-        f"{len(images)} reference samples from {facts.source}",
+        f"{len(images)} samples of {facts.source}, {facts.places}",
         note,
         *facts.notes,
         planes.note,
@@ -224,6 +226,17 @@ def draw_views(
         legend += [line(f"{highest}:"), *class_legend(classes[classes >= 0], facts.names, width)]
     below = stacked(legend, 1) if legend else None
     return tile_table(rows, caption, scale=scale, units=what, rows_across=2, legend=below)
+
+
+def _helped(num_helped: int, num_images: int, facts: OcclusionFacts) -> str:
+    """Returns in how many images hiding a place raises what is explained, or "" for none."""
+    if not num_helped:
+        return ""
+    noun = f"{facts.titles[0]}{'' if num_images == 1 else 's'}"
+    return (
+        f"hiding a place raises the {facts.explained} in {num_helped} of {num_images} {noun} "
+        "(orange)"
+    )
 
 
 def _least_that_matters(whole: NDArray[Any], facts: OcclusionFacts) -> float:
@@ -311,8 +324,7 @@ def _activity(
     usual = np.where(whole[:, ACTIVITY] > 0, whole[:, ACTIVITY], np.nan)
     activity: np.ndarray = planes.maps[..., ACTIVITY] / usual[:, None, None]
     return activity, (
-        f"activity: sum of the map of {facts.layer} that is strongest without a "
-        f"{facts.occluder}, as a share of that"
+        f"activity: of the map of {facts.layer} that is strongest without a {facts.occluder}"
     )
 
 

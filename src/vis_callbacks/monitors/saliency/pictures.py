@@ -34,6 +34,7 @@ _TILE = (96, MAX_TILE)
 # A map of noise hardly reaches 3 times its mean, one blob on a tenth of the image 10 times: at 6
 # noise looks dull, what stands out is bright, and only the brightest places are cut off.
 _LARGEST = 6.0
+_MOST_COVERED = 0.65  # of the image under an overlay: what the map lies on must be seen through it
 
 Values = NDArray[Any]
 
@@ -199,9 +200,10 @@ def _coloured(values: Values, image: Rgb, is_signed: bool) -> Rgb:
 
 
 def overlay(values: Values, image: Rgb, is_signed: bool) -> Rgb:
-    """Returns the image in grey, in the map's colours where the map is bright."""
+    """Returns the image in grey, tinted by the map's colours where the map is bright."""
     height, width = image.shape[:2]
-    weights = Image.fromarray(np.nan_to_num(np.abs(relative(values)) / _LARGEST).clip(0, 1))
+    bright = np.nan_to_num(np.abs(relative(values)) / _LARGEST).clip(0, 1)
+    weights = Image.fromarray(_MOST_COVERED * bright)
     shares = np.asarray(weights.resize((width, height), Image.Resampling.BILINEAR))[..., None]
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     blended: Rgb = (1 - shares) * grey + shares * _coloured(values, image, is_signed)

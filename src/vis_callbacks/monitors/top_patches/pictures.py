@@ -13,7 +13,7 @@ from vis_callbacks.monitors.top_patches.reader import UnitChoice
 from vis_callbacks.monitors.top_patches.receptive_field import ReceptiveField
 from vis_callbacks.monitors.top_patches.records import TopPatches, unpacked
 from vis_callbacks.monitors.top_patches.science import class_purity, drawn_by_lot, num_kept
-from vis_callbacks.pictures.canvas import MAX_WIDTH, Box, fitted
+from vis_callbacks.pictures.canvas import MAX_WIDTH, Box, blank, fitted
 from vis_callbacks.pictures.colours import NOT_MEASURED, class_colour
 from vis_callbacks.pictures.inputs import input_pictures
 from vis_callbacks.pictures.text import Colour, Rgb, class_name, number
@@ -22,7 +22,8 @@ from vis_callbacks.pictures.tiles import Tile, TileRow, tile_table
 _TILE = (56, 96)  # the least and the most pixels of a patch's longer side
 _LEAST_WIDTH = 62  # room for a value and a few letters of a class
 _NAMES_WIDTH = 184
-_BEYOND = 246  # the grey beside a patch that the image's border has cut off
+# Of the part of a receptive field that lies beyond the image: a grey-blue that few images hold.
+_BEYOND: Colour = (150, 160, 185)
 _WHITE: Colour = (255, 255, 255)
 
 
@@ -87,7 +88,7 @@ def draw(
 
 
 def _tiles(top: TopPatches, is_shown: Tensor, page: PatchPage) -> tuple[list[Tile], list[str]]:
-    """Returns the patches that are shown, by one scale and on squares of one size; and a note."""
+    """Returns the patches that are shown, by one scale and in one size; and a note."""
     if not is_shown.any():
         return [], []
     shown = input_pictures(_values(top, is_shown, page))
@@ -101,26 +102,32 @@ def _tiles(top: TopPatches, is_shown: Tensor, page: PatchPage) -> tuple[list[Til
         sizes = [-(-(region[i + 2] - region[i]) // factor) for i in (0, 1)]
         if page.is_whole:
             frame = None if (*first, *behind) == (0, 0, *sizes) else (*first, *behind)
-            cuts.append((image[: sizes[0], : sizes[1]], frame))
+            cuts.append((image[: sizes[0], : sizes[1]], frame, (0.5, 0.5)))
         else:
             spans = (slice(a, max(b, a + 1)) for a, b in zip(first, behind, strict=True))
-            cuts.append((image[tuple(spans)], None))
-    side = max(max(picture.shape[:2]) for picture, _ in cuts)
+            cuts.append((image[tuple(spans)], None, (float(box[0] == 0), float(box[1] == 0))))
+    full = [max(picture.shape[axis] for picture, *_ in cuts) for axis in (0, 1)]
     pairs = zip(top.values[is_shown].tolist(), top.labels[is_shown].tolist(), strict=True)
     tiles = [
-        _tile(*_on_square(*cut, side), value, label, page)
+        _tile(*_completed(*cut, full), value, label, page)
         for cut, (value, label) in zip(cuts, pairs, strict=True)
     ]
     return tiles, [shown.note]
 
 
-def _on_square(picture: Rgb, box: Box | None, side: int) -> tuple[Rgb, Box | None]:
-    """Returns a patch in the middle of a square: all patches of a page have one scale."""
-    rows, columns = (side - size for size in picture.shape[:2])
-    top, left = rows // 2, columns // 2
-    edges = ((top, rows - top), (left, columns - left), (0, 0))
-    square = np.pad(picture, edges, constant_values=_BEYOND)
-    return square, box and (box[0] + top, box[1] + left, box[2] + top, box[3] + left)
+def _completed(
+    picture: Rgb, box: Box | None, before: Sequence[float], full: Sequence[int]
+) -> tuple[Rgb, Box | None]:
+    """Returns a patch in the size of a full one: all patches of a page have one scale.
+
+    The share ``before`` of what is missing along each axis lies over it and to its left: all, where
+    the patch begins at the image's border, and else nothing.
+    """
+    rows, columns = (most - size for most, size in zip(full, picture.shape, strict=False))
+    top, left = round(rows * before[0]), round(columns * before[1])
+    completed = blank(full[0], full[1], _BEYOND)
+    completed[top : top + len(picture), left : left + picture.shape[1]] = picture
+    return completed, box and (box[0] + top, box[1] + left, box[2] + top, box[3] + left)
 
 
 def _tile(picture: Rgb, box: Box | None, value: float, label: int, page: PatchPage) -> Tile:
@@ -229,5 +236,6 @@ def _of_field(page: PatchPage) -> str:
         for axis in field.axes
     )
     strides = " x ".join("-" if stride is None else f"{stride:g}" for stride in field.stride)
-    words = f"receptive field {sizes} px, stride {strides} px, cut off at borders"
-    return "; ".join([words + (" (the box)" if page.is_whole else ""), *field.notes])
+    words = f"receptive field {sizes} px, stride {strides} px"
+    ending = " (the box)" if page.is_whole else "; grey-blue: beyond the image's border"
+    return "; ".join([words + ending, *field.notes])

@@ -1,6 +1,7 @@
 // A curve over the steps, with its values on hover and under the arrow keys.
 
-import { el, nearest, short, svg } from "./dom.js";
+import { el, nearest, svg } from "./dom.js";
+import { AS_IT_IS } from "./scale.js";
 
 const HEIGHT = 110;
 const LEFT = 52;
@@ -8,18 +9,18 @@ const RIGHT = 8;
 const TOP = 8;
 const BOTTOM = 18;
 
-// `bounds` is [least, largest] where several charts share a scale. `width` is about that on the
+// `bounds` are the ends of `scale` where several charts share them. `width` is about that on the
 // screen, so that the text has its size. `marks` are steps of alerts.
-export function chart({ title, points, bounds, marks = [], step = null, format = short, width = 560 }) {
+export function chart({ title, points, bounds, marks = [], step = null, scale = AS_IT_IS, width = 560 }) {
   const known = points.filter(([, y]) => y !== null);
   if (known.length === 0) return el("figure", { class: "chart" }, el("figcaption", {}, `${title}: no finite value`));
   const steps = known.map(([x]) => x);
-  const values = known.map(([, y]) => y);
+  const values = known.map(([, y]) => scale.at(y));
   let [low, high] = bounds ?? [Math.min(...values), Math.max(...values)];
   if (low === high) [low, high] = [low - (0.1 * Math.abs(low) || 1), high + (0.1 * Math.abs(high) || 1)];
   const [first, last] = [points[0][0], points[points.length - 1][0]];
   const x = (at) => LEFT + ((width - LEFT - RIGHT) * (at - first)) / Math.max(1, last - first);
-  const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low));
+  const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low)); // of a place on the scale
 
   const caption = el("figcaption", {});
   const cursor = svg("circle", { r: 4, class: "cursor" });
@@ -28,7 +29,7 @@ export function chart({ title, points, bounds, marks = [], step = null, format =
     { viewBox: `0 0 ${width} ${HEIGHT}`, tabindex: 0, role: "img", "aria-label": `${title}; the arrow keys read values` },
     [low, high].map((value) => [
       svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
-      svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, format(value)),
+      svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, scale.name(value)),
     ]),
     marks
       .filter((at) => at >= first && at <= last)
@@ -37,8 +38,8 @@ export function chart({ title, points, bounds, marks = [], step = null, format =
     svg("text", { x: width - RIGHT, y: HEIGHT - 3, "text-anchor": "end" }, `step ${last}`),
     pieces(points).map((piece) =>
       piece.length === 1
-        ? svg("circle", { cx: x(piece[0][0]), cy: y(piece[0][1]), r: 2, class: "point" })
-        : svg("polyline", { points: piece.map(([a, b]) => `${x(a)},${y(b)}`).join(" "), class: "line" }),
+        ? svg("circle", { cx: x(piece[0][0]), cy: y(scale.at(piece[0][1])), r: 2, class: "point" })
+        : svg("polyline", { points: piece.map(([a, b]) => `${x(a)},${y(scale.at(b))}`).join(" "), class: "line" }),
     ),
     cursor,
   );
@@ -47,8 +48,8 @@ export function chart({ title, points, bounds, marks = [], step = null, format =
     place = Math.min(Math.max(at, 0), known.length - 1);
     const [a, b] = known[place];
     cursor.setAttribute("cx", x(a));
-    cursor.setAttribute("cy", y(b));
-    caption.textContent = `${title}: ${format(b)} at step ${a}`;
+    cursor.setAttribute("cy", y(scale.at(b)));
+    caption.textContent = `${title}: ${scale.say(b)} at step ${a}`;
   };
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect();

@@ -49,7 +49,7 @@ export function short(value) {
 
 export function percent(value) {
   if (value === null || value === undefined) return "not known";
-  return `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
+  return `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`;
 }
 
 export function words(name) {

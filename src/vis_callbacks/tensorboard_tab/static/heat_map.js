@@ -1,6 +1,6 @@
 // Layer by step: one row a layer, one column a snapshot; alerts are framed.
 
-import { el, percent, words } from "./dom.js";
+import { el, words } from "./dom.js";
 
 // viridis, as in the pictures of the monitors
 const COLOURS = [
@@ -9,17 +9,20 @@ const COLOURS = [
 ];
 const AXIS = 20;
 
-function colour(value) {
-  const at = Math.min(Math.max(value, 0), 1) * (COLOURS.length - 1);
+function colour(value, scale) {
+  const share = (scale.at(value) - scale.low) / (scale.high - scale.low);
+  const at = Math.min(Math.max(share, 0), 1) * (COLOURS.length - 1);
   const low = Math.min(Math.floor(at), COLOURS.length - 2);
   const mixed = COLOURS[low].map((part, i) => Math.round(part + (COLOURS[low + 1][i] - part) * (at - low)));
   return `rgb(${mixed.join(",")})`;
 }
 
-// `alerts` are those of the run; `pick(layer, step)` is called on click and on Enter.
+// `table` has steps, layers and rows; `scale` is one of scale.js; `alerts` are those of the run.
+// `pick(layer, step)` is called on click and on Enter.
 export class HeatMap {
-  constructor({ steps, layers, metric, rows, alerts, pick }) {
-    Object.assign(this, { steps, layers, metric, rows, alerts, pick });
+  constructor({ metric, table, scale, alerts, pick }) {
+    const { steps, layers, rows } = table;
+    Object.assign(this, { steps, layers, metric, rows, scale, alerts, pick });
     this.row = layers.length > 60 ? 14 : 20;
     this.cell = null; // [layer, step] under the mouse or the arrow keys
     this.chosen = { layer: null, step: null };
@@ -46,11 +49,11 @@ export class HeatMap {
       "div",
       { class: "heat" },
       el("div", { class: "scroll" }, this.names, field),
-      el("div", { class: "legend" }, "0 %", el("span", { class: "scale" }), "100 %",
+      el("div", { class: "legend" }, scale.name(scale.low), el("span", { class: "scale" }), scale.name(scale.high),
         el("span", { class: "missing" }), "not known", el("span", { class: "framed" }), "alert"),
       this.says,
     );
-    this.colours = rows.map((row) => row.map((value) => (value === null ? null : colour(value))));
+    this.colours = rows.map((row) => row.map((value) => (value === null ? null : colour(value, scale))));
     new ResizeObserver(() => this.draw()).observe(field);
     this.look(null);
   }
@@ -80,8 +83,8 @@ export class HeatMap {
         pen.fillRect(k * wide, i * this.row, Math.max(wide - gap, 1), this.row - 1);
       }
     }
-    pen.lineWidth = 2;
     for (const alert of this.alerts) this.frame(pen, alert, wide, style);
+    pen.lineWidth = 2;
     pen.strokeStyle = pen.fillStyle = style.color;
     if (this.chosen.step !== null) {
       const at = this.column(this.chosen.step) * wide;
@@ -92,16 +95,20 @@ export class HeatMap {
   }
 
   frame(pen, alert, wide, style) {
-    pen.strokeStyle = pen.fillStyle = style.getPropertyValue(`--${alert.severity}`);
+    const own = style.getPropertyValue(`--${alert.severity}`);
     const [start, raised] = [this.column(alert.since), this.column(alert.first_step)];
     const end = alert.state === "resolved" ? this.column(alert.step) : this.steps.length - 1;
     for (const layer of alert.layers) {
       const top = this.layers.indexOf(layer) * this.row;
       if (top < 0) continue;
-      pen.strokeRect(start * wide + 1, top + 1, (end - start + 1) * wide - 2, this.row - 3);
-      pen.beginPath();
-      pen.arc((raised + 0.5) * wide, top + this.row / 2, 4, 0, 7);
-      pen.fill();
+      for (const [colour, size] of [["#000", 4], [own, 2]]) { // an edge, so that no colour hides it
+        pen.strokeStyle = pen.fillStyle = colour;
+        pen.lineWidth = size;
+        pen.strokeRect(start * wide + 1, top + 1, (end - start + 1) * wide - 2, this.row - 3);
+        pen.beginPath();
+        pen.arc((raised + 0.5) * wide, top + this.row / 2, 3 + size / 2, 0, 7);
+        pen.fill();
+      }
     }
   }
 
@@ -136,7 +143,7 @@ export class HeatMap {
       this.says.textContent = "One row a layer, the first on top; one column a snapshot. Click a cell for the layer's curves and pictures.";
     } else {
       const [i, k] = cell;
-      const value = percent(this.rows[i][k]);
+      const value = this.scale.say(this.rows[i][k]);
       this.says.textContent = `${this.layers[i]}, step ${this.steps[k]}: ${words(this.metric)} ${value}`;
       this.tip.textContent = `${value} · step ${this.steps[k]}`;
       const left = ((k + 0.5) / this.steps.length) * this.canvas.clientWidth;

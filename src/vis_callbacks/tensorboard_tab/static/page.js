@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { RunPanel, howToBegin } from "./run_panel.js";
+import { scaleOf } from "./scale.js";
 
 const EVERY = 4000; // milliseconds between two looks at a running training
 const SOON = 300; // while a run is still being read
@@ -110,7 +111,7 @@ class Page {
       if (answers[i] && !answers[i].is_unchanged) panel.show(answers[i]);
       panel.showAge();
     });
-    if (answers.some((answer) => answer && !answer.is_unchanged) && panels.length > 1) panels.forEach((panel) => panel.data && panel.showCurves());
+    if (answers.some((answer) => answer && !answer.is_unchanged) && panels.length > 1) panels.forEach((panel) => panel.data && panel.compared());
   }
 
   choose(changes) {
@@ -120,6 +121,11 @@ class Page {
       else panel.chosen();
       if ("curve" in changes) panel.showCurves();
     }
+  }
+
+  // Of a number of layers, in all runs that are shown.
+  scaleOf(metric) {
+    return scaleOf(this.panels.map((panel) => panel.data?.metrics[metric]).filter(Boolean));
   }
 
   // Least and largest value of a curve in all runs that are shown, so that they can be compared.

@@ -1,7 +1,7 @@
 // One run: verdict, alerts, heat map, one layer, pictures, curves.
 
 import { chart } from "./chart.js";
-import { choice, el, nearest, percent, words } from "./dom.js";
+import { choice, el, nearest, words } from "./dom.js";
 import { HeatMap } from "./heat_map.js";
 
 const OF_ALL_LAYERS = ["activations/unit_life", "activations/raster"];
@@ -23,9 +23,25 @@ export class RunPanel {
     this.element.replaceChildren(...Object.values(this.parts));
     this.showHead();
     this.showAlerts();
+    this.compared();
+  }
+
+  // Shows what depends on the other panel too: scales, and what was chosen there.
+  compared() {
     this.showLayers();
     this.chosen();
     this.showCurves();
+  }
+
+  // The numbers that are known of a layer, by name.
+  metricsOf(layer) {
+    return Object.keys(this.data.metrics).filter((name) => this.data.metrics[name].layers.includes(layer));
+  }
+
+  // Chooses a layer, and a number that is known of it.
+  find(layer, step) {
+    const known = this.metricsOf(layer);
+    this.page.choose({ layer, step, metric: known.includes(this.heatMap.metric) ? this.heatMap.metric : known[0] });
   }
 
   // Shows the layer, step and picture that were chosen in this panel or in the other one.
@@ -91,8 +107,8 @@ export class RunPanel {
 
   card(alert) {
     const where = alert.layers.map((layer) =>
-      this.data.layers.includes(layer)
-        ? el("button", { type: "button", class: "layer", click: () => this.page.choose({ layer, step: alert.step }) }, layer)
+      this.metricsOf(layer).length > 0
+        ? el("button", { type: "button", class: "layer", click: () => this.find(layer, alert.step) }, layer)
         : el("span", { class: "layer" }, layer),
     );
     if (alert.num_layers > where.length) where.push(`and ${alert.num_layers - where.length} more`);
@@ -120,44 +136,42 @@ export class RunPanel {
     this.heatMap = null;
     if (metrics.length === 0) {
       if (data.level !== "unwatched") {
-        this.parts.layers.append(el("h3", {}, "Layers"), el("p", { class: "hint" }, "There are no numbers of layers. ActivationMonitor writes them, from the end of its first burst on."));
+        this.parts.layers.replaceChildren(el("h3", {}, "Layers"), el("p", { class: "hint" }, "There are no numbers of layers. ActivationMonitor and LearningMonitor write them."));
       }
       return;
     }
     const metric = metrics.includes(page.choice.metric) ? page.choice.metric : metrics[0];
+    const table = data.metrics[metric];
     this.heatMap = new HeatMap({
-      steps: data.steps,
-      layers: data.layers,
       metric,
-      rows: data.metrics[metric],
+      table,
+      scale: page.scaleOf(metric),
       alerts: data.alerts.filter((alert) => alert.state !== "remark"),
       pick: (layer, step) => page.choose(step === null ? { layer } : { layer, step }),
     });
-    this.parts.layers.append(
+    this.parts.layers.replaceChildren(
       el("div", { class: "bar" }, el("h3", {}, "Layers"), choice("number", metrics.map((name) => [name, words(name)]), metric, (value) => page.choose({ metric: value }))),
       this.heatMap.element,
     );
-    if (data.num_layers > data.layers.length) {
-      this.parts.layers.append(el("p", { class: "hint" }, `${data.layers.length} of ${data.num_layers} layers are shown.`));
+    if (table.num_layers > table.layers.length) {
+      this.parts.layers.append(el("p", { class: "hint" }, `${table.layers.length} of ${table.num_layers} layers are shown.`));
     }
   }
 
   showLayer() {
     const { data, page } = this;
     const { layer, step } = page.choice;
-    const row = data.layers.indexOf(layer);
     this.parts.layer.replaceChildren();
     if (layer === null) return;
     const close = el("button", { type: "button", click: () => page.choose({ layer: null }) }, "close");
     this.parts.layer.append(el("div", { class: "bar" }, el("h3", {}, `Layer ${layer}`), close));
-    if (row < 0) {
+    const metrics = this.metricsOf(layer);
+    if (metrics.length === 0) {
       this.parts.layer.append(el("p", { class: "hint" }, "This run has no layer of this name."));
       return;
     }
     const marks = data.alerts.filter((alert) => alert.layers.includes(layer) && alert.state !== "remark").map((alert) => alert.first_step);
-    const curves = Object.entries(data.metrics).map(([metric, rows]) =>
-      chart({ title: words(metric), points: data.steps.map((at, k) => [at, rows[row][k]]), bounds: [0, 1], marks, step, format: percent, width: 250 }),
-    );
+    const curves = metrics.map((metric) => this.curveOf(metric, layer, marks));
     const own = Object.entries(data.pictures).filter(([, picture]) => picture.layer === layer).map(([tag]) => tag);
     const tags = [...own, ...Object.keys(data.pictures).filter((tag) => OF_ALL_LAYERS.some((end) => tag.endsWith(end)))];
     this.parts.layer.append(el("div", { class: "charts" }, curves));
@@ -167,6 +181,14 @@ export class RunPanel {
         el("div", { class: "thumbs" }, tags.slice(0, MAX_PICTURES).map((tag) => this.thumb(tag, step))),
       );
     }
+  }
+
+  curveOf(metric, layer, marks) {
+    const { steps, layers, rows } = this.data.metrics[metric];
+    const scale = this.page.scaleOf(metric);
+    const row = rows[layers.indexOf(layer)];
+    const points = steps.map((step, k) => [step, row[k]]);
+    return chart({ title: words(metric), points, bounds: [scale.low, scale.high], scale, marks, step: this.page.choice.step, width: 250 });
   }
 
   thumb(tag, step) {
@@ -217,7 +239,7 @@ class Player {
     Object.assign(this, { panel, tag, at: -1, timer: null });
     const { steps, num_written } = panel.data.pictures[tag];
     this.steps = steps;
-    this.count = steps.length === num_written ? `${steps.length}` : `${steps.length} that are kept of ${num_written}`;
+    this.count = steps.length === num_written ? `${steps.length}` : `${steps.length} kept of ${num_written}`;
     this.image = el("img", {});
     this.caption = el("p", { class: "says", "aria-live": "polite" });
     this.slider = el("input", { type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": `step of ${tag}`, input: () => this.go(Number(this.slider.value)) });

@@ -1,0 +1,59 @@
+"""How often the alerts are right, on a zoo of more than a thousand small trainings.
+
+    python -m benchmarks.alert_quality train --workers 2     under an hour on two cores
+    python -m benchmarks.alert_quality judge                 the table, in a minute or two
+
+A training that was broken off is gone on with. What is learned of each training is kept, so that
+rules can be changed and judged again without training anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.alert_quality import table
+from benchmarks.alert_quality.outcomes import Outcome, Said, outcomes, published_said
+from benchmarks.alert_quality.page import page
+from benchmarks.alert_quality.replay import replayed
+from benchmarks.alert_quality.zoo import Row, Runs, train
+
+RESULTS = Path(__file__).parent / "results.csv"
+PAGE = Path(__file__).parents[2] / "docs" / "alert_quality.md"
+
+
+def judged(runs: Runs, part: str = "") -> list[Outcome]:
+    """Returns the trainings with their truth, and what today's rules say of them."""
+
+    def said(row: Row) -> tuple[list[Said], list[Said]]:
+        alerts = replayed(runs.histories(row))
+        shares = [Said(a.kind, a.severity, a.step / row["steps"]) for a in alerts]
+        return shares, published_said(row)
+
+    rows = [row for row in runs.rows if row["configuration"].startswith(part)]
+    return outcomes(rows, said)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains, or judges what was trained."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=["train", "judge"])
+    parser.add_argument("--runs", type=Path, default=Path("zoo_runs"), help="where they are kept")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--lock", type=Path, help="a file whose lock is shared while one trains")
+    parser.add_argument("--part", default="", choices=["", "tune", "test"])
+    options = parser.parse_args(arguments)
+    runs = Runs(options.runs)
+    if options.what == "train":
+        train(runs, workers=options.workers, lock=options.lock, part=options.part)
+        return
+    trainings = judged(runs, options.part)
+    found = [*table.lines(trainings)]
+    if not options.part:
+        table.write(RESULTS, found)
+        PAGE.write_text(page(trainings, found))
+    print(*table.markdown(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

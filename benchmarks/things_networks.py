@@ -1,0 +1,61 @@
+"""The networks of the demo's healthy and shortcut runs, trained without any monitor.
+
+What monitors watch is bit-identical to what they do not, so these are the networks whose pictures
+the documentation shows.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.append(str(EXAMPLES))  # the demo is no package
+
+if TYPE_CHECKING:
+    from things import ThingData
+
+
+@cache
+def demo_data() -> ThingData:
+    """Returns the data of the runs without a shortcut."""
+    from things import load_data
+
+    return load_data()
+
+
+def demo_network(name: str, folder: Path) -> nn.Module:
+    """Returns the network of a run after its last epoch.
+
+    It is trained once, about a minute, and kept as ``<folder>/<name>.pt``.
+    """
+    from things import RUNS, ThingClassifier
+
+    run, path = RUNS[name], folder / f"{name}.pt"
+    network = ThingClassifier(run.learning_rate)
+    if not path.exists():
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        seed_everything(0, verbose=False)
+        network = ThingClassifier(run.learning_rate)
+        data = demo_data().with_shortcut() if run.has_shortcut else demo_data()
+        loader = DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True)
+        trainer = Trainer(
+            max_epochs=6,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(network, loader)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(network.state_dict(), path)
+    network.load_state_dict(torch.load(path))
+    return network.eval()
