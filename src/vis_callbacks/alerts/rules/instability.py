@@ -12,8 +12,9 @@ from vis_callbacks.alerts.metric_names import HIGHEST_LOSS, LOSS, MEAN_LOSS
 from vis_callbacks.alerts.rules.conditions import (
     judged_from,
     learning_rate,
-    raw_columns,
+    normalise,
     share,
+    to_normalise,
 )
 from vis_callbacks.alerts.rules.loss_facts import constant_loss, formula_of, is_finite
 from vis_callbacks.alerts.rules.update_facts import path_of
@@ -81,7 +82,7 @@ class RateTooHigh:
         )
 
     def _finding(self, history: History, words: str, rise: float) -> Finding:
-        rate, scale = learning_rate(history), raw_columns(history)
+        rate, what = learning_rate(history), to_normalise(history)
         tenth = f" (to {rate.tenth})" if rate.tenth else ""
         evidence: Evidence = {
             "highest_loss_of_first": rise,
@@ -94,12 +95,13 @@ class RateTooHigh:
             since_step=history.steps[-2],
             evidence=evidence,
             could_be=(
-                *((f"inputs that are not normalised ({scale})",) if scale else ()),
+                *((f"what is out of scale: {what}",) if what else ()),
                 "single samples or batches that are far from the others",
                 "a rate that is too high at first only: then a warm-up helps",
             ),
-            remedy=f"Lower the learning rate tenfold{tenth}, or let it rise slowly over the first"
-            " steps (warm-up)" + ("; normalise the inputs first." if scale else "."),
+            remedy=(f"{normalise(what)} If that is not enough, l" if what else "L")
+            + f"ower the learning rate tenfold{tenth}, or let it rise slowly over the first steps"
+            " (warm-up).",
         )
 
 
