@@ -99,8 +99,8 @@ class RateTooHigh:
                 "single samples or batches that are far from the others",
                 "a rate that is too high at first only: then a warm-up helps",
             ),
-            remedy=(f"{normalise(what)} If that is not enough, l" if what else "L")
-            + f"ower the learning rate tenfold{tenth}, or let it rise slowly over the first steps"
+            remedy=(f"{normalise(what)} If that is not enough, lower" if what else "Lower")
+            + f" the learning rate tenfold{tenth}, or let it rise slowly over the first steps"
             " (warm-up).",
         )
 

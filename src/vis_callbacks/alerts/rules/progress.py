@@ -136,15 +136,15 @@ def _lower(history: History, until: str) -> str:
     what, tenth = to_normalise(history), learning_rate(history).tenth
     first, constant = history.first(LOSS), constant_loss(history)
     to = f" (to {tenth})" if tenth else ""
-    lower = f"ower the learning rate tenfold{to}, and again {until}."
+    lower = f"lower the learning rate tenfold{to}, and again {until}."
     if what:
-        return f"{normalise(what)} If that is not enough, l{lower}"
+        return f"{normalise(what)} If that is not enough, {lower}"
     if first > _HUGE * constant:
         return (
             f"Use the layers' own initialisation: the first loss ({first:.3g}) was far above that"
-            f" of a constant ({constant:.3g}). L{lower}"
+            f" of a constant ({constant:.3g}). L{lower[1:]}"
         )
-    return f"L{lower}"
+    return f"L{lower[1:]}"
 
 
 def _largest_loss(history: History, step: int) -> float:
