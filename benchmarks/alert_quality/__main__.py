@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("zoo_runs"), help="where they are kept")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--lock", type=Path, help="a file whose lock is shared while one trains")
-    parser.add_argument("--part", default="", choices=["", "tune", "test"])
+    parser.add_argument("--part", default="", choices=["", "tune", "test", "fresh"])
     options = parser.parse_args(arguments)
     runs = Runs(options.runs)
     if options.what == "train":
