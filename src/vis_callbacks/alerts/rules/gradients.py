@@ -87,11 +87,12 @@ class NoGradient:
 
 
 def _restart(rate: Rate, what: str) -> str:
-    first = f"{normalise(what)} Then restart" if what else "Restart"
-    tenth = f" ({rate.tenth})" if rate.tenth else ""
+    tenth = f"with a tenth of the learning rate{f' ({rate.tenth})' if rate.tenth else ''}"
+    if what:  # then a lower rate alone mended one program less than this
+        return f"{normalise(what)} Restart; if it happens again, {tenth}."
     return (
-        f"{first} with a tenth of the learning rate{tenth}, and with a tenth of that if it happens"
-        " again: what has no gradient does not come back by itself."
+        f"Restart {tenth}, and with a tenth of that if it happens again: what has no gradient does"
+        " not come back by itself."
     )
 
 
