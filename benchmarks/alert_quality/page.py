@@ -61,8 +61,8 @@ _PUBLISHED = """
 Published rules on the trainings of the test part: SageMaker Debugger's `DeadRelu` (half of a \
 layer fires on less than 1 % of a batch), keras-contrib's `DeadReluDetector` (10 % of a layer \
 never fires, here on 128 samples), AUTOTRAINER (all its symptoms with the thresholds of its code, \
-after each sixth of a training; it knows accuracies only, so that it is silent on other tasks unless the loss is \
-not finite). Networks without ReLU are silent for the first two.
+after each sixth of a training; it knows accuracies only, so that it is silent on other tasks \
+unless the loss is not finite). Networks without ReLU are silent for the first two.
 
 | rule | right | false among healthy | found, too high | found, too low | delay |
 |---|---|---|---|---|---|
