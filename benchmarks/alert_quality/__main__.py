@@ -14,12 +14,14 @@ from pathlib import Path
 
 from benchmarks.alert_quality import table
 from benchmarks.alert_quality.outcomes import Outcome, Said, outcomes, published_said
-from benchmarks.alert_quality.page import page
+from benchmarks.alert_quality.page import page, summary
 from benchmarks.alert_quality.replay import replayed
 from benchmarks.alert_quality.zoo import Row, Runs, train
 
 RESULTS = Path(__file__).parent / "results.csv"
 PAGE = Path(__file__).parents[2] / "docs" / "alert_quality.md"
+ALERTS = PAGE.with_name("alerts.md")
+BEGIN, END = "<!-- made by make zoo -->", "<!-- end -->"  # of the table there
 
 
 def judged(runs: Runs, part: str = "") -> list[Outcome]:
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("zoo_runs"), help="where they are kept")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--lock", type=Path, help="a file whose lock is shared while one trains")
-    parser.add_argument("--part", default="", choices=["", "tune", "test"])
+    parser.add_argument("--part", default="", choices=["", "tune", "test", "fresh"])
     options = parser.parse_args(arguments)
     runs = Runs(options.runs)
     if options.what == "train":
@@ -52,6 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.part:
         table.write(RESULTS, found)
         PAGE.write_text(page(trainings, found))
+        text = ALERTS.read_text()
+        head, _, rest = text.partition(BEGIN)
+        ALERTS.write_text(f"{head}{BEGIN}\n{summary(found)}\n{END}{rest.partition(END)[2]}")
     print(*table.markdown(found), sep="\n")
 
 

@@ -145,7 +145,7 @@ def test_the_page_says_the_parts_and_the_shares_of_each_rate():
     trainings += [replace(each, configuration="test/mlp-silu") for each in trainings]
     text = page(trainings, [*table.lines(trainings)])
     assert "4 small trainings: 2 configurations" in text
-    assert "taken from 1 of them" in text
+    assert "taken from 1 configurations" in text
     assert "| `slow_learning` | warning | 1.00 (.21-1.00), 1 of 1 |" in text
     assert "| 1/10 | 1.00 (.21-1.00), 1 of 1 | - |" in text
 

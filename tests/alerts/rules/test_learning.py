@@ -285,11 +285,18 @@ def test_a_loss_that_rises_within_the_first_steps_is_let_alone() -> None:
     assert DivergingLoss().check(history_of(entry(2.0), entry(9.0), every=4)) is None
 
 
-def test_a_loss_that_shot_up_at_a_single_step_means_a_rate_too_high() -> None:
-    finding = found(RateTooHigh(), entry(2.0, highest_loss=2.0), entry(1.5, highest_loss=7.0))
-    assert "shot up to 3.04 times" in finding.message  # of a constant's, which is above the first
+def test_a_loss_that_shot_up_and_stays_high_means_a_rate_too_high() -> None:
+    shot_up = [entry(2.0, highest_loss=2.0), entry(2.2, highest_loss=7.0)]
+    assert check(RateTooHigh(), *shot_up) is None  # it may come down at once
+    finding = found(RateTooHigh(), *shot_up, entry(1.5, highest_loss=2.0))
+    assert "up to 3.04 times" in finding.message  # of a constant's, which is above the first
     assert "0.01 instead of 0.1" in finding.remedy
-    assert check(RateTooHigh(), entry(2.0), entry(1.5, highest_loss=6.5)) is None
+    assert check(RateTooHigh(), *shot_up, entry(1.0, highest_loss=2.0)) is None
+
+
+def test_a_loss_that_shot_up_and_came_down_does_not_diverge() -> None:
+    assert check(DivergingLoss(), entry(2.0), entry(1.0, mean_loss=9.0)) is None
+    assert isinstance(check(DivergingLoss(), entry(2.0), entry(1.5, mean_loss=9.0)), Finding)
 
 
 def test_a_loss_that_rose_and_stays_high_while_weights_move_far_means_a_rate_too_high() -> None:
@@ -300,6 +307,8 @@ def test_a_loss_that_rose_and_stays_high_while_weights_move_far_means_a_rate_too
     assert check(RateTooHigh(), *[entry(1.9, highest_loss=3.0)] * 5) is None  # they hardly move
     assert check(RateTooHigh(), *[entry(1.9, weights=far, highest_loss=2.4)] * 5) is None
     assert check(RateTooHigh(), *[entry(0.9, weights=far, highest_loss=3.0)] * 5) is None
+    few = [entry(1.9, weights=far, highest_loss=3.0, num_rows=4.0)] * 5
+    assert check(RateTooHigh(), *few) is None
 
 
 def test_of_differences_only_a_loss_above_a_constants_means_a_rate_too_high() -> None:

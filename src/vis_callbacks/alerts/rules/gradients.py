@@ -147,7 +147,8 @@ def _first_of_last(history: History, layers: tuple[str, ...], entry: int) -> flo
 class SlowLearning:
     """The weights hardly move, and the loss is still high: the learning rate is too small.
 
-    Raised by 4 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
+    Raised by 6 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs. In the zoo of
+    `benchmarks.alert_quality` it was right in 96 of 99 trainings of the test part.
 
     Attributes:
         max_update: Median over the weights of update / weight at one step.

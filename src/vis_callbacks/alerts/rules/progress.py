@@ -170,6 +170,7 @@ class DivergingLoss:
         min_growth: Mean loss since the snapshot before / the larger of the first loss and that
             of the best constant.
         min_step: A loss may rise at first, as a contrastive one does while its queue fills.
+        min_latest: The loss of the snapshot's own step / the same.
     """
 
     kind: ClassVar[str] = "diverging_loss"
@@ -177,6 +178,7 @@ class DivergingLoss:
 
     min_growth: float = 3.0
     min_step: int = 50
+    min_latest: float = 0.5
 
     def check(self, history: History) -> Outcome:
         """Returns by how much the loss has grown."""
@@ -190,6 +192,8 @@ class DivergingLoss:
         latest = losses[-1][1]
         if not (latest > self.min_growth * size or latest < -self.min_growth * size):
             return None
+        if latest > 0 and history.latest(LOSS) < self.min_latest * size:
+            return None  # it shot up, and has come down again
         is_negative = latest < 0
         scale = raw_columns(history)
         return Finding(
