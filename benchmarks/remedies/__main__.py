@@ -35,13 +35,13 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 from benchmarks.remedies.programs import (
     PROGRAMS,
     Program,
+    by_kaiming,
     initialised,
     normalised,
     of_one_shape,
     of_other_sign,
     of_scores,
     with_last,
-    with_norms,
     with_rate,
     with_relu,
 )
@@ -112,7 +112,7 @@ def _instead(program: Program) -> Program:
 _WORDS: Sequence[tuple[str, Callable[[re.Match[str]], Change]]] = (
     (r"Normalise (?:the )?(inputs|targets)[^:]*", _normalised),
     (r"[Uu]se the layers' own initialisation|initialisation of the weights", lambda m: initialised),
-    (r"BatchNorm", lambda m: with_norms),
+    (r"Kaiming's method", lambda m: by_kaiming),
     (r"a tenth of the learning rate|learning rate (?:tenfold|\S+ \(a tenth)", _lowered),
     (r"[Tt]en times the learning rate", lambda m: with_rate(10.0)),
     (r"weight decay (?:from|by 10)", lambda m: _without_decay),
@@ -169,7 +169,8 @@ def train(program: Program, seed: int, *, is_watched: bool) -> Run:
     """Trains a program once."""
     seed_everything(seed, verbose=False)
     module = Training(program)
-    x, y, later_x, later_y = program.data()
+    x, y, *_ = program.data()
+    _, _, later_x, later_y = (program.mended or program.data)()
     generator = torch.Generator().manual_seed(seed)
     sampler = None
     if program.weighs_classes:
@@ -180,6 +181,8 @@ def train(program: Program, seed: int, *, is_watched: bool) -> Run:
     )
     watched = [*WATCHED, (EmbeddingMonitor, 80)] if program.is_mapped else WATCHED
     monitors = [kind(every_n_train_steps=every) for kind, every in watched] if is_watched else []
+    for monitor in monitors:
+        monitor.picture_schedule = None  # the last snapshot has them, which are drawn on demand
     later = None
     if is_watched and program.is_mapped:
         later = DataLoader(TensorDataset(later_x, later_y), len(later_x))

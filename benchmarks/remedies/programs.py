@@ -323,16 +323,14 @@ def initialised(program: Program) -> Program:
     return with_layers(program, change)
 
 
-def with_norms(program: Program) -> Program:
-    """Puts a BatchNorm before each hidden activation."""
+def by_kaiming(program: Program) -> Program:
+    """Initialises all weights by Kaiming's method."""
 
     def change(layers: list[nn.Module]) -> list[nn.Module]:
-        made: list[nn.Module] = []
-        for place, layer in enumerate(layers):
-            made.append(layer)
-            if isinstance(layer, nn.Linear) and place < len(layers) - 2:
-                made.append(nn.BatchNorm1d(layer.out_features))
-        return made
+        for layer in layers:
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        return layers
 
     return with_layers(program, change)
 

@@ -334,7 +334,8 @@ def test_alerts_reach_the_file_the_text_and_the_number(writer_of, any_tensorboar
 def test_a_healthy_run_is_told_to_have_been_looked_at(writer_of, tensorboard, tmp_path):
     writer = writer_of(tensorboard)
     for step in (0, 5, 10, 15):
-        writer.note_watched([step], ())
+        writer.story.note_watched([step], ())
+        writer.tell_that_all_is_well()
     writer.flush()
     writer.flush()
     texts = reading.texts(tmp_path / "run", "alerts/text")

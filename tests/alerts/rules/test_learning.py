@@ -404,6 +404,12 @@ def test_a_short_path_is_told_from_the_middle_on_while_the_loss_has_fallen() -> 
     assert check(SlowLearning(), *slow[:8], entry(0.4)) is None  # little is left to learn
 
 
+def test_a_network_that_was_trained_before_is_not_slow() -> None:
+    still = {"a": (0.1, 1.0, 1e-4), "b": (0.1, 1.0, 1e-4)}
+    losses = (2.3, 1.6, 1.1, 0.9, 0.85, 0.82, 0.81, 0.8, 0.79)
+    assert check(SlowLearning(), *[entry(loss, weights=still) for loss in losses]) is None
+
+
 def test_weights_that_went_far_at_once_and_lie_still_are_not_slow() -> None:
     still = {"a": (0.1, 1.0, 3e-4), "b": (0.1, 1.0, 3e-4)}
     far = {"a": (0.1, 1.0, 0.3), "b": (0.1, 1.0, 0.3)}

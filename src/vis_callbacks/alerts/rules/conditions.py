@@ -91,6 +91,13 @@ def to_normalise(history: History) -> str:
     return " and ".join(raw)
 
 
+# A deep chain of ReLUs was mended by it, not by BatchNorm and hardly by a lower rate.
+KAIMING = (
+    "Use ReLU or GELU in place of sigmoid, tanh or softmax in hidden layers, and initialise their"
+    ' weights by Kaiming\'s method (nn.init.kaiming_normal_(weight, nonlinearity="relu")).'
+)
+
+
 def normalise(what: str) -> str:
     """Returns how to normalise what `to_normalise` names, as one sentence."""
     return (

@@ -305,7 +305,10 @@ def _could_be(history: History, rate: Rate, since: int | None) -> tuple[str, ...
     return (*causes, "deaths without harm: an easy task in a wide network, the loss falls on")
 
 
-_WHILE_IT_RUNS = "A unit without a gradient comes back only where the layers before it move."
+_WHILE_IT_RUNS = (
+    "Going on with a tenth, without a restart, came within 3 points of the best rate in 24 of 114"
+    " trainings, a restart in 80."
+)
 
 
 def _remedy(rate: Rate, since: int | None) -> str:

@@ -26,8 +26,8 @@ from vis_callbacks.alerts.metric_names import (
     TARGET_SPREAD,
 )
 from vis_callbacks.alerts.rules.conditions import (
+    KAIMING,
     judged_from,
-    learning_rate,
     normalise,
     raw_columns,
     share,
@@ -255,11 +255,9 @@ def _remedy_of_constant_outputs(history: History) -> str:
         return "Look at the labels as the loss gets them: so far all are of one class."
     if what := to_normalise(history):
         return normalise(what)
-    tenth = learning_rate(history).tenth
     return (
-        "Put normalisation layers (BatchNorm, LayerNorm) between the layers, and restart with a"
-        f" tenth of the learning rate{f' ({tenth})' if tenth else ''}. The first layer whose units"
-        " are the same for all samples does not come back by itself."
+        f"{KAIMING} Then restart: the first layer whose units are the same for all samples does not"
+        " come back by itself. Where its units were dying before, the learning rate was too high."
     )
 
 

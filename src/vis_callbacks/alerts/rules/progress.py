@@ -107,8 +107,11 @@ def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
                 f" clamp what the logarithm is taken of{_and_normalise(scale)}.",
             )
         return (
-            "The outputs were not finite before any update: the inputs or the initial weights are.",
-            f"Look at the first batch and at the initial weights{_and_normalise(scale)}.",
+            "The outputs, as the loss gets them, were not finite before any update: they are a"
+            " logarithm of what is not positive, or inputs or initial weights are not finite.",
+            "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits) in the"
+            f" place of a logarithm of your own{_and_normalise(scale)}; else look at the first"
+            " batch and at the initial weights.",
         )
     grew = _largest_loss(history, step)
     words = _lower(history, "until the loss stays finite")
