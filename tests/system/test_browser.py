@@ -90,14 +90,18 @@ def test_images_tab_shows_every_picture_in_its_own_size(
     assert tensorboard.complaints == []
 
 
-def test_text_tab_shows_the_alert_of_the_sick_run_alone(
+def test_text_tab_shows_the_alert_of_the_sick_run_and_that_the_healthy_one_has_none(
     tensorboard: TensorBoardPage, tmp_path: Path
 ) -> None:
-    (card,) = tensorboard.texts()
+    cards = tensorboard.texts()
     tensorboard.screenshot(tmp_path / "text.png")
 
-    assert (card.run, card.tag.partition("/text_summary")[0]) == ("sick", "alerts/text")
-    assert WORDS in card.text
+    texts = {card.run: card.text for card in cards}
+    assert {card.tag.partition("/text_summary")[0] for card in cards} == {"alerts/text"}
+    assert (len(cards), set(texts)) == (2, set(RUNS))
+    assert WORDS in texts["sick"]
+    assert WORDS not in texts["healthy"]
+    assert "no alert" in texts["healthy"].lower()
     assert tensorboard.complaints == []
 
 

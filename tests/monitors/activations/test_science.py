@@ -360,10 +360,10 @@ def test_histograms_merge_by_sum() -> None:
 
 def test_the_edges_increase_and_mirror_each_other() -> None:
     edges = log_edges()
-    assert len(edges) == 122
+    assert len(edges) == 482
     assert (edges.diff() > 0).all()
     torch.testing.assert_close(edges, -edges.flip(0))
-    torch.testing.assert_close(edges[[-1, 61]], torch.tensor([1e6, 1e-6]).double())
+    torch.testing.assert_close(edges[[-1, 241]], torch.tensor([1e6, 1e-6]).double())
 
 
 def test_a_large_activation_is_counted_in_part() -> None:
