@@ -91,7 +91,7 @@ def filters(model: nn.Module) -> np.ndarray:
 def train(path: Path, data: ThingData, num_steps: int) -> None:
     """Trains the network of things.py for a short while and saves it."""
     torch.manual_seed(0)
-    model = ThingClassifier(learning_rate=0.02)
+    model = ThingClassifier(learning_rate=0.001)
     optimizer = model.configure_optimizers()
     loader = iter(DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True))
     for _ in range(num_steps):

@@ -5,10 +5,10 @@
 The network names the thing on an image of 64 x 64 pixels (see things_data.py; nothing is
 downloaded). The three runs lie side by side in ``demo_runs/``:
 
-* ``healthy``: learning rate 0.002. It finds the things; no alert.
+* ``healthy``: learning rate 0.001. It finds the things; no alert.
 * ``sick``: learning rate 0.03. Units die within the first steps, and it ends at chance. The alert
   comes within 20 of 468 steps.
-* ``shortcut``: learning rate 0.002, and a yellow square on every cat that it is trained on. The
+* ``shortcut``: learning rate 0.001, and a yellow square on every cat that it is trained on. The
   training looks perfect. Saliency and occlusion show that "cat" means "yellow square".
 
 What is needed for your own training are the lines marked with (1) to (3).
@@ -56,13 +56,13 @@ class Run:
 
 RUNS = {
     "healthy": Run(
-        0.002, "saliency/gradient and occlusion/views: what counts lies on the thing itself."
+        0.001, "saliency/gradient and occlusion/views: what counts lies on the thing itself."
     ),
     "sick": Run(
         0.03, "activations/unit_life: rows light up within the first epoch, as the alert says."
     ),
     "shortcut": Run(
-        0.002,
+        0.001,
         "saliency/gradient and occlusion/views: the yellow square decides, and not the cat.",
         has_shortcut=True,
     ),

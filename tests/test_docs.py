@@ -43,6 +43,25 @@ def test_the_table_of_alerts_has_the_severities_of_the_rules():
         assert rule.severity in said[rule.kind], rule.kind
 
 
+PARTS = ("What else it could be", "What to do", "How often it was right")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
+def test_every_kind_of_alert_has_an_entry_with_all_its_parts(rule):
+    page = (ROOT / "docs/alerts.md").read_text()
+    entries = re.findall(rf"^###+ `{rule.kind}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert len(entries) == 1
+    meaning, *_ = entries[0].strip().split("\n\n")
+    assert re.match(r"\w.*\.$", meaning)
+    for part in PARTS:
+        assert re.search(rf"^- \*\*{part}:\*\* \S.*$", entries[0], re.MULTILINE), part
+    listed = re.search(rf"^\| `{rule.kind}` \| ([a-z, ]+) \|", page, re.MULTILINE)
+    if listed[1] != "info":  # that of a real case, with what is seen on it
+        ((caption, path),) = re.findall(r"^!\[(.+)\]\((\S+)\)$", entries[0], re.MULTILINE)
+        assert f"*{caption}*" in entries[0]
+        assert (ROOT / "docs" / path).exists()
+
+
 def test_the_table_of_cards_names_every_tag_that_is_written_and_no_other():
     named = re.findall(r"`([^`]+)`", " ".join(cells((ROOT / "docs/cards.md").read_text(), 1)))
     ours = {"alerts/active", "alerts/text", "overhead/<monitor>_percent"}

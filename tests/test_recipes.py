@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from tests.system.models import LIGHTNING_CHATTER
 
 from vis_callbacks import Monitor
 from vis_callbacks.runs.run import Run
+from vis_callbacks.writers import budget, writer
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
@@ -61,6 +63,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / BASE).write_text(BASE_CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    # A busy machine writes as a slow disk does, for which pictures are left out.
+    monkeypatch.setattr(budget.TimeBudget, "remaining", math.inf)
+    monkeypatch.setattr(writer, "_PATIENCE", 60.0)
     yield tmp_path
     sys.modules.pop(Path(BASE).stem, None)
 
@@ -107,22 +112,18 @@ def test_it_runs_and_shows_what_it_is_for(title, folder, caplog, monkeypatch):
     assert warned(caplog) == []
 
 
-OTHERS = {
-    (name, number): code
-    for name in ("quickstart", "troubleshooting")
-    for number, (_, _, code) in enumerate(BLOCK.findall((DOCS / f"{name}.md").read_text()))
-}
+QUICKSTART, *MORE = BLOCK.findall((DOCS / "quickstart.md").read_text())  # test_wheel.py runs it
+SHORT = [*MORE, *BLOCK.findall((DOCS / "troubleshooting.md").read_text())]
 
 
-@pytest.mark.parametrize("block", OTHERS, ids="{0[0]} {0[1]}".format)
-def test_the_code_of_other_pages_runs(block, folder, caplog, monkeypatch):
+@pytest.mark.parametrize("block", SHORT, ids=lambda block: block[2].split("\n")[0])
+def test_the_code_of_other_pages_runs(block, monkeypatch):
     monkeypatch.setattr(logging, "basicConfig", lambda: None)
-    run(OTHERS[block].replace("max_epochs=8", "max_epochs=2"))
-    assert warned(caplog) == []
+    run(block[2])
 
 
 def test_the_quickstart_raises_alerts_where_the_rate_is_as_high_as_it_says():
-    code = OTHERS["quickstart", 0].replace("max_epochs=8", "max_epochs=2")
+    code = QUICKSTART[2].replace("max_epochs=8", "max_epochs=2")
     callbacks = run(code.replace("lr=0.001", "lr=0.3"))["monitors"]  # and those of Lightning's own
     assert [alert for one in callbacks if isinstance(one, Monitor) for alert in one.alerts]
 

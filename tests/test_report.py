@@ -12,6 +12,7 @@ from vis_callbacks.report import (
     RuleMetrics,
     Scalar,
     escape_markdown,
+    number_of,
     tag,
     transfer,
 )
@@ -274,3 +275,18 @@ def test_the_numbers_for_the_rules_are_found_by_metric_and_layer(values, layers)
 def test_of_returns_the_items_of_one_kind_in_order():
     report = Report(step=0, items=(Markdown(tag="b", text=""), Scalar(tag="a", value=1.0)))
     assert report.of(Scalar) == (report.items[1],)
+
+
+@pytest.mark.parametrize(
+    "value", [1, 1.0, True, np.float32(1), np.array(1), np.array([1.0]), np.array([[1]])]
+)
+def test_one_value_of_any_type_is_a_float(value):
+    number = number_of(Scalar(tag="a", value=value))
+    assert number == 1.0
+    assert type(number) is float
+
+
+@pytest.mark.parametrize("value", [np.ones(2), np.ones(0)])
+def test_more_or_less_than_one_value_is_refused(value):
+    with pytest.raises(ValueError, match=r'scalar "a" holds . values'):
+        number_of(Scalar(tag="a", value=value))

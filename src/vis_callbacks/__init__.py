@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vis_callbacks.alerts.alert import Finding as Finding
     from vis_callbacks.alerts.alert import Rule as Rule
     from vis_callbacks.alerts.history import History as History
+    from vis_callbacks.cards import Card as Card
     from vis_callbacks.defaults import default_monitors as default_monitors
     from vis_callbacks.engine.probe import Activation as Activation
     from vis_callbacks.engine.probe import Batch as Batch
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "alerts.alert": ("Alert", "Finding", "Rule"),
     "alerts.history": ("History",),
+    "cards": ("Card",),
     "defaults": ("default_monitors",),
     "engine.probe": ("Activation", "Batch", "Probe"),
     "engine.snapshot": ("Snapshot",),

@@ -179,6 +179,7 @@ class Pipeline:
         checked = [(one, self._check(one)) for one in _transferred(seen)]
         trackers = [state.monitor.tracker for state in self._states]
         causes = [alert for tracker in trackers for alert in tracker.active]
+        self._writer.story.note_watched({one.context.step for one in seen}, causes)
         causes += [cause for one, found in checked for cause in _certain(one, found)]
         judged = [(one, self._judge(one, found, causes)) for one, found in checked]
         active = sum(len(tracker.active) for tracker in trackers)
@@ -197,8 +198,7 @@ class Pipeline:
         if seen:
             latest = seen[-1].state
             with latest.overhead.measured(), latest.guard.catch("writing alerts"):
-                firing = [alert for tracker in trackers for alert in tracker.active]
-                self._writer.note_watched({one.context.step for one in seen}, firing)
+                self._writer.tell_that_all_is_well()
         for state, seconds in zip(states, before, strict=True):
             if state.has_drawn:
                 state.has_drawn, state.overhead.drawing = False, state.overhead.seconds - seconds

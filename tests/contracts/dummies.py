@@ -1,4 +1,4 @@
-"""The seven monitors as dummies: each uses the shapes of the house as the real one must.
+"""The monitors as dummies: each uses the shapes of the house as the real one must.
 
 They do no science. That they pass every contract shows that probes, snapshots and reports can
 carry all seven.

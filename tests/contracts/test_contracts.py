@@ -80,11 +80,12 @@ def test_its_docstring_names_every_option_and_what_it_raises(cls):
 
 
 @every_shipped_monitor
-def test_it_goes_through_yaml(cls):
+@pytest.mark.parametrize("on_alert", ["stop", {"critical": "stop", "default": "warn"}], ids=str)
+def test_it_goes_through_yaml(cls, on_alert):
     jsonargparse = pytest.importorskip("jsonargparse")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--monitor", type=Callback)
-    given = {"every_n_train_steps": 7, "on_alert": "stop", "tag_prefix": "a/", **required(cls)}
+    given = {"every_n_train_steps": 7, "on_alert": on_alert, "tag_prefix": "a/", **required(cls)}
     path = f"{vis_callbacks.__name__}.{cls.__name__}"
     parsed = parser.parse_object({"monitor": {"class_path": path, "init_args": given}})
     again = parser.parse_string(parser.dump(parsed))

@@ -112,6 +112,16 @@ def test_all_but_the_first_line_of_a_caption_are_one_paragraph() -> None:
     assert picture.shape == with_caption(blank(5, 300, RED), ["what it is", "a; b; c"]).shape
 
 
+@pytest.mark.parametrize(("height", "width"), [(800, 1_000), (450, 400), (300, 1_100)])
+def test_the_first_line_is_still_read_in_a_card_of_time_series(height: int, width: int) -> None:
+    picture = with_caption(blank(height, width), ["head", "a detail"])
+    shrunk = max(picture.shape[1] / 374, picture.shape[0] / 215)
+
+    ink = np.flatnonzero(is_ink(picture)[: picture.shape[0] - height].any(axis=1))
+    first_line = ink[: np.flatnonzero(np.diff(np.append(ink, 9_999)) > 1)[0] + 1]
+    assert len(first_line) / shrunk >= 6  # from the foot of a letter to its top
+
+
 def test_a_narrow_picture_gets_room_for_its_caption() -> None:
     assert with_caption(blank(5, 10, RED), ["step 5"]).shape[1] >= 200
 

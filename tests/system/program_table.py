@@ -11,13 +11,13 @@ from tests.system.program_runs import Outcome
 
 _HEAD = """# Programs of other kinds
 
-Not every training is images in, class scores out. The tests train {num} small programs of other
-kinds, written as their authors would write them, with all seven monitors and without. In each of
-them the run with monitors is, bit for bit, the run without, and no alert of level warning or
-critical is raised, for these trainings are healthy. Where a monitor cannot show anything it says
-why, once; the training goes on.
+Not every training takes images and returns scores of classes. The tests train {num} small
+programs of other kinds, written as their authors would write them, with all eight monitors and
+without. In each of them the run with monitors is the run without, bit for bit. These trainings are
+healthy, so no alert of level warning or critical may be raised. Where a monitor cannot show
+anything, it says why, once, and the training goes on.
 
-The table is made by `tests/system/test_programs.py`; `make programs` writes it anew. A number
+The table is made by `tests/system/test_programs.py`, and `make programs` writes it anew. A number
 leads to the reason why a monitor shows nothing.
 """
 

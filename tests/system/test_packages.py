@@ -108,7 +108,9 @@ trainer:
         every_n_train_steps: 1
         max_maps: 4
         layers: ["network.*"]
-        on_alert: warn
+        on_alert:
+          dying_units: stop
+          default: warn
         tag_prefix: from_yaml/
 model:
   lr: 0.01
@@ -127,4 +129,5 @@ def test_a_monitor_is_made_from_yaml(
     monitors = [c for c in cli.trainer.callbacks if isinstance(c, ActivationMonitor)]
     assert [monitor.options.tag_prefix for monitor in monitors] == ["from_yaml/"]
     assert monitors[0].max_maps == 4
+    assert monitors[0].options.on_alert == {"dying_units": "stop", "default": "warn"}
     assert len(monitors[0].history) == NUM_STEPS

@@ -1,4 +1,4 @@
-"""Small programs of other people's kinds, each with all seven monitors and without.
+"""Small programs of other people's kinds, each with all eight monitors and without.
 
 The table of the documentation, ``docs/programs.md``, is made here and compared. Run
 ``make programs`` to write it anew.

@@ -11,7 +11,6 @@ from vis_callbacks.report import (
     Markdown,
     Picture,
     Scalar,
-    number_of,
 )
 from vis_callbacks.writers.media_items import num_bytes, prepare, within
 
@@ -75,21 +74,6 @@ def test_equal_items_are_dropped_one_by_one():
 
 def test_an_embedding_takes_nothing_from_the_event_file():
     assert num_bytes(Embedding(tag="a", features=np.ones((100, 100)))) == 0
-
-
-@pytest.mark.parametrize(
-    "value", [1, 1.0, True, np.float32(1), np.array(1), np.array([1.0]), np.array([[1]])]
-)
-def test_one_value_of_any_type_is_a_float(value):
-    number = number_of(Scalar(tag="a", value=value))
-    assert number == 1.0
-    assert type(number) is float
-
-
-@pytest.mark.parametrize("value", [np.ones(2), np.ones(0)])
-def test_more_or_less_than_one_value_is_refused(value):
-    with pytest.raises(ValueError, match=r'scalar "a" holds . values'):
-        number_of(Scalar(tag="a", value=value))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class TensorBoardMedia:
         """Writes one item; waits for it no longer than ``patience`` seconds."""
         self._write(media, step, RESERVE_FOR_MEDIA, patience)
 
-    def write_alerts(self, text: Markdown, *, step: int, patience: float) -> None:
+    def write_alerts(self, text: Media, *, step: int, patience: float) -> None:
         """Writes the text of the alerts, which may use the room that pictures may not."""
         self._write(text, step, RESERVE_FOR_NUMBERS, patience)
 

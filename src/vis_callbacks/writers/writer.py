@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -57,6 +57,9 @@ class Writer:
     Only the rank that is global zero writes. Nothing is raised: what fails is counted by its
     guard and logged once per cause.
 
+    Attributes:
+        story: Of the run's alerts, for the Text tab.
+
     Args:
         loggers: Those of the Trainer. Numbers go to all of them; media to every one whose
             ``experiment`` is a SummaryWriter (torch's or tensorboardX's) or that has
@@ -92,11 +95,10 @@ class Writer:
         self._bytes = ByteBudget(max_bytes_per_epoch)
         self._time = time_budget or TimeBudget()
         self._log = AlertLog(alert_folder) if alert_folder is not None else None
-        self._story = AlertStory()
+        self.story = AlertStory()
         self._guards: dict[str, Guard] = {}
-        self._media_writers: dict[
-            str, MediaWriter | None
-        ] = {}  # by the name of the logger or "PNG files"
+        # By the name of the logger or "PNG files".
+        self._media_writers: dict[str, MediaWriter | None] = {}
         self._epoch = 0
         self._drawing = Drawing() if draws_aside else None
         self._drawn_before: set[object] = set()  # functions that draw
@@ -179,20 +181,18 @@ class Writer:
         shown = [alert for alert in transitions if alert.severity != "info"]
         if not shown:
             return
-        self._story.add(shown)
+        self.story.add(shown)
         prefix = _as_folder(prefix)
-        count = Number(float(active), card_of("alerts/active"))
-        self._log_to_all({f"{prefix}alerts/active": count}, log_step)
+        self._write_numbers([Scalar(tag="alerts/active", value=active)], log_step, prefix, {})
         self._write_alert_text(log_step, prefix, has_news=True)
         for name, logger in zip(self._names, self._loggers, strict=True):
             for alert in shown if has_wandb(logger) else ():
                 self._try(f"{name}'s alerts", send_by_wandb, logger, alert)
 
-    def note_watched(self, steps: Iterable[int], active: Sequence[Alert]) -> None:
-        """Notes which steps were looked at, and the alerts that fire; see `AlertStory`."""
-        self._story.note_watched(steps, active)
-        if self._is_global_zero and self._story.is_due:
-            self._write_alert_text(self._story.latest)
+    def tell_that_all_is_well(self) -> None:
+        """Writes now and then how far it was watched, if nothing has happened."""
+        if self._is_global_zero and self.story.is_due:
+            self._write_alert_text(self.story.latest)
 
     def flush(self) -> None:
         """Writes what has waited, and flushes the event files. Harmless when done twice."""
@@ -201,12 +201,11 @@ class Writer:
         self._begin(self._epoch)
         self.end_drawing()
         self._write_drawn()
-        if self._story.is_stale:
-            self._write_alert_text(self._story.latest)
+        if self.story.is_stale:
+            self._write_alert_text(self.story.latest, has_news=True)
         for name, to in self._media_writers.items():
             if isinstance(to, TensorBoardMedia):
-                flush = partial(to.flush, patience=_PATIENCE_FOR_ALERTS)
-                self._try(f"{name}'s flush", flush)
+                self._try(f"{name}'s flush", partial(to.flush, patience=_PATIENCE_FOR_ALERTS))
 
     def end_drawing(self) -> None:
         """Waits until the thread has drawn all pictures, but not for long."""
@@ -374,14 +373,13 @@ class Writer:
 
     def _write_alert_text(self, step: int, prefix: str = "", *, has_news: bool = False) -> None:
         """Writes all alerts so far, or that there is none; news is waited for and flushed."""
-        text, card = self._story.tell(), card_of("alerts/text")
-        item = Markdown(tag=f"{prefix}alerts/text", text=text, card=card)
+        item = prepare(Markdown(tag="alerts/text", text=self.story.tell()), prefix)
         write = self._write_news if has_news else self._write_one
         for name, to in self._all_media_writers():
             if isinstance(to, TensorBoardMedia):
                 self._try(f"{name}'s alerts", write, to, item, step)
 
-    def _write_news(self, to: TensorBoardMedia, text: Markdown, step: int) -> None:
+    def _write_news(self, to: TensorBoardMedia, text: Media, step: int) -> None:
         with self._time.spending():
             to.write_alerts(text, step=step, patience=_PATIENCE_FOR_ALERTS)
             to.flush(patience=_PATIENCE_FOR_ALERTS)

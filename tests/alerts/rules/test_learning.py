@@ -302,6 +302,20 @@ def test_a_loss_that_rose_and_stays_high_while_weights_move_far_means_a_rate_too
     assert check(RateTooHigh(), *[entry(0.9, weights=far, highest_loss=3.0)] * 5) is None
 
 
+def test_of_differences_only_a_loss_above_a_constants_means_a_rate_too_high() -> None:
+    far = {"a": (0.1, 1.0, 0.02), "b": (0.1, 1.0, 0.02)}
+
+    def stuck(loss: float) -> list[Entry]:
+        constants = {"mse_loss": 1.0}
+        formulas = {"mse_loss": loss}
+        return [
+            entry(loss, formulas=formulas, constants=constants, weights=far, highest_loss=2.0)
+        ] * 5
+
+    assert check(RateTooHigh(), *stuck(0.9)) is None  # little can be explained, perhaps
+    assert isinstance(check(RateTooHigh(), *stuck(1.1)), Finding)
+
+
 def test_a_loss_that_stays_while_weights_move_very_far_means_a_rate_too_high() -> None:
     very_far = {"a": (0.1, 1.0, 0.03), "b": (0.1, 1.0, 0.03)}
     assert isinstance(check(RateTooHigh(), *[entry(2.1, weights=very_far)] * 5), Finding)
@@ -388,6 +402,12 @@ def test_a_short_path_is_told_from_the_middle_on_while_the_loss_has_fallen() -> 
     assert check(SlowLearning(), *entries(2e-3)) is None
     assert check(SlowLearning(), *[slow[3]] * 9) is None
     assert check(SlowLearning(), *slow[:8], entry(0.4)) is None  # little is left to learn
+
+
+def test_a_network_that_was_trained_before_is_not_slow() -> None:
+    still = {"a": (0.1, 1.0, 1e-4), "b": (0.1, 1.0, 1e-4)}
+    losses = (2.3, 1.6, 1.1, 0.9, 0.85, 0.82, 0.81, 0.8, 0.79)
+    assert check(SlowLearning(), *[entry(loss, weights=still) for loss in losses]) is None
 
 
 def test_weights_that_went_far_at_once_and_lie_still_are_not_slow() -> None:

@@ -58,6 +58,13 @@ def test_the_first_a_middle_and_the_last_layer_are_shown_by_default():
     assert [image.tag for image in images] == [f"activations/maps/{n}" for n in "ace"]
 
 
+@pytest.mark.parametrize("layers", [None, ["a"]])
+def test_tensorboard_draws_cards_for_layers_that_were_named(layers):
+    images = shown(MapFilms(layers, 16), snapshot(0))
+    assert {image.card.is_shown for image in images} == {layers is not None}
+    assert all(image.card.how_to_read for image in images)
+
+
 def test_a_film_keeps_the_first_frame_and_the_latest_and_not_more_than_eight():
     films = MapFilms(["a"], 2)
     for step in range(0, 1000, 50):

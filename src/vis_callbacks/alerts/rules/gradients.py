@@ -19,9 +19,10 @@ from vis_callbacks.alerts.rules.conditions import (
     Rate,
     judged_from,
     learning_rate,
+    normalise,
     quoted,
-    raw_columns,
     share,
+    to_normalise,
 )
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
@@ -77,7 +78,7 @@ class NoGradient:
                 "an output that is saturated or always the same",
                 "a detach() or a round() between the weights and the loss",
             ),
-            remedy=_restart(rate, raw_columns(history))
+            remedy=_restart(rate, to_normalise(history))
             if had_one
             else "Look at what stands between the last layer and the loss: its activation is flat"
             " there. A softmax over one output, a ReLU that is 0 for all samples, a saturated"
@@ -85,12 +86,13 @@ class NoGradient:
         )
 
 
-def _restart(rate: Rate, scale: str) -> str:
-    first = f"Normalise the inputs ({scale}), and restart" if scale else "Restart"
-    tenth = f" ({rate.tenth})" if rate.tenth else ""
+def _restart(rate: Rate, what: str) -> str:
+    tenth = f"with a tenth of the learning rate{f' ({rate.tenth})' if rate.tenth else ''}"
+    if what:  # then a lower rate alone mended one program less than this
+        return f"{normalise(what)} Restart; if it happens again, {tenth}."
     return (
-        f"{first} with a tenth of the learning rate{tenth}: what has no gradient does not come back"
-        " by itself."
+        f"Restart {tenth}, and with a tenth of that if it happens again: what has no gradient does"
+        " not come back by itself."
     )
 
 
@@ -155,6 +157,8 @@ class SlowLearning:
         min_left: the loss is above this share of that of the best constant, and below what it was
             over the first steps.
         min_done: Share of the planned steps.
+        min_recent: Part of the loss's fall so far that came in the latest quarter of the steps: a
+            network that was trained before moves as little, and its loss is soon where it stays.
         max_single: At any snapshot; above it the weights went far at once and lie still: they are
             dead, not slow.
     """
@@ -167,6 +171,7 @@ class SlowLearning:
     max_path: float = 0.5
     min_left: float = 0.2
     min_done: float = 0.5
+    min_recent: float = 0.1
     max_single: float = 0.02
 
     def check(self, history: History) -> Outcome:
@@ -198,13 +203,19 @@ class SlowLearning:
         return 0 < max(updates) < self.max_update and recent_loss(history) > 0.5 * first
 
     def _go_slowly(self, history: History) -> bool:
-        part, losses = done(history), [loss for _, loss in known_losses(history)]
-        is_time = part >= self.min_done
-        if not (is_time and self.min_left * constant_loss(history) < losses[-1] < losses[1]):
+        part, losses = done(history), [*known_losses(history)]
+        first, latest = losses[1][1], losses[-1][1]
+        is_left = self.min_left * constant_loss(history) < latest < first
+        if not (part >= self.min_done and is_left and self._goes_on(losses)):
             return False
         updates = (median_update(history, entry) for entry in range(len(history)))
         highest = max((update for update in updates if not math.isnan(update)), default=0.0)
         return highest < self.max_single and 0 < path_of(history) < self.max_path * part
+
+    def _goes_on(self, losses: list[tuple[int, float]]) -> bool:
+        first, (step, latest) = losses[1][1], losses[-1]
+        before = [loss for at, loss in losses if at <= 0.75 * step][-1]
+        return latest > 0.95 * first or before - latest >= self.min_recent * (first - latest)
 
 
 class FrozenByMistake:

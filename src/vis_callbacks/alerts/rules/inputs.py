@@ -8,6 +8,7 @@ from typing import ClassVar
 from vis_callbacks.alerts.alert import Finding, Outcome, Rule, Severity, Verdict
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.metric_names import (
+    BAD_STEP,
     COLUMN_MEAN,
     COLUMN_STD,
     CONSTANT_INPUTS,
@@ -21,8 +22,10 @@ from vis_callbacks.alerts.rules.conditions import (
     constant_share,
     has_broken_down,
     input_scale,
+    normalise,
     raw_columns,
     share,
+    to_normalise,
     whole,
 )
 from vis_callbacks.alerts.rules.loss_facts import constant_loss
@@ -111,10 +114,19 @@ class UnscaledInputs:
                 COLUMN_MEAN: history.latest(COLUMN_MEAN),
                 COLUMN_STD: history.latest(COLUMN_STD),
             },
-            remedy="Normalise each column: subtract its mean and divide by its standard deviation"
-            " (images: divide by 255 first).",
+            remedy=normalise(to_normalise(history)) + _if_never_finite(history),
             severity="warning" if found else "info",
         )
+
+
+def _if_never_finite(history: History) -> str:
+    """Returns what else is to be done where the very first loss was not finite."""
+    if history.first(BAD_STEP) != history.steps[0]:
+        return ""
+    return (
+        " The loss was not finite before any update: use one that takes scores (cross_entropy,"
+        " binary_cross_entropy_with_logits), not a logarithm of a softmax."
+    )
 
 
 _HIGH_LOSS = 3.0  # first loss / that of the best constant

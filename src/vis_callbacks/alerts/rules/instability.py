@@ -15,7 +15,7 @@ from vis_callbacks.alerts.rules.conditions import (
     raw_columns,
     share,
 )
-from vis_callbacks.alerts.rules.loss_facts import constant_loss, is_finite
+from vis_callbacks.alerts.rules.loss_facts import constant_loss, formula_of, is_finite
 from vis_callbacks.alerts.rules.update_facts import path_of
 
 
@@ -30,7 +30,8 @@ class RateTooHigh:
         min_spike: Loss of a single step / the larger of the first loss and that of the best
             constant.
         min_rise: Or: the same of any step so far, while
-        min_left: the mean loss is still this share of the best constant's, and
+        min_left: the mean loss is still this share of the best constant's (of a cross-entropy;
+            other losses all of it, for they have outliers, and may be hard to lower), and
         min_update: the weights move by this share of their norm at a step, on average so far.
         stuck_left, stuck_update: Or: the same two, of a loss that need not have risen.
     """
@@ -61,9 +62,10 @@ class RateTooHigh:
                 latest,
             )
         highest = max(history.known(HIGHEST_LOSS), default=math.nan) / size
-        constant = constant_loss(history)
+        constant, formula = constant_loss(history), formula_of(history)
+        least = self.min_left if formula is not None and formula.is_entropy else 1.0
         is_time = history.steps[-1] >= judged_from(history)
-        if not (is_time and history.latest(MEAN_LOSS) >= self.min_left * constant > 0):
+        if not (is_time and history.latest(MEAN_LOSS) >= least * constant > 0):
             return None
         left = history.latest(MEAN_LOSS) / constant
         update = path_of(history) / history.steps[-1]

@@ -38,6 +38,11 @@ class Formula:
     name: str
     factor: float
 
+    @property
+    def is_entropy(self) -> bool:
+        """Whether the targets are classes, or shares."""
+        return "entropy" in self.name or self.name == "nll_loss"
+
 
 def formulas_of(history: History) -> list[Formula]:
     """Returns the formulas that give the loss, those with the ratio 1 first.
@@ -85,7 +90,7 @@ def constant_loss(history: History) -> float:
     if formula is None or formula.factor < 0:
         return math.nan
     constant = history.latest(CONSTANT_LOSS, formula.name)
-    if "entropy" in formula.name or formula.name == "nll_loss":
+    if formula.is_entropy:
         labels, outputs = history.latest(NUM_LABELS), history.latest(NUM_OUTPUTS)
         if labels > 0:
             constant += max(outputs - 1, 1) / (2 * labels)

@@ -7,10 +7,16 @@ from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity
 from vis_callbacks.alerts.history import History
-from vis_callbacks.alerts.metric_names import NON_FINITE, NON_FINITE_LOSS, WEIGHT_NORM
+from vis_callbacks.alerts.metric_names import (
+    INPUT_MEAN,
+    NON_FINITE,
+    NON_FINITE_LOSS,
+    WEIGHT_NORM,
+)
 from vis_callbacks.alerts.rules.conditions import learning_rate
 from vis_callbacks.alerts.rules.dead_units import DyingUnits
 
+_SOON = 20  # steps within which a rate that is far too high ends in NaN
 _BLOWN_UP = 3.0  # growth of a layer's weights before it that points to the learning rate
 
 
@@ -44,7 +50,7 @@ class NonFinite:
                 "a division or a logarithm of 0",
                 "numbers beyond the range of half precision",
             ),
-            remedy=_remedy(history, growth > _BLOWN_UP or was_dying),
+            remedy=_remedy(history, first.step, growth > _BLOWN_UP or was_dying),
         )
 
 
@@ -61,14 +67,17 @@ def _largest_growth(history: History, before: int) -> float:
     return max(growths, default=math.nan)
 
 
-def _remedy(history: History, is_rate: bool) -> str:
-    if not is_rate:
-        return (
-            "Look at the batch of that step, at the precision and at the scale of inputs and"
-            " targets; torch.autograd.set_detect_anomaly(True) names the operation."
-        )
+def _remedy(history: History, step: int, is_rate: bool) -> str:
     tenth = learning_rate(history).tenth
-    return (
-        "Weights had blown up or units were dying before it: restart with a tenth of the learning"
-        f" rate{f' ({tenth})' if tenth else ''}."
+    restart = f"estart with a tenth of the learning rate{f' ({tenth})' if tenth else ''}"
+    if is_rate:
+        return f"Weights had blown up or units were dying before it: r{restart}."
+    look = (
+        "ook at the batch of that step, at the precision and at the scale of inputs and targets;"
+        " torch.autograd.set_detect_anomaly(True) names the operation."
     )
+    # A batch that holds a NaN is told from numbers that grew.
+    means = dict(zip(history.steps, history.series(INPUT_MEAN), strict=True))
+    if 0 < step <= _SOON and math.isfinite(means.get(step, math.nan)):
+        return f"The inputs were finite and so was step 0: r{restart}. If it happens again, l{look}"
+    return f"L{look}"

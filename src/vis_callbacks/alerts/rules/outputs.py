@@ -25,7 +25,15 @@ from vis_callbacks.alerts.metric_names import (
     TARGET_LOW,
     TARGET_SPREAD,
 )
-from vis_callbacks.alerts.rules.conditions import judged_from, raw_columns, share, whole
+from vis_callbacks.alerts.rules.conditions import (
+    KAIMING,
+    judged_from,
+    normalise,
+    raw_columns,
+    share,
+    to_normalise,
+    whole,
+)
 from vis_callbacks.alerts.rules.loss_facts import (
     OF_DIFFERENCES,
     OF_LOGITS,
@@ -64,6 +72,8 @@ class LossMisfit:
         if words is None:
             return None
         message, remedy = words
+        if what := to_normalise(history):
+            remedy += f" {normalise(what)}"
         return Finding(
             message=f"Output layer and loss do not fit: {message}",
             since_step=history.steps[0],
@@ -106,20 +116,21 @@ def _misfit(history: History) -> tuple[str, str] | None:
             " F.cross_entropy.",
         )
     if name in OF_PROBABILITIES and not are_probabilities(history):
-        return (_no_probabilities(history), _USE_A_SIGMOID)
+        return (_no_probabilities(history), _TAKE_SCORES)
     is_bad = history.first(BAD_STEP) == history.steps[0]
     outputs_are_fine = math.isfinite(history.first(OUTPUT_LOW) + history.first(OUTPUT_HIGH))
     if is_bad and outputs_are_fine and history.first(OUTPUT_LOW) < 0 and len(known) != 1:
         return (
             f"the very first loss is not finite, and {_no_probabilities(history)}",
-            _USE_A_SIGMOID,
+            _TAKE_SCORES,
         )
     return None
 
 
-_USE_A_SIGMOID = (
-    "Put a sigmoid (labels that are yes or no) or a softmax (one class of several) at the end of"
-    " the model, or use a loss that takes scores: binary_cross_entropy_with_logits, cross_entropy."
+_TAKE_SCORES = (
+    "Use a loss that takes scores: binary_cross_entropy_with_logits where labels are yes or no,"
+    " cross_entropy where they are one class of several. Or end the model in a sigmoid or softmax,"
+    " and clamp it away from 0 before the logarithm."
 )
 
 
@@ -240,15 +251,13 @@ def _causes_of_constant_outputs(history: History) -> tuple[str, ...]:
 
 
 def _remedy_of_constant_outputs(history: History) -> str:
-    if scale := raw_columns(history):
-        return (
-            f"Normalise the inputs first (now {scale}): subtract the mean of each column and divide"
-            " by its standard deviation."
-        )
+    if history.latest(LARGEST_CLASS) >= OneClass.only_share:
+        return "Look at the labels as the loss gets them: so far all are of one class."
+    if what := to_normalise(history):
+        return normalise(what)
     return (
-        "Look at the first layer whose units are the same for all samples: its initialisation, its"
-        " activation, or a learning rate that was too high for it. Restart, since such a layer does"
-        " not come back."
+        f"{KAIMING} Then restart: the first layer whose units are the same for all samples does not"
+        " come back by itself. Where its units were dying before, the learning rate was too high."
     )
 
 

@@ -19,8 +19,10 @@ from vis_callbacks.alerts.metric_names import (
 from vis_callbacks.alerts.rules.conditions import (
     judged_from,
     learning_rate,
+    normalise,
     raw_columns,
     share,
+    to_normalise,
 )
 from vis_callbacks.alerts.rules.loss_facts import (
     constant_loss,
@@ -33,6 +35,7 @@ from vis_callbacks.alerts.rules.loss_facts import (
 from vis_callbacks.alerts.rules.outputs import ConstantOutputs
 from vis_callbacks.alerts.rules.update_facts import median_update
 
+_HUGE = 10.0  # first loss / that of the best constant
 _TOLD_APART = 0.1  # accuracy above the share of the largest class
 _SLOW_UPDATE = 1e-4  # a weight that moves by less a step is moved by 1 % in a hundred
 
@@ -92,8 +95,6 @@ class NonFiniteLoss:
 
 
 def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
-    rate = learning_rate(history)
-    tenth = f" (to {rate.tenth})" if rate.tenth else ""
     scale = raw_columns(history)
     if step == history.steps[0]:
         low, high = history.first(OUTPUT_LOW), history.first(OUTPUT_HIGH)
@@ -106,23 +107,40 @@ def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
                 f" clamp what the logarithm is taken of{_and_normalise(scale)}.",
             )
         return (
-            "The outputs were not finite before any update: the inputs or the initial weights are.",
-            f"Look at the first batch and at the initial weights{_and_normalise(scale)}.",
+            "The outputs, as the loss gets them, were not finite before any update: they are a"
+            " logarithm of what is not positive, or inputs or initial weights are not finite.",
+            "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits) in the"
+            f" place of a logarithm of your own{_and_normalise(scale)}; else look at the first"
+            " batch and at the initial weights.",
         )
     grew = _largest_loss(history, step)
+    words = _lower(history, "until the loss stays finite")
     if scale:
         return (
             f"The inputs are not normalised ({scale}), for which the learning rate is too high.",
-            "Normalise the inputs: subtract the mean of each column and divide by its standard"
-            f" deviation; if that does not help, lower the learning rate tenfold{tenth}.",
+            words,
         )
     what = f"The loss had grown to {grew:.3g} before: the" if grew > 0 else "Most likely the"
     return (
         f"{what} learning rate is too high.",
-        f"Lower the learning rate tenfold{tenth}, and once more if need be; clipping gradients"
-        " (gradient_clip_val=1.0) helps where single batches do it. If it still happens, look at"
-        " logarithms and divisions in the loss.",
+        f"{words} If that does not help, look at logarithms and divisions in the loss.",
     )
+
+
+def _lower(history: History, until: str) -> str:
+    """Returns what mends numbers that grow: their scale first, and then the rate."""
+    what, tenth = to_normalise(history), learning_rate(history).tenth
+    first, constant = history.first(LOSS), constant_loss(history)
+    to = f" (to {tenth})" if tenth else ""
+    lower = f"ower the learning rate tenfold{to}, and again {until}."
+    if what:
+        return f"{normalise(what)} If that is not enough, l{lower}"
+    if first > _HUGE * constant:
+        return (
+            f"Use the layers' own initialisation: the first loss ({first:.3g}) was far above that"
+            f" of a constant ({constant:.3g}). L{lower}"
+        )
+    return f"L{lower}"
 
 
 def _largest_loss(history: History, step: int) -> float:
@@ -169,7 +187,6 @@ class DivergingLoss:
         if not (latest > self.min_growth * size or latest < -self.min_growth * size):
             return None
         is_negative = latest < 0
-        tenth = learning_rate(history).tenth
         scale = raw_columns(history)
         return Finding(
             message=f"The loss {'falls below 0 without an end' if is_negative else 'diverges'}: it"
@@ -186,8 +203,7 @@ class DivergingLoss:
             could_be=("a loss with the wrong sign", "a loss that is summed and not averaged"),
             remedy="Look at the sign of the loss."
             if is_negative
-            else f"Lower the learning rate tenfold{f' (to {tenth})' if tenth else ''}"
-            + (", after normalising the inputs." if scale else "."),
+            else _lower(history, "until the loss no longer grows"),
         )
 
 
@@ -204,7 +220,7 @@ class HugeFirstLoss:
     kind: ClassVar[str] = "huge_first_loss"
     severity: ClassVar[Severity] = "info"
 
-    min_ratio: float = 10.0
+    min_ratio: float = _HUGE
 
     def check(self, history: History) -> Outcome:
         """Returns how far off the first outputs were."""
@@ -219,7 +235,9 @@ class HugeFirstLoss:
             since_step=history.steps[0],
             evidence={"first_loss": first, "constant_loss": constant},
             could_be=("weights that start too large", "targets far from 0"),
-            remedy="Normalise inputs and targets; use the layers' own initialisation.",
+            remedy=normalise(what)
+            if (what := to_normalise(history))
+            else "Use the layers' own initialisation: outputs should start near 0.",
         )
 
 
@@ -300,14 +318,10 @@ def _what_points_to_it(history: History) -> list[str]:
 
 def _advice(history: History) -> tuple[str, str]:
     """Returns what the numbers say of the cause, and what to do about it."""
-    scale, update = raw_columns(history), median_update(history)
+    update = median_update(history)
     rate = learning_rate(history)
-    if scale:
-        return (
-            f" The inputs are not normalised ({scale}).",
-            "Normalise the inputs: subtract the mean of each column and divide by its standard"
-            " deviation.",
-        )
+    if what := to_normalise(history):
+        return f" Out of scale: {what}.", normalise(what)
     if history.latest(LARGEST_CLASS) >= 0.9:
         return (
             f" {100 * history.latest(LARGEST_CLASS):.0f} % of the labels are of one class.",
@@ -327,10 +341,12 @@ def _advice(history: History) -> tuple[str, str]:
             " rate is too high.",
             f"Lower the learning rate tenfold{f' ({rate.tenth})' if rate.tenth else ''}.",
         )
+    ten, tenth = (f" ({text})" if text else "" for text in (rate.tenfold, rate.tenth))
     return (
         "",
-        "Try to learn a single batch by heart: if that works, look at the labels, the learning rate"
-        " and the length of the training; if not, at the model and the loss.",
+        f"Try ten times the learning rate{ten}, and a tenth{tenth} if that is no better. Then try"
+        " to learn a single batch by heart: if that works, look at the labels; if not, at the model"
+        " and the loss.",
     )
 
 

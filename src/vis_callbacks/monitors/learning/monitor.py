@@ -70,11 +70,26 @@ _NORMS = (metric_names.GRADIENT_NORM, metric_names.PARAMETER_NORM, metric_names.
 class LearningMonitor(Monitor):
     """Tells whether a network is learning at all, and what keeps it from it.
 
+    It reads the loss of every step, the outputs and targets that the loss is computed from, and
+    gradients and updates of every weight with two axes or more, all in the user's own passes. The
+    loss is compared with that of the best constant output, which the targets seen so far tell: at
+    that level a network has learned nothing. Its alerts name what to change: an output layer that
+    does not fit the loss, raw inputs, targets out of reach, no gradient, a rate too small or too
+    high.
+
+    It cannot tell whether a better loss could be reached, nor what is learned. A loss of several
+    terms, or with weights for classes, is compared with nothing.
+
     Args:
         **options: Those of every `Monitor`.
 
     Raises:
         TypeError, ValueError: An option is wrong.
+
+    References:
+        Wardat et al. 2021, "DeepLocalize"; Zhang et al. 2021, "AUTOTRAINER"; Cao et al. 2022,
+        "DeepFD"; Wardat et al. 2022, "DeepDiagnosis"; Ben Braiek and Khomh 2023,
+        "TheDeepChecker".
     """
 
     stem: ClassVar[str] = "learning"

@@ -1,0 +1,1 @@
+"""Whether following the remedies of alerts helps."""
