@@ -124,6 +124,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--presets", nargs="+", default=[*PRESETS])
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="networks of each small task")
     parser.add_argument("--picture", type=Path, help="of what was made of the demo's network")
+    from things_data import THINGS
+
     options = parser.parse_args(arguments)
     rows = list[TileRow]()
     print(f"{'':<12} {'preset':<22}" + "".join(f"{field:>12}" for field in Outcome._fields))
@@ -143,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
                 pictures = deviation_pictures((z * problem.frame.scale).numpy(), base, std)
                 rows.append(TileRow(tiles=[Tile(picture=one) for one in pictures], name=preset))
         if name == "things" and options.picture is not None:
-            Image.fromarray(tile_table(rows, ["a class a column"])).save(options.picture)
+            Image.fromarray(tile_table(rows, columns=[*THINGS])).save(options.picture)
 
 
 if __name__ == "__main__":
