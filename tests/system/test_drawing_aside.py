@@ -45,7 +45,7 @@ class StepMonitor(Monitor):
     """Shows a picture of every step, all in its grey."""
 
     def __init__(self, **how: float) -> None:
-        super().__init__(every_n_train_steps=1)
+        super().__init__(every_n_train_steps=1, all_cards=True)
         self.how = how
 
     def probes(self):

@@ -97,8 +97,7 @@ class Writer:
         self._log = AlertLog(alert_folder) if alert_folder is not None else None
         self.story = AlertStory()
         self._guards: dict[str, Guard] = {}
-        # By the name of the logger or "PNG files".
-        self._media_writers: dict[str, MediaWriter | None] = {}
+        self._media_writers: dict[str, MediaWriter | None] = {}  # of loggers and "PNG files"
         self._epoch = 0
         self._drawing = Drawing() if draws_aside else None
         self._drawn_before: set[object] = set()  # functions that draw

@@ -682,7 +682,7 @@ def test_an_evaluation_alone_is_explained(entry, tmp_path):
 
 
 def test_a_fit_writes_pictures_and_numbers_at_its_epochs(tmp_path):
-    monitor = SaliencyMonitor()
+    monitor = SaliencyMonitor(all_cards=True)
     trainer = tiny_fit(tmp_path, [monitor], logger=TensorBoardLogger(tmp_path))
     folder = Path(trainer.logger.log_dir)
     steps = [0, NUM_STEPS // 2 - 1, NUM_STEPS - 1]
