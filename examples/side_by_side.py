@@ -65,18 +65,18 @@ CHEAT = ("healthy", "shortcut")
 # The limits are those of the demo's pictures.
 FIGURES = {
     "three_runs": Figure(
-        (Card("activations/unit_life"), Card("saliency/gradient", max_height=440)),
+        (Card("activations/unit_life"), Card("saliency/gradient", max_height=488)),
         (*TITLE_COLOURS,),
     ),
     "activations": Figure((Card("activations/unit_life"), Card("activations/raster")), SICK),
-    "maps": Figure((Card("activations/maps/features.6", max_height=470),), SICK),
+    "maps": Figure((Card("activations/maps/features.6", max_height=520),), SICK),
     "filters": Figure((Card("filters/over_time/features.0", max_width=790),), SICK),
     "filters_at_the_end": Figure((Card("filters/features.0"),), SICK),
     "embedding": Figure((Card("embedding/map/classifier"),), SICK),
     "probes": Figure((Card("embedding/probes"),), SICK),
     "saliency": Figure((Card("saliency/gradient"),), CHEAT),
     "occlusion": Figure((Card("occlusion/views"),), CHEAT),
-    "top_patches": Figure((Card("top_patches/features.9", max_height=490),), CHEAT),
+    "top_patches": Figure((Card("top_patches/features.9", max_height=618),), CHEAT),
     "activation_maximization": Figure((Card("activation_maximization/images"),), CHEAT),
 }
 
