@@ -22,10 +22,8 @@ from tempfile import TemporaryDirectory
 import torch
 from pytorch_lightning import Trainer, seed_everything
 
-from things import RUNS, ThingData, fit, load_data
+from things import EPOCHS, RUNS, ThingData, fit, load_data
 from vis_callbacks import default_monitors
-
-EPOCHS = 6  # as the demo has them
 
 
 @dataclass(frozen=True)

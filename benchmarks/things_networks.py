@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
-from torch.utils.data import DataLoader
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.append(str(EXAMPLES))  # the demo is no package
@@ -37,25 +36,22 @@ def demo_network(name: str, folder: Path) -> nn.Module:
 
     It is trained once, about a minute, and kept as ``<folder>/<name>.pt``.
     """
-    from things import RUNS, ThingClassifier
+    from things import EPOCHS, RUNS, ThingClassifier, fit
 
     run, path = RUNS[name], folder / f"{name}.pt"
-    network = ThingClassifier(run.learning_rate)
     if not path.exists():
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         seed_everything(0, verbose=False)
-        network = ThingClassifier(run.learning_rate)
-        data = demo_data().with_shortcut() if run.has_shortcut else demo_data()
-        loader = DataLoader(data.training, batch_size=64, shuffle=True, drop_last=True)
         trainer = Trainer(
-            max_epochs=6,
+            max_epochs=EPOCHS,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
         )
-        trainer.fit(network, loader)
+        fit(trainer, run, demo_data())
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(network.state_dict(), path)
+        torch.save(trainer.lightning_module.state_dict(), path)
+    network = ThingClassifier(run.learning_rate)
     network.load_state_dict(torch.load(path))
     return network.eval()

@@ -54,6 +54,8 @@ class Run:
     has_shortcut: bool = False
 
 
+EPOCHS = 6
+
 RUNS = {
     "healthy": Run(
         0.001, "saliency/gradient and occlusion/views: what counts lies on the thing itself."
@@ -197,7 +199,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=[*RUNS], help="which to train")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     parser.add_argument("--output", type=Path, default=Path("demo_runs"))
     parser.add_argument("--learning-rate", type=float, help="instead of that of each run")

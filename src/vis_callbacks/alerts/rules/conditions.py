@@ -98,6 +98,11 @@ KAIMING = (
 )
 
 
+def sentence(words: str) -> str:
+    """Returns the words with a capital at their beginning."""
+    return words[:1].upper() + words[1:]
+
+
 def normalise(what: str) -> str:
     """Returns how to normalise what `to_normalise` names, as one sentence."""
     return (

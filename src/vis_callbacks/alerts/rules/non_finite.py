@@ -13,7 +13,7 @@ from vis_callbacks.alerts.metric_names import (
     NON_FINITE_LOSS,
     WEIGHT_NORM,
 )
-from vis_callbacks.alerts.rules.conditions import learning_rate
+from vis_callbacks.alerts.rules.conditions import learning_rate, sentence
 from vis_callbacks.alerts.rules.dead_units import DyingUnits
 
 _SOON = 20  # steps within which a rate that is far too high ends in NaN
@@ -69,15 +69,15 @@ def _largest_growth(history: History, before: int) -> float:
 
 def _remedy(history: History, step: int, is_rate: bool) -> str:
     tenth = learning_rate(history).tenth
-    restart = f"estart with a tenth of the learning rate{f' ({tenth})' if tenth else ''}"
+    restart = f"restart with a tenth of the learning rate{f' ({tenth})' if tenth else ''}"
     if is_rate:
-        return f"Weights had blown up or units were dying before it: r{restart}."
+        return f"Weights had blown up or units were dying before it: {restart}."
     look = (
-        "ook at the batch of that step, at the precision and at the scale of inputs and targets;"
+        "look at the batch of that step, at the precision and at the scale of inputs and targets;"
         " torch.autograd.set_detect_anomaly(True) names the operation."
     )
     # A batch that holds a NaN is told from numbers that grew.
     means = dict(zip(history.steps, history.series(INPUT_MEAN), strict=True))
     if 0 < step <= _SOON and math.isfinite(means.get(step, math.nan)):
-        return f"The inputs were finite and so was step 0: r{restart}. If it happens again, l{look}"
-    return f"L{look}"
+        return f"The inputs were finite and so was step 0: {restart}. If it happens again, {look}"
+    return sentence(look)

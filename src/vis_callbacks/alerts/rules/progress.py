@@ -22,6 +22,7 @@ from vis_callbacks.alerts.rules.conditions import (
     learning_rate,
     normalise,
     raw_columns,
+    sentence,
     share,
     to_normalise,
 )
@@ -142,9 +143,9 @@ def _lower(history: History, until: str) -> str:
     if first > _HUGE * constant:
         return (
             f"Use the layers' own initialisation: the first loss ({first:.3g}) was far above that"
-            f" of a constant ({constant:.3g}). L{lower[1:]}"
+            f" of a constant ({constant:.3g}). {sentence(lower)}"
         )
-    return f"L{lower[1:]}"
+    return sentence(lower)
 
 
 def _largest_loss(history: History, step: int) -> float:

@@ -240,10 +240,10 @@ class LearningMonitor(Monitor):
                 scale="power",
             )
             if snapshot.wants_pictures:
-                yield from self._pictures_of_weights(snapshot, tuple(norms), table)
+                yield from self._pictures_of_weights(snapshot, tuple(norms), gradients, ratios)
 
     def _pictures_of_weights(
-        self, snapshot: Snapshot, layers: tuple[str, ...], table: Tensor
+        self, snapshot: Snapshot, layers: tuple[str, ...], gradients: Tensor, ratios: Tensor
     ) -> Iterator[Picture]:
         history = self.history
         past = {name: [history.series(name, layer) for layer in layers] for name in _NORMS}
@@ -252,7 +252,7 @@ class LearningMonitor(Monitor):
             for name in (metric_names.UPDATE_NORM, metric_names.PARAMETER_NORM)
         )
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = updates / sizes
+            past_ratios = updates / sizes
         draw = partial(draw_norms, steps=self._steps(snapshot), layers=layers)
         of_gradients = partial(
             draw,
@@ -262,13 +262,12 @@ class LearningMonitor(Monitor):
         )
         of_updates = partial(
             draw,
-            past=ratios,
+            past=past_ratios,
             what="update / weight at one step",
             note="about -3 is usual; below -5 hardly anything moves",
         )
-        yield Picture(tag="learning/gradients", draw=of_gradients, arrays={"latest": table[0]})
-        latest = {"latest": table[2] / table[1]}
-        yield Picture(tag="learning/updates", draw=of_updates, arrays=latest)
+        yield Picture(tag="learning/gradients", draw=of_gradients, arrays={"latest": gradients})
+        yield Picture(tag="learning/updates", draw=of_updates, arrays={"latest": ratios})
 
     def _of_outputs(self, snapshot: Snapshot, sums: Mapping[str, Tensor]) -> Iterator[Item]:
         totals, rows = self._added(sums), sums["rows"]
