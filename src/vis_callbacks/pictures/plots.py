@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +20,21 @@ from vis_callbacks.pictures.markers import (
     marker_legend,
     marker_style,
 )
-from vis_callbacks.pictures.text import FAINT_INK, INK, Colour, Rgb, printable, shortened_names
+from vis_callbacks.pictures.text import (
+    FAINT_INK,
+    INK,
+    Colour,
+    Rgb,
+    line_height,
+    shortened_names,
+    text_width,
+    write,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
 
 Curve = tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]  # steps, values
 
@@ -33,6 +45,7 @@ _MARKED = 12  # a curve bears its marker at this many points at most
 _MAX_NAME_WIDTH = 160
 _LEAST_SHARE_APART = 0.08  # of a plot's height: names of levels that are nearer would overlap
 _GREY = "0.87"
+_GAP, _TICK = 6, 4  # pixels
 
 
 def line_plot(
@@ -50,16 +63,19 @@ def line_plot(
     ``curves`` are places on the x-axis and values by name; a value that is not finite leaves a gap,
     and is counted. The ``levels`` are compared with: dashed lines with their names, where finite.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = _figure(MAX_FRAME_WIDTH, _HEIGHT)
+    places = [float(place) for of_curve, _ in curves.values() for place in of_curve]
+    plane = _Plane.over(min(places, default=0.0), max(places, default=0.0), y_range)
+    figure, axes = _figure(MAX_FRAME_WIDTH, _HEIGHT, plane.box)
+    axes.set(xlim=plane.x_range, ylim=y_range)
+    axes.set_axis_off()
+    axes.hlines([*plane.y_ticks.values()], *plane.x_range, colors=_GREY, linewidth=0.6)
     num_missing = 0
     for kind, ((steps, values), ink) in enumerate(zip(curves.values(), colours, strict=True)):
         numbers = np.asarray(values, dtype=np.float64)
         num_missing += int(np.count_nonzero(~np.isfinite(numbers)))
-        places = np.flatnonzero(np.isfinite(numbers))
-        alone = [p for p in places if not {p - 1, p + 1} & set(places.tolist())]
-        every = places[:: -(-len(places) // _MARKED) or 1] if len(curves) > 1 else places[:0]
+        known = np.flatnonzero(np.isfinite(numbers))
+        alone = [p for p in known if not {p - 1, p + 1} & set(known.tolist())]
+        every = known[:: -(-len(known) // _MARKED) or 1] if len(curves) > 1 else known[:0]
         axes.plot(
             np.asarray(steps),
             numbers,
@@ -72,29 +88,98 @@ def line_plot(
             markevery=sorted({*map(int, every), *map(int, alone)}),
             clip_on=False,
         )
-    axes.set_ylim(*y_range)
     for value in levels.values():
         if math.isfinite(value):
             axes.axhline(value, color=_share(INK), linewidth=0.9, linestyle="--")
+    canvas = _drawn(figure)
+    plane.write_axes(canvas, x_label, y_label)
     for value, name in _names_of(levels, _LEAST_SHARE_APART * (y_range[1] - y_range[0])):
-        place = (0.99, value)
-        _text(axes, name, place, va="bottom", ha="right", transform=axes.get_yaxis_transform())
-    axes.grid(axis="y", color=_GREY, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.tick_params(labelsize=8, length=3, colors=_share(INK))
-    axes.set_xlabel(printable(x_label), fontsize=8, color=_share(FAINT_INK), parse_math=False)
-    axes.set_title(
-        printable(y_label), fontsize=8, loc="left", color=_share(FAINT_INK), parse_math=False
-    )
-    parts = [_drawn(figure)]
+        write(canvas, name, plane.right - _GAP, plane.row(value) - line_height(), align="right")
+    parts = [canvas]
     if len(curves) > 1:
         names = shortened_names(list(curves), _MAX_NAME_WIDTH)
         entries = [(name, kind) for kind, name in enumerate(names)]
         parts.append(marker_legend(entries, MAX_FRAME_WIDTH, colours))
     note = f"gaps: {num_missing:,} values that are not finite" if num_missing else ""
     return with_caption(stacked(parts), [*caption, note])
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Where curves are drawn, in pixels, and the ticks of both axes by their names.
+
+    Ticks and names are written by us: matplotlib takes four times as long for them as for the rest.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    x_ticks: Mapping[str, float]
+    y_ticks: Mapping[str, float]
+
+    @classmethod
+    def over(cls, first: float, last: float, y_range: tuple[float, float]) -> _Plane:
+        """Returns the plane for curves between two places on the x-axis."""
+        from matplotlib.ticker import MaxNLocator
+
+        margin = 0.04 * (last - first) or 0.5  # no marker is to lie on the frame
+        x_range = first - margin, last + margin
+        y_ticks = _ticks(MaxNLocator(nbins=5), *y_range)
+        left = max((text_width(name) for name in y_ticks), default=0) + 2 * _GAP
+        x_ticks = _ticks(MaxNLocator(integer=True, nbins=5), first, last)
+        top, bottom = line_height() + _GAP, _HEIGHT - 2 * line_height() - _TICK
+        right = MAX_FRAME_WIDTH - _GAP
+        return cls(left, top, right, bottom, x_range, y_range, x_ticks, y_ticks)
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Its left, top, right and bottom edge."""
+        return self.left, self.top, self.right, self.bottom
+
+    def row(self, value: float) -> int:
+        """Returns the row of pixels that a value lies on."""
+        return round(self.bottom - _part(value, self.y_range) * (self.bottom - self.top))
+
+    def write_axes(self, canvas: Rgb, x_label: str, y_label: str) -> None:
+        """Writes both axes with their ticks and labels around the plane."""
+        canvas[self.top : self.bottom, self.left] = INK
+        canvas[self.bottom, self.left : self.right] = INK
+        for name, value in self.y_ticks.items():
+            row = self.row(value)
+            canvas[row, self.left - _TICK : self.left] = INK
+            write(canvas, name, self.left - _GAP, row - line_height() // 2, align="right")
+        for name, value in self.x_ticks.items():
+            column = round(self.left + _part(value, self.x_range) * (self.right - self.left))
+            canvas[self.bottom : self.bottom + _TICK, column] = INK
+            middle = min(column, MAX_FRAME_WIDTH - text_width(name) // 2 - 1)
+            write(canvas, name, middle, self.bottom + _TICK, align="centre")
+        write(canvas, y_label, self.left, 0, colour=FAINT_INK)
+        middle, foot = (self.left + self.right) // 2, _HEIGHT - line_height()
+        write(canvas, x_label, middle, foot, align="centre", colour=FAINT_INK)
+
+
+def _part(value: float, limits: tuple[float, float]) -> float:
+    """Returns where in a range a value lies, from 0 to 1. The range may be as wide as floats go."""
+    low, high = limits
+    return (value / 2 - low / 2) / (high / 2 - low / 2)
+
+
+def _ticks(locator: Locator, low: float, high: float) -> dict[str, float]:
+    """Returns the ticks within a range by their names, of as few digits as tell them apart."""
+    ticks = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
+    apart = 1e-3 * min((later - tick for tick, later in pairwise(ticks)), default=0.0)
+    style = ",.{}f" if 1e-4 < max(map(abs, ticks), default=1.0) < 1e7 else ".{}e"
+    names = [str(tick) for tick in ticks]
+    for digits in range(17):
+        shorter = [format(tick, style.format(digits)) if tick else "0" for tick in ticks]
+        shown = [float(name.replace(",", "")) for name in shorter]
+        if all(abs(tick - near) <= apart for tick, near in zip(ticks, shown, strict=True)):
+            names = shorter
+            break
+    return dict(zip(names, ticks, strict=True))
 
 
 def _names_of(levels: Mapping[str, float], apart: float) -> list[tuple[float, str]]:
@@ -133,7 +218,8 @@ def scatter_plot(
     is_shown = np.isfinite(points).all(axis=1)
     square = _square_around(points[is_shown])
     shown = _within(square, points[is_shown])
-    figure, axes = _figure(MAX_FRAME_WIDTH, MAX_FRAME_WIDTH)
+    side = MAX_FRAME_WIDTH
+    figure, axes = _figure(side, side, (1, 1, side - 1, side - 1))
     if trails is not None:
         from matplotlib.collections import LineCollection
 
@@ -224,30 +310,30 @@ def _within(
 
 def _frame(axes: Axes) -> None:
     axes.set(xlim=(-1.06, 1.06), ylim=(-1.06, 1.06), xticks=[], yticks=[])
-    axes.set_position((0.003, 0.003, 0.994, 0.994))
     for spine in axes.spines.values():
         spine.set(color=_share(FAINT_INK), linewidth=0.8)
 
 
-def _figure(width: int, height: int) -> tuple[Figure, Axes]:
-    """Returns a figure with one plot that no window and no global state of matplotlib knows."""
+def _figure(width: int, height: int, box: tuple[int, int, int, int]) -> tuple[Figure, Axes]:
+    """Returns a figure with one plot that no window and no global state of matplotlib knows.
+
+    ``box`` is where the plot lies in it, in pixels: its left, top, right and bottom edge.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     size = (width / _DPI, height / _DPI)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot(facecolor="white")
+    left, top, right, bottom = box
+    share = (left / width, 1 - bottom / height, (right - left) / width, (bottom - top) / height)
+    return figure, figure.add_axes(share, facecolor="white")
 
 
 def _drawn(figure: Figure) -> Rgb:
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
     return np.ascontiguousarray(pixels[..., :3])
-
-
-def _text(axes: Axes, text: str, place: tuple[float, float], **options: Any) -> None:
-    axes.text(*place, printable(text), fontsize=8, color=_share(INK), parse_math=False, **options)
 
 
 def _share(colour: Colour) -> tuple[float, float, float]:

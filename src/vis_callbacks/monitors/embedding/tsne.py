@@ -1,4 +1,4 @@
-"""t-SNE, exact, in torch, on the device that holds the points; or scikit-learn's, on the host.
+"""t-SNE, exact, on the device that holds the points; or scikit-learn's, on the host.
 
 Barnes-Hut wins by leaving pairs out, which pays on a CPU from some thousand points on. Below
 that, and on a GPU, a few dense passes over all pairs are faster and need no native solver.
@@ -7,9 +7,12 @@ that, and on a GPU, a few dense passes over all pairs are faster and need no nat
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import chain, repeat
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +20,9 @@ Backend = Literal["auto", "torch", "sklearn"]
 
 MAX_POINTS = 5_000  # P and the weights take 4 N^2 bytes each: 100 MB
 
-# Up to here all pairs are faster on one thread of a CPU than Barnes-Hut: from the start, and from
-# the last map, of which scikit-learn takes 250 iterations and we take 100.
-_EXACT_COLD, _EXACT_WARM = 1_250, 3_000
-_BLOCK_ELEMENTS = 1 << 16  # of 256 kB: three of them stay in the cache of a core
+# Up to here all pairs are faster on a CPU than Barnes-Hut, both on one thread: from the start, and
+# from the last map, of which scikit-learn takes 250 iterations and we take 100.
+_EXACT_COLD, _EXACT_WARM = 1_500, 2_500
 _CALIBRATION_STEPS = 10  # 8 reach 1e-12 on all that was tried, from isotropic to heavy-tailed
 _LONGEST_STEP = 1.5  # in the logarithm of a precision: Newton overshoots where the slope is small
 _WIDEST = 40.0  # exp(40): beyond any ratio of distances that float32 can tell apart
@@ -72,15 +74,10 @@ def laid_out_by_tsne(
 
 
 def is_exact_faster(device: torch.device, num_points: int, *, is_warm: bool) -> bool:
-    """Whether all pairs at once are faster than Barnes-Hut; never above `MAX_POINTS`.
-
-    All pairs are shared among the threads, Barnes-Hut is not (see `barnes_hut_tsne`).
-    """
-    most = MAX_POINTS
-    if device.type == "cpu":
-        of_a_thread = _EXACT_WARM if is_warm else _EXACT_COLD
-        most = min(most, of_a_thread * torch.get_num_threads())
-    return num_points <= most
+    """Whether all pairs at once are faster than Barnes-Hut; never above `MAX_POINTS`."""
+    if device.type != "cpu":
+        return num_points <= MAX_POINTS
+    return num_points <= (_EXACT_WARM if is_warm else _EXACT_COLD)
 
 
 def tsne(
@@ -191,56 +188,81 @@ def _gaussian(distances: Tensor, precision: Tensor, out: Tensor) -> Tensor:
 
 def _descended(similarities: Tensor, start: Tensor, descent: Descent) -> Tensor:
     """Returns the map after gradient descent with momentum and a gain for each coordinate."""
+    from threadpoolctl import threadpool_limits
+
     axes = start.T.contiguous()  # (2, points)
     num_points = len(similarities)
     gradient, velocity, gains = axes.clone(), torch.zeros_like(axes), torch.ones_like(axes)
-    blocks = _blocks(similarities, axes, gradient)
+    is_on_host = similarities.device.type == "cpu"
+    write_of = _host_gradient if is_on_host else _device_gradient
+    write_gradient = write_of(similarities, axes, gradient)
     early = repeat((_EXAGGERATION, 0.5), descent.num_exaggerated)
-    for exaggeration, momentum in chain(early, repeat((1.0, 0.8), descent.num_plain)):
-        # Belkina et al.'s N / exaggeration, for a gradient that has the factor 4. The floor of
-        # 50 that is usual beside it lets maps of 100 points and fewer never come to rest.
-        rate = num_points / (4 * exaggeration)
-        _write_gradient(blocks, axes, gradient, exaggeration)
-        is_reversed = gradient * velocity > 0  # the last step went up this slope
-        gains = torch.where(is_reversed, gains * 0.8, gains + 0.2).clamp_min_(_LEAST_GAIN)
-        velocity.mul_(momentum).sub_(gains * gradient, alpha=rate)
-        axes += velocity
+    with threadpool_limits(1, user_api="blas") if is_on_host else nullcontext():
+        for exaggeration, momentum in chain(early, repeat((1.0, 0.8), descent.num_plain)):
+            # Belkina et al.'s N / exaggeration, for a gradient that has the factor 4. The floor
+            # of 50 that is usual beside it lets maps of 100 points and fewer never come to rest.
+            rate = num_points / (4 * exaggeration)
+            write_gradient(exaggeration)
+            is_reversed = gradient * velocity > 0  # the last step went up this slope
+            gains = torch.where(is_reversed, gains * 0.8, gains + 0.2).clamp_min_(_LEAST_GAIN)
+            velocity.mul_(momentum).sub_(gains * gradient, alpha=rate)
+            axes += velocity
     axes -= axes.mean(1, keepdim=True)
     return axes.T.contiguous()
 
 
-def _blocks(similarities: Tensor, axes: Tensor, gradient: Tensor) -> list[tuple[Tensor, ...]]:
-    """Returns views, block by block of rows: P, two of scratch, the axes and the gradient."""
-    num_points = len(similarities)
-    rows = max(1, _BLOCK_ELEMENTS // num_points)
-    weights, forces = torch.empty_like(similarities), similarities.new_empty(rows, num_points)
-    columns = torch.split(axes, rows, 1), torch.split(gradient, rows, 1)
-    parts = zip(torch.split(similarities, rows), torch.split(weights, rows), *columns, strict=True)
-    return [(p, w, forces[: len(p)], own, of_block) for p, w, own, of_block in parts]
+def _device_gradient(
+    similarities: Tensor, axes: Tensor, gradient: Tensor
+) -> Callable[[float], None]:
+    """Returns what writes the gradient of KL(P || Q), for a map given as its two axes.
 
-
-def _write_gradient(
-    blocks: list[tuple[Tensor, ...]], axes: Tensor, gradient: Tensor, exaggeration: float
-) -> None:
-    """Writes the gradient of KL(P || Q), for a map given as its two axes, P exaggerated.
-
-    4 sum_j (p_ij - w_ij / Z) w_ij (y_i - y_j) with w = 1 / (1 + |y_i - y_j|^2) and Z = sum w.
-    It is made block by block, so that what one operation leaves is in the cache for the next.
-    There is no product of matrices, nor of one with a vector: where the user lets these be
-    rounded, some processors do so to 8 bits.
+    4 sum_j (p_ij - w_ij / Z) w_ij (y_i - y_j) with w = 1 / (1 + |y_i - y_j|^2) and Z = sum w,
+    P exaggerated. There is no product of matrices, nor of one with a vector: where the user lets
+    these be rounded, some devices do so to 8 bits.
     """
     one = axes.new_ones(())
-    total = -float(axes.shape[1]) * one  # each point's own weight is 1
-    for _, weights, across, own, _ in blocks:
-        torch.sub(own[0][:, None], axes[0], out=weights)
-        torch.sub(own[1][:, None], axes[1], out=across)
+    weights, forces = torch.empty_like(similarities), torch.empty_like(similarities)
+
+    def write(exaggeration: float) -> None:
+        torch.sub(axes[0][:, None], axes[0], out=weights)
+        torch.sub(axes[1][:, None], axes[1], out=forces)
         torch.addcmul(one, weights, weights, out=weights)
-        total += weights.addcmul_(across, across).reciprocal_().sum()
-    scale = -1 / (exaggeration * total)
-    for similarities, weights, out, own, of_block in blocks:
-        forces = torch.addcmul(similarities, weights, scale, out=out).mul_(weights)
+        # Each point's own weight is 1.
+        total = weights.addcmul_(forces, forces).reciprocal_().sum() - len(weights)
+        scale = -1 / (exaggeration * total)
+        torch.addcmul(similarities, weights, scale, out=forces).mul_(weights)
         sums = forces.sum(1)
-        for axis, own_axis, of_axis in zip(axes, own, of_block, strict=True):
+        for axis, of_axis in zip(axes, gradient, strict=True):
             pulled = torch.mul(forces, axis, out=weights).sum(1)
-            torch.addcmul(-pulled, sums, own_axis, out=of_axis)
-    gradient.mul_(4 * exaggeration)
+            torch.addcmul(-pulled, sums, axis, out=of_axis)
+        gradient.mul_(4 * exaggeration)
+
+    return write
+
+
+def _host_gradient(similarities: Tensor, axes: Tensor, gradient: Tensor) -> Callable[[float], None]:
+    """Returns what `_device_gradient` does, in NumPy: half the time on one core of a CPU.
+
+    Its products of matrices are those of NumPy, which torch's options do not reach.
+    """
+    p, places, out = similarities.numpy(), axes.numpy(), gradient.numpy()
+    num_points = len(p)
+    weights, forces = np.empty_like(p), np.empty_like(p)
+    left, right = np.ones((num_points, 4), p.dtype), np.ones((4, num_points), p.dtype)
+    columns = np.ones((num_points, 3), p.dtype)  # y and 1
+
+    def write(exaggeration: float) -> None:
+        # 1 + |y_i - y_j|^2 = (-2 y_i, 1, |y_i|^2 + 1) . (y_j, |y_j|^2, 1)
+        norms = np.square(places).sum(0)
+        left[:, :2], left[:, 3] = -2 * places.T, norms + 1
+        right[:2], right[2] = places, norms
+        np.reciprocal(np.matmul(left, right, out=weights), out=weights)
+        np.fill_diagonal(weights, 1)
+        total = float((weights @ columns[:, 2]).sum()) - num_points
+        np.multiply(weights, -1 / (exaggeration * total), out=forces)
+        np.multiply(np.add(forces, p, out=forces), weights, out=forces)
+        columns[:, :2] = places.T
+        *pulled, sums = (forces @ columns).T
+        np.multiply(sums * places - pulled, 4 * exaggeration, out=out)
+
+    return write
