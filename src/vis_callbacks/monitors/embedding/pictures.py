@@ -115,11 +115,13 @@ def draw_thumbnails(
     On the left distances are true, and thumbnails may hide each other. On the right each is
     seen, and only who is near whom is left.
     """
-    inputs = shown_inputs(pixels, ranges, mean, std)
     shown = np.array(evenly_spread(len(points), _MAX_THUMBNAILS))
+    inputs = shown_inputs(pixels[shown], ranges[shown], mean, std)
     marks = Marks(labels=labels, class_names=class_names, values=targets).at(shown)
     edges = zip(marks.kinds.tolist(), marks.colours(), strict=True)
-    tiles = [_thumbnail(inputs.images[i], *edge) for i, edge in zip(shown, edges, strict=True)]
+    tiles = [
+        _thumbnail(image, *edge) for image, edge in zip(inputs.images, edges, strict=True)
+    ]
     # One scale for both axes of the unit square, the second one pointing down.
     places = points[shown].astype(np.float64)
     low, high = places.min(0), places.max(0)
