@@ -106,6 +106,17 @@ def test_pictures_that_were_never_drawn_are_taken_to_cost_as_much_as_the_dearest
     assert not Budget([first, second]).claim(second)
 
 
+@pytest.mark.parametrize(("first", "has_room"), [(9.9, True), (10.1, False)])
+def test_the_first_pictures_wait_until_there_is_room_for_what_they_are_known_to_take(
+    clock, first, has_room
+):
+    budget, one = budget_of(clock, first_drawing=first)
+    assert budget.claim(one) is has_room
+    one.drawing = 5.0  # from now on what they did take counts
+    budget.learn(budget.numbers())
+    assert budget.claim(one)
+
+
 def test_without_a_limit_there_is_always_room(clock):
     budget, one = budget_of(clock, seconds=99.0, drawing=99.0, limit=None)
     assert budget.claim(one)

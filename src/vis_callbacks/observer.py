@@ -69,6 +69,8 @@ class Observer(ABC):
     # Which snapshots draw: the first at or after each step of this one; None: all of them.
     # What must be compared over time is a film strip, and its frames are log-spaced anyway.
     picture_schedule: ClassVar[Schedule | None] = LogSpaced(first=20, per_doubling=3)
+    # Where they take more than those of others: the first ones wait until the budget has this room.
+    first_drawing_seconds: ClassVar[float] = 0.0
 
     # Batch to masks of its samples, kept with the references by monitors that compare with them.
     mask_fn: Callable[[Any], torch.Tensor] | None = None

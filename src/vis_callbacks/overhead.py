@@ -23,12 +23,14 @@ class Overhead:
             None: any.
         seconds: Spent so far.
         drawing: Seconds of the last snapshot with pictures; 0: there was none yet.
+        first_drawing: What is reckoned with until then, at least.
         may_show: Whether there is room for what rests no alert and is cheap, as a burst's maps.
     """
 
     limit: float | None = None
     seconds: float = 0.0
     drawing: float = 0.0
+    first_drawing: float = 0.0
     may_show: bool = True
     _started: float = field(default_factory=lambda: perf_counter())  # a test may replace it
 
@@ -85,7 +87,8 @@ class Budget:
         # Of pictures that were never drawn, and so are not known, the dearest others tell.
         highest = max(drawing, default=0.0)
         self._expected = {
-            one: cost or highest for one, cost in zip(self._overheads, drawing, strict=True)
+            one: cost or max(highest, one.first_drawing)
+            for one, cost in zip(self._overheads, drawing, strict=True)
         }
         # The end's pictures are expected to take as much of the free second as step 0's.
         spare = max(_FREE_SECONDS - 2 * in_any_case, 0.0)

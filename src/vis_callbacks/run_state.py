@@ -109,7 +109,9 @@ class RunState:
             monitor=monitor,
             batch_of=next(alike, lambda batch: find_parts(batch, monitor, guard)),
             forward=monitor.options.forward_fn or call_resolved,
-            overhead=Overhead(limit=monitor.options.overhead_limit),
+            overhead=Overhead(
+                limit=monitor.options.overhead_limit, first_drawing=monitor.first_drawing_seconds
+            ),
         )
         subscribe = partial(
             engine.subscribe,

@@ -104,6 +104,7 @@ class EmbeddingMonitor(Monitor):
     stores_references: ClassVar[bool] = False
     default_schedule: ClassVar[Schedule] = EveryNEpochs(1)
     picture_schedule: ClassVar[Schedule | None] = None
+    first_drawing_seconds: ClassVar[float] = 1.0  # t-SNE, probes and thumbnails of 500 samples
     rules: ClassVar[Sequence[Rule]] = (RepresentationCollapse(),)
     tags: ClassVar[Sequence[str]] = (
         "trustworthiness/<layer>",

@@ -119,9 +119,7 @@ def draw_thumbnails(
     inputs = shown_inputs(pixels[shown], ranges[shown], mean, std)
     marks = Marks(labels=labels, class_names=class_names, values=targets).at(shown)
     edges = zip(marks.kinds.tolist(), marks.colours(), strict=True)
-    tiles = [
-        _thumbnail(image, *edge) for image, edge in zip(inputs.images, edges, strict=True)
-    ]
+    tiles = [_thumbnail(image, *edge) for image, edge in zip(inputs.images, edges, strict=True)]
     # One scale for both axes of the unit square, the second one pointing down.
     places = points[shown].astype(np.float64)
     low, high = places.min(0), places.max(0)
