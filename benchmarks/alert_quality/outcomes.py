@@ -52,7 +52,7 @@ class Outcome:
     @property
     def is_usual(self) -> bool:
         """Whether its rate is the best one, or a third of it."""
-        return 0.3 < self.of_best < 1.1
+        return 0.25 < self.of_best < 1.1
 
     @property
     def is_too_high(self) -> bool:

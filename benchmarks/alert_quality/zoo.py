@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks.alert_quality.configurations import CONFIGURATIONS, FACTORS
 from benchmarks.alert_quality.training import Job, run
 
-USUAL_SEEDS = range(8)  # at the best rate and a third of it
+USUAL_SEEDS = range(6)  # at the best rate and a third of it
 ODD_SEEDS = range(2)  # at a tenth and less, and at ten times and more
 Row = dict[str, Any]
 
@@ -97,7 +97,7 @@ def more_jobs(rows: Sequence[Row]) -> list[Job]:
         best = best_rung(ladder)
         for rung, factor in enumerate(FACTORS):
             of_best = factor / FACTORS[best]
-            is_usual, is_odd = 0.3 < of_best < 1.1, not 0.11 < of_best < 9
+            is_usual, is_odd = 0.25 < of_best < 1.1, not 0.11 < of_best < 9
             seeds = USUAL_SEEDS if is_usual else ODD_SEEDS if is_odd else range(1)
             jobs += [Job(name, rung, seed) for seed in seeds[1:]]
     return sorted(jobs, key=lambda job: (job.seed, job))
