@@ -146,17 +146,11 @@ class Session:
         """Looks at what is left, and flushes what was written."""
         run, view = self.run, RunView(trainer)
         if run is not None:
-            waiting = [state for state in run.states if state.waits]
-            self._look_at_the_end(run, view, waiting)
+            with self.guard.catch("looking at the end of the run"):
+                for context in run.last_looks(view):
+                    self._take(run, context, view)
             run.pipeline.finish(view)
         log_summary([self.guard, *self.engine_guards, *(m.guard for m in self._monitors)])
-
-    def _look_at_the_end(self, run: WatchedRun, view: RunView, due: list[RunState]) -> None:
-        """Has those look that wait for room, where the run ends before its last planned step."""
-        if due:
-            context = StepContext(view, run.facts, max(view.step - 1, 0), due, due, [])
-            context.draws_in_any_case = True
-            self._take(run, context, view)
 
     # -- a training step
 

@@ -45,6 +45,30 @@ class WatchedRun:
         if self.losses is not None and any(s.probe.site == "losses" for s in context.read):
             self.engine.read_beside("losses", self.losses.take())
 
+    def last_looks(self, run: RunView) -> Iterator[StepContext]:
+        """Yields who looks once more where the run has ended before its last planned step.
+
+        These are those who wait for room in the budget, and those who ask for all losses, if one
+        was not finite since they looked: ranks would have to agree on that, and are not asked.
+        """
+        waiting = [state for state in self.states if state.waits]
+        if waiting:
+            yield self._last_look(run, waiting, [])
+        if self.losses is not None and not self.has_ranks and self.losses.has_bad():
+            told = [
+                s for s in self.states if any(o.probe.site == "losses" for o in s.subscriptions)
+            ]
+            read = subscriptions_of(told)
+            self.engine.read_beside("losses", self.losses.take(), read)
+            yield self._last_look(run, told, read)
+
+    def _last_look(
+        self, run: RunView, due: list[RunState], read: list[Subscription]
+    ) -> StepContext:
+        context = StepContext(run, self.facts, max(run.step - 1, 0), due, due, read)
+        context.draws_in_any_case = True
+        return context
+
     def read_by_extra_pass(self, step: StepContext) -> bool:
         """Reads the batch by an extra pass where the user's own could not be read."""
         if step.is_live and self.engine.gave_way():

@@ -36,6 +36,11 @@ class LossLog:
         self._parts, self._steps = [], []
         return losses, steps
 
+    def has_bad(self) -> bool:
+        """Whether one of those since the last time is not finite: this waits for the device."""
+        self._gather()
+        return any(not bool(part.isfinite().all()) for part in self._parts)
+
     def _gather(self) -> None:
         if self._loose:
             loose = [loss.reshape(()).to(self._loose[0].device) for loss in self._loose]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -38,13 +38,15 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), self.rate)
 
 
-def watch(module: Module, tmp_path: Any, steps: int = 12, **options: Any) -> LearningMonitor:
+def watch(
+    module: Module, tmp_path: Any, steps: int = 12, also: Sequence[pl.Callback] = (), **options: Any
+) -> LearningMonitor:
     labels = torch.arange(64) % 3
     inputs = torch.randn(64, 4) + 2 * F.one_hot(labels, 4)
     monitor = LearningMonitor(every_n_train_steps=3)
     monitor.picture_schedule = None
     trainer = pl.Trainer(
-        max_steps=steps, max_epochs=-1, accelerator="cpu", callbacks=[monitor], logger=False,
+        max_steps=steps, max_epochs=-1, accelerator="cpu", callbacks=[monitor, *also], logger=False,
         enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
         default_root_dir=tmp_path, **options,
     )  # fmt: skip
@@ -98,6 +100,28 @@ def test_a_nan_between_two_looks_is_told_with_its_step(tmp_path):
     (alert,) = monitor.alerts
     assert (alert.kind, alert.since_step) == ("non_finite_loss", 7)
     assert alert.step == 9
+
+
+def test_a_nan_that_ends_the_run_before_the_next_look_is_told(tmp_path):
+    class StopsAtNaN(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, *args):
+            trainer.should_stop |= not bool(outputs["loss"].isfinite())
+
+    module = Module(nn.Identity(), F.cross_entropy)
+    module.at = 7
+    monitor = watch(module, tmp_path, also=[StopsAtNaN()])
+    assert module.trainer.global_step == 8
+    (alert,) = monitor.alerts
+    assert (alert.kind, alert.step, alert.since_step) == ("non_finite_loss", 7, 7)
+
+
+def test_an_early_end_with_finite_losses_is_no_further_look(tmp_path):
+    class Stops(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = trainer.global_step == 8
+
+    monitor = watch(Module(nn.Identity(), F.cross_entropy), tmp_path, also=[Stops()])
+    assert monitor.history.steps == (0, 3, 6)
 
 
 def test_the_mean_loss_is_that_of_all_steps(tmp_path):

@@ -161,12 +161,11 @@ def draw_unit_life(
     """
     shares = np.where(percents < 0, np.nan, percents / 100.0)
     meaning = {
-        "dead": "dead: 0 for every one of 160 samples or more, over 3 snapshots or more",
-        "dormant": "dormant: on average below a tenth of the layer's mean (no flat zero here)",
+        "dead": "dead: 0 for each of the latest 160 samples or more",
+        "dormant": "dormant: on average below a tenth of the layer's mean",
     }[what]
     caption = [
-        f"{what} units by layer and step, first layer on top; step {steps[-1]:,}, "
-        f"{num_samples} samples a snapshot",
+        f"{what} units by layer; step {steps[-1]:,}, {num_samples} samples a snapshot",
         meaning,
         _note("rows, not samples, are counted of", rows, counts_rows),
         _note("no sample has reached", rows, ~was_reached),
