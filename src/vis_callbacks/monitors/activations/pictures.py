@@ -165,7 +165,7 @@ def draw_unit_life(
         "dormant": "dormant: on average below a tenth of the layer's mean",
     }[what]
     caption = [
-        f"{what} units by layer; step {steps[-1]:,}, {num_samples} samples a snapshot",
+        f"{what} units, first layer on top; step {steps[-1]:,}, {num_samples} samples each",
         meaning,
         _note("rows, not samples, are counted of", rows, counts_rows),
         _note("no sample has reached", rows, ~was_reached),
