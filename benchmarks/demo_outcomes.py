@@ -1,6 +1,6 @@
 """Trains the demo's runs with many seeds, on one thread and on two, and prints what came of each.
 
-    PYTHONPATH=examples python -m benchmarks.demo_outcomes outcomes.jsonl --seeds 0 1 --threads 2
+    python -m benchmarks.demo_outcomes outcomes.jsonl --seeds 0 1 --threads 2
 
 How sums are split over threads changes their last bits, and in the end the outcome of a run. The
 demo has to show the same with any of them: ``healthy`` ends at 95 % at least, and without an

@@ -1,7 +1,7 @@
 """How often the alert "the first layer has hardly learned" is right.
 
-    PYTHONPATH=examples python -m benchmarks.filter_alerts        about ten minutes on one core
-    PYTHONPATH=examples python -m benchmarks.filter_alerts --scenarios --seeds 0 1 2 3 4
+    python -m benchmarks.filter_alerts        about ten minutes on one core
+    python -m benchmarks.filter_alerts --scenarios --seeds 0 1 2 3 4
 
 Networks, optimizers and seeds are none that a threshold was taken from. Each network is trained
 at five rates, each ten times the one before. A training is called *under-trained* where the one
@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.photographs import (
+from benchmarks.steps import one_thread
+from photographs import (
     PhotoPatches,
     channel_statistics,
     load_photographs,
     split_photographs,
 )
-from benchmarks.steps import one_thread
 from vis_callbacks import FilterMonitor
 
 STEPS = 400

@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.models import resnet18
 
 from benchmarks.nets import cnn
-from benchmarks.photographs import training_patches
 from gallery import save_latest_pictures
+from photographs import training_patches
 from vis_callbacks import FilterMonitor
 
 NUM_CLASSES = 12

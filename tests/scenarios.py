@@ -102,7 +102,7 @@ def digits() -> Data:
 @cache
 def patches() -> Data:
     """Returns 110 patches of each of 12 photographs, 16 x 16 (32 x 32 averaged), normalised."""
-    from benchmarks.photographs import PhotoPatches, load_photographs, split_photographs
+    from photographs import PhotoPatches, load_photographs, split_photographs
 
     left, _ = split_photographs(load_photographs())
     learned = PhotoPatches(left, _PATCHES_TO_LEARN, mean=(0, 0, 0), std=(1, 1, 1))

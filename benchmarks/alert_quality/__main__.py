@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.alert_quality import table
+from benchmarks.alert_quality.followed import followed
 from benchmarks.alert_quality.outcomes import Outcome, Said, outcomes, published_said
 from benchmarks.alert_quality.page import page, summary
 from benchmarks.alert_quality.replay import replayed
@@ -29,8 +30,8 @@ def judged(runs: Runs, part: str = "") -> list[Outcome]:
 
     def said(row: Row) -> tuple[list[Said], list[Said]]:
         alerts = replayed(runs.histories(row))
-        shares = [Said(a.kind, a.severity, a.step / row["steps"]) for a in alerts]
-        return shares, published_said(row)
+        ours = [Said(a.kind, a.severity, a.step / row["steps"], a.remedy) for a in alerts]
+        return ours, published_said(row)
 
     rows = [row for row in runs.rows if row["configuration"].startswith(part)]
     return outcomes(rows, said)
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = [*table.lines(trainings)]
     if not options.part:
         table.write(RESULTS, found)
-        PAGE.write_text(page(trainings, found))
+        PAGE.write_text(page(trainings, found, *followed(trainings)))
         text = ALERTS.read_text()
         head, _, rest = text.partition(BEGIN)
         ALERTS.write_text(f"{head}{BEGIN}\n{summary(found)}\n{END}{rest.partition(END)[2]}")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn import datasets
 from torch import Tensor
 
-from benchmarks.photographs import PhotoPatches, load_photographs, split_photographs
+from photographs import PhotoPatches, load_photographs, split_photographs
 
 Tensors = tuple[Tensor, ...]
 Split = tuple[Tensors, Tensors]  # to learn from, to judge by

@@ -22,6 +22,7 @@ class Said:
     kind: str
     severity: str
     share: float  # of the training that was over by then
+    remedy: str = ""
 
 
 @dataclass(frozen=True)

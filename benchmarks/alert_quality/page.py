@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from benchmarks.alert_quality.followed import Followed, lines
 from benchmarks.alert_quality.outcomes import Outcome
 from benchmarks.alert_quality.published import RULES
 from benchmarks.alert_quality.table import ANY, Line, Share
@@ -70,6 +71,19 @@ unless the loss is not finite). Networks without ReLU are silent for the first t
 |---|---|---|---|---|---|
 """
 
+_FOLLOWED = """
+## Do the remedies help?
+
+Nearly all remedies in the zoo say to train again at a tenth of the rate, or at ten times the \
+rate, and such trainings are in it. So each remedy was followed to the letter, in all parts: \
+*better* is a score that is higher by the margin of above, with the same seed where there is one. \
+A remedy that says "again" is followed until the alert no longer comes. Not counted are \
+{num_others} alerts whose remedy names something else, or a rate beyond the ladder's ends.
+
+| alert | better | median score before, after |
+|---|---|---|
+"""
+
 _END = """
 `make zoo` trains all of it again in under an hour on two cores, and writes this page and \
 `benchmarks/alert_quality/results.csv`. What the monitors have read of each training is kept, so \
@@ -90,7 +104,9 @@ _BANDS = (
 )
 
 
-def page(outcomes: Sequence[Outcome], found: Sequence[Line]) -> str:
+def page(
+    outcomes: Sequence[Outcome], found: Sequence[Line], done: Sequence[Followed], num_others: int
+) -> str:
     """Returns the page, in Markdown."""
     names = {outcome.configuration: outcome.part for outcome in outcomes}
     parts = [*names.values()]
@@ -109,6 +125,7 @@ def page(outcomes: Sequence[Outcome], found: Sequence[Line]) -> str:
         texts += [_PART.format(title=title), *_ours(line for line in found if line.part == part)]
     texts += [_BY_RATE, *_by_rate(untuned), _PUBLISHED]
     texts += [f"| {' | '.join([line.rule, *_shares(line)])} |\n" for line in published]
+    texts += [_FOLLOWED.format(num_others=num_others), *(f"{row}\n" for row in lines(done))]
     return "".join([*texts, _END])
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from benchmarks.alert_quality import nets, table
 from benchmarks.alert_quality.configurations import CONFIGURATIONS, FACTORS
+from benchmarks.alert_quality.followed import Followed, followed
 from benchmarks.alert_quality.optimizers import OPTIMIZERS, SCHEDULES, schedule_of
 from benchmarks.alert_quality.outcomes import Outcome, Said, outcomes
 from benchmarks.alert_quality.page import page
@@ -143,11 +144,43 @@ def test_the_table_counts_trainings_and_not_alerts():
 def test_the_page_says_the_parts_and_the_shares_of_each_rate():
     trainings = [outcome(1.0, False), outcome(0.1, True, ("slow_learning", 0.6))]
     trainings += [replace(each, configuration="test/mlp-silu") for each in trainings]
-    text = page(trainings, [*table.lines(trainings)])
+    done = [Followed("slow_learning", 0.2, 0.8, 0.03), Followed("slow_learning", 0.2, 0.1, 0.03)]
+    text = page(trainings, [*table.lines(trainings)], done, 3)
     assert "4 small trainings: 2 configurations" in text
     assert "taken from 1 configurations" in text
     assert "| `slow_learning` | warning | 1.00 (.21-1.00), 1 of 1 |" in text
     assert "| 1/10 | 1.00 (.21-1.00), 1 of 1 | - |" in text
+    assert "| `slow_learning` | .50 (.09-.91), 1 of 2 | 0.20, 0.45 |" in text
+    assert "3 alerts whose remedy" in text
+
+
+def said_at(rung, score, remedy="", kind="diverging_loss"):
+    said = (Said(kind, "critical", 0.5, remedy),) if remedy else ()
+    best = FACTORS[rung] / FACTORS[3]
+    return Outcome("tune/cells", 0, best, score, 0.9, score < 0.8, said, (), row(rung, score))
+
+
+@pytest.mark.parametrize(
+    ("remedy", "there", "scores"),
+    [
+        ("Restart with learning rate 1 (a tenth of 10).", "", [0.5]),
+        ("Lower the learning rate tenfold, and again until the loss falls.", "and again", [0.9]),
+        ("Lower the learning rate tenfold, and again until the loss falls.", "", [0.5]),
+        ("Try ten times the learning rate, or a tenth of it.", "", [0.1]),
+        ("Look at the batch.", "", []),
+    ],
+    ids=["a tenth", "again", "again, but it is mended", "the first one counts", "another change"],
+)
+def test_a_remedy_is_followed_on_the_ladder_of_rates(remedy, there, scores):
+    # A hundred times, ten times and once the configuration's rate.
+    followed_there = f"tenfold {there}" if there else ""
+    trainings = [said_at(5, 0.2, remedy), said_at(3, 0.5, followed_there, "diverging_loss")]
+    trainings += [said_at(6, 0.1), said_at(1, 0.9)]
+    done, num_others = followed(trainings)
+    of_first = [one for one in done if one.before == 0.2]
+    assert [one.after for one in of_first] == scores
+    assert num_others == (not scores)
+    assert all(one.is_better is (one.after > 0.23) for one in of_first)
 
 
 def test_a_configuration_that_learns_nothing_is_not_judged():

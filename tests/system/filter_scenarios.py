@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from benchmarks.photographs import training_patches
 from sklearn.datasets import load_digits
 from tests.scenarios import one_thread
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from photographs import training_patches
 from vis_callbacks import FilterMonitor
 
 STEPS = 300

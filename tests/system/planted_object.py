@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from benchmarks.photographs import load_photographs, split_photographs
 from skimage import data
 from torch import Tensor, nn
+
+from photographs import load_photographs, split_photographs
 
 SIDE, DETAIL = 32, 8
 CLASS_NAMES = ("upper left", "upper right", "lower left", "lower right", "nowhere")

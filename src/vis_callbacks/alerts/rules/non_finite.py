@@ -69,7 +69,10 @@ def _largest_growth(history: History, before: int) -> float:
 
 def _remedy(history: History, step: int, is_rate: bool) -> str:
     tenth = learning_rate(history).tenth
-    restart = f"restart with a tenth of the learning rate{f' ({tenth})' if tenth else ''}"
+    restart = (
+        f"restart with a tenth of the learning rate{f' ({tenth})' if tenth else ''}, and with a"
+        " tenth of that if it happens again"
+    )
     if is_rate:
         return f"Weights had blown up or units were dying before it: {restart}."
     look = (
@@ -79,5 +82,5 @@ def _remedy(history: History, step: int, is_rate: bool) -> str:
     # A batch that holds a NaN is told from numbers that grew.
     means = dict(zip(history.steps, history.series(INPUT_MEAN), strict=True))
     if 0 < step <= _SOON and math.isfinite(means.get(step, math.nan)):
-        return f"The inputs were finite and so was step 0: {restart}. If it happens again, {look}"
+        return f"The inputs were finite and so was step 0: {restart}. If that does not help, {look}"
     return sentence(look)

@@ -4,7 +4,8 @@ import socket
 
 import pytest
 import torch
-from benchmarks.photographs import (
+
+from photographs import (
     CLASS_NAMES,
     PhotoPatches,
     channel_statistics,
