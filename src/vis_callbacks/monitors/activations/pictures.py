@@ -78,7 +78,7 @@ def draw_maps(
         lines.append(shown.note)
     if is_zero.any():
         lines.append(
-            f"{mark}: 0 on this input, as usual for some units "
+            f"{mark}: 0 on this input{'' if is_zero[-1].all() else ', as usual for some units'} "
             f"({np.count_nonzero(is_zero[-1]):,} of {len(units):,} at step {steps[-1]:,})"
         )
     if states is not None:

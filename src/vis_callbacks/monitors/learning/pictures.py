@@ -30,7 +30,7 @@ def draw_loss(
         losses: The same of the earlier snapshots.
         constant: Loss of the best constant output; NaN: not known.
     """
-    caption = ["mean of all steps since the snapshot before"]
+    caption = ["training loss: mean of all steps since the snapshot before"]
     if math.isfinite(constant):
         caption.append(f"best constant output, which knows no input: {constant:.4g}")
     levels = {"constant output": constant}

@@ -120,7 +120,7 @@ class OcclusionFacts:
         """What the colours of the maps of values say, and which places are outlined."""
         ends = "the largest fall (white) and rise (orange)"
         if self.is_share:
-            words, least = f"dark: the {self.explained} is lost", str(_LEAST_CHANGE)
+            words, least = f"dark: the {self.explained} is low", str(_LEAST_CHANGE)
         else:
             words = f"change of the {self.explained}: blue where it falls, red where it rises"
             least = f"{_LEAST_SPREADS:.0%} of its spread over these samples"
