@@ -34,8 +34,8 @@ CARDS: dict[str, Card] = {
     "alerts/active": Card("How many alerts are firing. 0 is healthy."),
     "alerts/text": Card("All alerts so far, with evidence and remedy."),
     "activations/unit_life": Card(
-        "Share of dead units, one row per layer, the first layer on top, time to the right. Dark is "
-        "healthy; a row that lights up is dying."
+        "Share of dead units, one row per layer, the first layer on top, time to the right. Dark "
+        "is healthy; a row that lights up is dying."
     ),
     "activations/raster": Card(
         "Every unit of the worst layer over time: alive, dead, revived, never fired. Dying reads "
