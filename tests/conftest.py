@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import tensorboard  # noqa: F401
 
 from vis_callbacks import options
+from vis_callbacks.engine.module_hooks import was_compiled
 
 
 class ContainedFailures(logging.Handler):
@@ -45,6 +46,14 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_compiled() -> None:
+    """Starts each test as a process in which nothing was compiled: such are read differently."""
+    if was_compiled():
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
 
 
 @pytest.fixture(autouse=True)
