@@ -10,10 +10,8 @@ divided by the one that all steps from the mean image reach. All is seeded.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -42,7 +40,6 @@ EPOCHS = (1, 2, 3, 5, 8)
 SEEDS = (2, 3, 4)  # constants were chosen on 0 and 1
 NUM_REAL = 32
 # Photographs lie beside the demo, which is no package.
-EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 class Samples(NamedTuple):
@@ -82,7 +79,6 @@ class Comparison:
 
 def photographs() -> Samples:
     """Returns patches of twelve photographs."""
-    sys.path.append(str(EXAMPLES))
     from benchmarks.filter_alerts import patches
 
     (images, labels), (real, _) = (part.tensors for part in patches())
@@ -91,7 +87,6 @@ def photographs() -> Samples:
 
 def digits() -> Samples:
     """Returns handwritten digits, 8 x 8."""
-    sys.path.append(str(EXAMPLES))
     from benchmarks.filter_alerts import digits as split
 
     (images, labels), (real, _) = (part.tensors for part in split())

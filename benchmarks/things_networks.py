@@ -6,7 +6,6 @@ the documentation shows.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -15,9 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.append(str(EXAMPLES))  # the demo is no package
 
 if TYPE_CHECKING:
     from things import ThingData

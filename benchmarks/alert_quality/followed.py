@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
 from benchmarks.alert_quality.configurations import CONFIGURATIONS, FACTORS
-from benchmarks.alert_quality.outcomes import Outcome
+from benchmarks.alert_quality.outcomes import Outcome, Said
 from benchmarks.alert_quality.table import Share
 
 _MOST_OFTEN = 4  # a remedy that says "again" is followed, as in `benchmarks.remedies`
@@ -49,29 +49,36 @@ def followed(trainings: Sequence[Outcome]) -> tuple[list[Followed], int]:
         The alerts that were followed, and how many could not be: their rate is not on the ladder,
         or the remedy names another change.
     """
-    by_place = {(one.configuration, one.row["rung"], one.seed): one for one in trainings}
-    scores = defaultdict(list)
+    at = defaultdict(list)
     for one in trainings:
-        scores[one.configuration, one.row["rung"]].append(one.score)
+        at[one.configuration, one.row["rung"]].append(one)
     done, num_others = list[Followed](), 0
     for one in trainings:
         for said in {said.kind: said for said in reversed(one.said)}.values():
-            after, rung = math.nan, one.row["rung"]
-            for _ in range(_MOST_OFTEN if "again" in said.remedy else 1):
-                next_rung = _rung_of(FACTORS[rung] * _change(said.remedy))
-                if next_rung is None:
-                    break
-                rung = next_rung
-                there = by_place.get((one.configuration, rung, one.seed))
-                after = there.score if there else fmean(scores[one.configuration, rung])
-                if there is None or not any(other.kind == said.kind for other in there.said):
-                    break
+            after = _score_after(one, said, at)
             if math.isnan(after):
                 num_others += 1
             else:
                 margin = CONFIGURATIONS[one.configuration].task.margin
                 done.append(Followed(said.kind, one.score, after, margin))
     return done, num_others
+
+
+def _score_after(
+    one: Outcome, said: Said, at: Mapping[tuple[str, int], Sequence[Outcome]]
+) -> float:
+    """Returns the score where the remedy leads to; NaN: it leads to no training on record."""
+    score, rung, change = math.nan, one.row["rung"], _change(said.remedy)
+    for _ in range(_MOST_OFTEN if "again" in said.remedy else 1):
+        rung = _rung_of(FACTORS[rung] * change)
+        if rung is None:
+            break
+        alike = at[one.configuration, rung]
+        same = [other for other in alike if other.seed == one.seed]
+        score = fmean(other.score for other in same or alike)
+        if not any(other.kind == said.kind for there in same for other in there.said):
+            break
+    return score
 
 
 def lines(done: Iterable[Followed]) -> list[str]:

@@ -10,7 +10,14 @@ from typing import Any
 
 from benchmarks.alert_quality.configurations import CONFIGURATIONS, FACTORS
 from benchmarks.alert_quality.published import RULES
-from benchmarks.alert_quality.zoo import Row, best_rung
+from benchmarks.alert_quality.zoo import (
+    TOO_HIGH,
+    TOO_LOW,
+    USUAL_FROM,
+    USUAL_TO,
+    Row,
+    best_rung,
+)
 
 LEAST_SCORE = 0.05  # at the best rate; below it nothing is learned, and no rate is too high
 
@@ -53,17 +60,17 @@ class Outcome:
     @property
     def is_usual(self) -> bool:
         """Whether its rate is the best one, or a third of it."""
-        return 0.25 < self.of_best < 1.1
+        return USUAL_FROM < self.of_best < USUAL_TO
 
     @property
     def is_too_high(self) -> bool:
         """Whether it is sick at ten times the best rate or more."""
-        return self.is_sick and self.of_best > 9
+        return self.is_sick and self.of_best > TOO_HIGH
 
     @property
     def is_too_low(self) -> bool:
         """Whether it is sick at a tenth of the best rate or less."""
-        return self.is_sick and self.of_best < 0.11
+        return self.is_sick and self.of_best < TOO_LOW
 
 
 def outcomes(

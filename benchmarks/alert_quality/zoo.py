@@ -24,6 +24,9 @@ from benchmarks.alert_quality.training import Job, run
 
 USUAL_SEEDS = range(6)  # at the best rate and a third of it
 ODD_SEEDS = range(2)  # at a tenth and less, and at ten times and more
+# Rates by their ratio to the best one; rungs are no whole factors of ten from each other.
+USUAL_FROM, USUAL_TO = 0.25, 1.1
+TOO_LOW, TOO_HIGH = 0.11, 9.0
 Row = dict[str, Any]
 
 
@@ -97,7 +100,7 @@ def more_jobs(rows: Sequence[Row]) -> list[Job]:
         best = best_rung(ladder)
         for rung, factor in enumerate(FACTORS):
             of_best = factor / FACTORS[best]
-            is_usual, is_odd = 0.25 < of_best < 1.1, not 0.11 < of_best < 9
+            is_usual, is_odd = USUAL_FROM < of_best < USUAL_TO, not TOO_LOW < of_best < TOO_HIGH
             seeds = USUAL_SEEDS if is_usual else ODD_SEEDS if is_odd else range(1)
             jobs += [Job(name, rung, seed) for seed in seeds[1:]]
     return sorted(jobs, key=lambda job: (job.seed, job))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +42,7 @@ class WatchedRun:
         """Has what is no activation read, once the step's update is made."""
         if context.parameters is not None:
             self.engine.read_beside("parameters", context.parameters)
-        if self.losses is not None and any(s.probe.site == "losses" for s in context.read):
+        if self.losses is not None and _ask_for_losses(context.read):
             self.engine.read_beside("losses", self.losses.take())
 
     def last_looks(self, run: RunView) -> Iterator[StepContext]:
@@ -55,9 +55,7 @@ class WatchedRun:
         if waiting:
             yield self._last_look(run, waiting, [])
         if self.losses is not None and not self.has_ranks and self.losses.has_bad():
-            told = [
-                s for s in self.states if any(o.probe.site == "losses" for o in s.subscriptions)
-            ]
+            told = [state for state in self.states if _ask_for_losses(state.subscriptions)]
             read = subscriptions_of(told)
             self.engine.read_beside("losses", self.losses.take(), read)
             yield self._last_look(run, told, read)
@@ -180,10 +178,12 @@ def open_run(
     if caught.error is not None:
         raise caught.error
     pipeline = Pipeline(engine, writer, states, has_ranks=has_ranks)
-    asks = any(one.probe.site == "losses" for one in subscriptions_of(states))
-    return WatchedRun(
-        engine, pipeline, states, facts, has_ranks, losses=LossLog() if asks else None
-    )
+    losses = LossLog() if _ask_for_losses(subscriptions_of(states)) else None
+    return WatchedRun(engine, pipeline, states, facts, has_ranks, losses=losses)
+
+
+def _ask_for_losses(subscriptions: Iterable[Subscription]) -> bool:
+    return any(subscription.probe.site == "losses" for subscription in subscriptions)
 
 
 def _writer_of(run: RunView, monitors: Sequence[Observer]) -> Writer:
