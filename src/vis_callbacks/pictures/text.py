@@ -28,7 +28,8 @@ _MAX_CHARACTERS = 1_000
 _ELLIPSIS = "…"
 _NUMBER = re.compile(r"[(\[]?[-+]?\d(?:[\d.,]*\d)?")
 _HEAD_SHARES = (0.4, 0.2, 0.6, 0.0, 0.8)
-_ANCHORS = {"left": "la", "centre": "ma", "right": "ra"}
+_SHARES_LEFT = {"left": 0.0, "centre": 0.5, "right": 1.0}  # of a text, that lie left of its place
+_BEARING = 2  # pixels that a letter may reach beyond its own width
 
 
 def _font_path() -> Path:
@@ -173,15 +174,22 @@ def write(
 
     ``x`` is the line's left end, its centre or its right end.
     """
-    top, bottom = max(y, 0), min(y + line_height(size), len(canvas))
-    if top >= bottom or not canvas.shape[1]:
-        return
-    strip = Image.fromarray(canvas[top:bottom])
-    place = (x, y - top)
-    ImageDraw.Draw(strip).text(
-        place, printable(text), fill=colour, font=_font(size), anchor=_ANCHORS[align]
-    )
-    canvas[top:bottom] = np.asarray(strip)
+    ink = _ink(printable(text), size)
+    x -= round(_SHARES_LEFT[align] * (ink.shape[1] - 2 * _BEARING)) + _BEARING
+    top, bottom = max(y, 0), min(y + ink.shape[0], canvas.shape[0])
+    left, right = max(x, 0), min(x + ink.shape[1], canvas.shape[1])
+    if top < bottom and left < right:
+        ground = canvas[top:bottom, left:right]
+        share = ink[top - y : bottom - y, left - x : right - x, None]
+        ground[:] = ground + share * (np.asarray(colour, np.float32) - ground) + 0.5
+
+
+@lru_cache(maxsize=1024)
+def _ink(text: str, size: int) -> NDArray[np.float32]:
+    """Returns how much of each pixel a printable text covers, (a line's height, its width)."""
+    image = Image.new("L", (text_width(text, size) + 2 * _BEARING, line_height(size)))
+    ImageDraw.Draw(image).text((_BEARING, 0), text, fill=255, font=_font(size))
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def number(value: float) -> str:

@@ -15,6 +15,7 @@ _MAX_FLAT_COLOURS = 4096
 # True colour up to here: 24-pixel thumbnails of photographs, for instance, stay as they are.
 _MAX_TRUE_COLOUR_BYTES = 64_000
 _MAX_TRUE_COLOUR_PIXELS = 200_000  # beyond, the attempt costs time and would not fit
+_COMPRESSION = 3  # 6 saves 7 % of the bytes, and takes more than twice the time
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -40,21 +41,21 @@ def encode_png(pixels: np.ndarray) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(pixels))
     colours = image.getcolors(_MAX_FLAT_COLOURS)
     if colours is not None:
-        return _saved(_with_palette(pixels, colours), level=6)
+        return _saved(_with_palette(image, colours))
     if image.width * image.height <= _MAX_TRUE_COLOUR_PIXELS:
-        true_colour = _saved(image, level=1)
+        true_colour = _saved(image)
         if len(true_colour) <= _MAX_TRUE_COLOUR_BYTES:
             return true_colour
-    return _saved(image.quantize(256, Image.Quantize.FASTOCTREE), level=6)
+    return _saved(image.quantize(256, Image.Quantize.FASTOCTREE))
 
 
-def _saved(image: Image.Image, level: int) -> bytes:
+def _saved(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=level)
+    image.save(buffer, "PNG", compress_level=_COMPRESSION)
     return buffer.getvalue()
 
 
-def _with_palette(pixels: np.ndarray, counted: Sequence[tuple[int, Any]]) -> Image.Image:
+def _with_palette(picture: Image.Image, counted: Sequence[tuple[int, Any]]) -> Image.Image:
     """The picture in 256 colours: exact ones for frequent colours, near ones for the rest."""
     colours = np.array([colour for _, colour in sorted(counted, reverse=True)], dtype=np.uint8)
     palette = colours
@@ -64,8 +65,8 @@ def _with_palette(pixels: np.ndarray, counted: Sequence[tuple[int, Any]]) -> Ima
         rare_palette = np.array(rare.getpalette(), dtype=np.uint8).reshape(-1, 3)
         palette = np.concatenate([colours[:128], rare_palette])
     index_of = np.zeros(1 << 24, dtype=np.uint8)
-    index_of[_packed(colours)] = _nearest(colours, palette)
-    image = Image.fromarray(index_of[_packed(pixels)])
+    index_of[_packed(Image.fromarray(colours[None]))] = _nearest(colours, palette)
+    image = Image.fromarray(index_of[_packed(picture)])
     image.putpalette(palette.tobytes())
     return image
 
@@ -78,7 +79,8 @@ def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def _packed(colours: np.ndarray) -> np.ndarray:
-    """(..., 3) colours as one number each."""
-    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
-    return (red << 16) | (green << 8) | blue
+def _packed(picture: Image.Image) -> np.ndarray:
+    """Returns the colours of a picture as one number each, (height, width)."""
+    four_bytes = np.asarray(picture.convert("RGBX"))  # (height, width, 4)
+    packed: np.ndarray = four_bytes.view("<u4")[..., 0] & 0xFFFFFF
+    return packed

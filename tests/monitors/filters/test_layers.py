@@ -43,15 +43,15 @@ def test_of_a_large_layer_evenly_spread_filters_are_read():
     weight = torch.arange(3_000.0)[:, None].expand(3_000, 4)
     layer = watched("linear")
     found = layer.filters(weight)[:, 0, 0]
-    assert len(found) == 1_024
+    assert len(found) == 256
     assert layer.num_filters(weight) == 3_000
-    assert set(found.diff().tolist()) == {2.0, 3.0}
+    assert set(found.diff().tolist()) == {11.0, 12.0}
 
 
 def test_of_large_filters_fewer_are_read_and_sixteen_at_least():
-    weight = torch.zeros(1, 1).expand(64, 2**17)  # 32 of them are 4 million numbers
+    weight = torch.zeros(1, 1).expand(64, 2**15)  # 32 of them are a million numbers
     assert len(watched("linear").filters(weight)) == 32
-    larger = torch.zeros(1, 1).expand(64, 2**20)
+    larger = torch.zeros(1, 1).expand(64, 2**18)
     assert len(watched("linear").filters(larger)) == 16
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from vis_callbacks.engine.snapshot import Group, Snapshot
 
 MAX_LAYERS = 8  # inputs or branches whose cards one still looks through
-_MAX_FILTERS = 1024
-_MAX_VALUES = 2**22  # of one layer: 16 MiB, and as much for its initial values
+_MAX_FILTERS = 256  # as many as one picture shows; a share of them is known to 3 points
+_MAX_VALUES = 2**20  # of one layer: 4 MiB, and as much for its initial values
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class WatchedLayer:
     def filters(self, weight: Tensor) -> Tensor:
         """Returns a weight of this layer as filters, in float32 at least.
 
-        Of a large layer evenly spread ones: at most 1,024, with 4 million numbers together.
+        Of a large layer evenly spread ones: at most 256, with a million numbers together.
 
         Raises:
             ValueError: It holds no filters here; the message says why.
