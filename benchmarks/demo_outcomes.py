@@ -20,8 +20,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 
+from benchmarks.trainers import quiet_trainer
 from things import EPOCHS, RUNS, ThingData, fit, load_data
 from vis_callbacks import default_monitors
 
@@ -65,15 +66,7 @@ def train(name: str, seed: int, threads: int, data: ThingData) -> Outcome:
     seed_everything(seed, verbose=False)
     monitors = [monitor for monitor in default_monitors(max_overhead=None) if monitor.rules]
     with TemporaryDirectory() as folder:
-        trainer = Trainer(
-            callbacks=[*monitors],
-            max_epochs=EPOCHS,
-            default_root_dir=folder,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
+        trainer = quiet_trainer(folder, callbacks=[*monitors], max_epochs=EPOCHS)
         accuracy = fit(trainer, RUNS[name], data)
     alerts = [(alert.kind, alert.step) for one in monitors for alert in one.alerts]
     return Outcome(name, seed, threads, trainer.global_step, round(accuracy, 4), alerts)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
 import torch
-from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning import LightningModule, seed_everything
 from sklearn.datasets import load_digits
 from tests.system.filter_scenarios import SCENARIOS, outcome
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.steps import one_thread
+from benchmarks.trainers import quiet_trainer
 from photographs import (
     PhotoPatches,
     channel_statistics,
@@ -170,17 +171,7 @@ def train(case: Case, rate: float, seed: int, data: Split) -> tuple[float, bool]
     seed_everything(seed, verbose=False)
     monitor, training = FilterMonitor(), Training(case, rate)
     with TemporaryDirectory() as folder:
-        trainer = Trainer(
-            max_steps=STEPS,
-            max_epochs=-1,
-            callbacks=[monitor],
-            logger=False,
-            default_root_dir=folder,
-            accelerator="cpu",
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
+        trainer = quiet_trainer(folder, max_steps=STEPS, max_epochs=-1, callbacks=[monitor])
         loader = DataLoader(data[0], batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
         trainer.fit(training, loader)
     images, labels = data[1].tensors

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning import LightningModule, seed_everything
 from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.models import resnet18
 
 from benchmarks.nets import cnn
+from benchmarks.trainers import quiet_trainer
 from gallery import save_latest_pictures
 from photographs import training_patches
 from vis_callbacks import FilterMonitor
@@ -167,15 +168,12 @@ def train(entry: Entry, run: Path) -> list[str]:
     """Trains one network with its pictures in ``run``; returns the alerts."""
     seed_everything(0, verbose=False)
     monitor = FilterMonitor(max_overhead=None)
-    trainer = Trainer(
+    trainer = quiet_trainer(
+        run,
         max_steps=entry.steps,
         max_epochs=-1,
         callbacks=[monitor],
         logger=TensorBoardLogger(run.parent, name=run.name, version=""),
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        accelerator="cpu",
     )
     loader = DataLoader(entry.data(), batch_size=entry.batch_size, shuffle=True, drop_last=True)
     trainer.fit(Classifier(entry.network(), entry.optimizer), loader)

@@ -11,13 +11,14 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.nets import Benchmark
+from benchmarks.trainers import quiet_trainer
 
 MakeCallbacks = Callable[[], list[Callback]]
 
@@ -117,16 +118,14 @@ def train(
     torch.manual_seed(0)
     clock = clock or StepClock(benchmark.device)
     batch = [part.to(benchmark.device) for part in benchmark.batch()]
-    trainer = Trainer(
+    trainer = quiet_trainer(
+        folder,
         accelerator=benchmark.device,
         devices=1,
         callbacks=clock.around(callbacks),
         max_epochs=num_epochs,
         logger=TensorBoardLogger(folder, name="", version=""),
         log_every_n_steps=10,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
     )
     trainer.fit(
         Training(benchmark.make()),

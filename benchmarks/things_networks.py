@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 from torch import nn
+
+from benchmarks.trainers import quiet_trainer
 
 if TYPE_CHECKING:
     from things import ThingData
@@ -38,15 +40,9 @@ def demo_network(name: str, folder: Path) -> nn.Module:
     if not path.exists():
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         seed_everything(0, verbose=False)
-        trainer = Trainer(
-            max_epochs=EPOCHS,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
-        fit(trainer, run, demo_data())
         folder.mkdir(parents=True, exist_ok=True)
+        trainer = quiet_trainer(folder, max_epochs=EPOCHS)
+        fit(trainer, run, demo_data())
         torch.save(trainer.lightning_module.state_dict(), path)
     network = ThingClassifier(run.learning_rate)
     network.load_state_dict(torch.load(path))

@@ -11,17 +11,17 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
 
 from benchmarks.nets import BENCHMARKS, Benchmark
 from benchmarks.ratio import paired_ratio
 from benchmarks.steps import Training, one_thread
+from benchmarks.trainers import quiet_trainer
 from vis_callbacks import TopPatchesMonitor
 from vis_callbacks.report import Picture
 
@@ -64,14 +64,7 @@ def validation_seconds(
     """Returns the seconds of each batch of one validation."""
     clock, batch = BatchClock(), benchmark.batch()
     with TemporaryDirectory() as folder:
-        trainer = Trainer(
-            accelerator="cpu",
-            callbacks=clock.around(callbacks),
-            logger=False,
-            default_root_dir=Path(folder),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = quiet_trainer(folder, callbacks=clock.around(callbacks))
         loader = DataLoader([batch] * NUM_BATCHES, batch_size=None)
         trainer.validate(module, loader, verbose=False)
     return clock.seconds[WARM_UP:]

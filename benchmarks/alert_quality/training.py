@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning import LightningModule, seed_everything
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
@@ -18,6 +18,7 @@ from benchmarks.alert_quality.configurations import CONFIGURATIONS, FACTORS, Con
 from benchmarks.alert_quality.optimizers import OPTIMIZERS, schedule_of
 from benchmarks.alert_quality.published import Looks, evaluated
 from benchmarks.steps import one_thread
+from benchmarks.trainers import quiet_trainer
 from vis_callbacks import ActivationMonitor, FilterMonitor, LearningMonitor
 from vis_callbacks.monitor import Monitor
 
@@ -117,16 +118,11 @@ def run(job: Job) -> dict[str, Any]:
     looks = Looks(configuration.steps, split, task.score if has_accuracy else None)
     sampler = BatchSampler(RandomSampler(split[0][0]), configuration.batch, drop_last=True)
     with one_thread(), TemporaryDirectory() as folder:
-        trainer = Trainer(
+        trainer = quiet_trainer(
+            folder,
             max_steps=configuration.steps * (2 if configuration.is_adversarial else 1),
             max_epochs=-1,
             callbacks=[*monitors, looks],
-            logger=False,
-            default_root_dir=folder,
-            accelerator="cpu",
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
         )
         trainer.fit(module, DataLoader(TensorDataset(*split[0]), None, sampler=sampler))
         with evaluated(module):

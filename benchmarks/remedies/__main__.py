@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
-from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning import LightningModule, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
@@ -45,6 +45,7 @@ from benchmarks.remedies.programs import (
     with_rate,
     with_relu,
 )
+from benchmarks.trainers import quiet_trainer
 from vis_callbacks import (
     ActivationMonitor,
     Alert,
@@ -188,11 +189,13 @@ def train(program: Program, seed: int, *, is_watched: bool) -> Run:
     if is_watched and "EmbeddingMonitor" in program.watched_by:
         later = DataLoader(TensorDataset(later_x, later_y), len(later_x))
     with TemporaryDirectory() as folder:
-        trainer = Trainer(
-            max_steps=program.steps, max_epochs=-1, accelerator="cpu", logger=False,
-            callbacks=monitors, enable_progress_bar=False, enable_checkpointing=False,
-            enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0,
-        )  # fmt: skip
+        trainer = quiet_trainer(
+            folder,
+            max_steps=program.steps,
+            max_epochs=-1,
+            callbacks=monitors,
+            num_sanity_val_steps=0,
+        )
         trainer.fit(module, loader, later)
     with torch.no_grad():
         outputs = module.eval()(later_x)
