@@ -381,7 +381,7 @@ def test_the_learned_part_stands_beside_with_its_share(captions):
         (lambda w: w[0].fill_(math.nan), 7, {}, "magenta: not finite (1 filters)"),
         (lambda w: w[1].zero_(), 7, {}, "1 near zero (crossed)"),
         (lambda w: w[1].copy_(w[0]), 7, {}, "2 nearly equal to another one"),
-        (lambda w: None, 7, {"step": 120}, "the first ones seen are of step 120"),
+        (lambda w: None, 7, {"step": 120}, "it was first read at step 120"),
         (lambda w: None, 7, {"optimizer": (group(names=("1.weight",)),)}, "it is frozen"),
     ],
 )
@@ -398,7 +398,7 @@ def test_a_layer_that_starts_structured_is_said_to(captions):
     with torch.no_grad():
         model[0].weight += 0.2
     drawn(look(model, images(2, 3, 12, 12), wants_pictures=True))
-    assert "it starts structured (pre-trained?)" in captions.text
+    assert "its filters had structure from the start (pre-trained?)" in captions.text
 
 
 def test_the_strip_begins_with_the_initial_weights_and_ends_with_the_latest():
