@@ -377,7 +377,7 @@ def test_the_learned_part_stands_beside_with_its_share(captions):
     [
         (lambda w: None, 3, {}, "a single filter of this size cannot be told from noise"),
         (lambda w: None, 7, {}, "orange frame"),
-        (lambda w: None, 1, {}, "1x1 have no neighbours"),
+        (lambda w: None, 1, {}, "1x1 filters have no neighbouring weights"),
         (lambda w: w[0].fill_(math.nan), 7, {}, "magenta: not finite (1 filters)"),
         (lambda w: w[1].zero_(), 7, {}, "1 near zero (crossed)"),
         (lambda w: w[1].copy_(w[0]), 7, {}, "2 nearly equal to another one"),
