@@ -222,7 +222,7 @@ def test_maps_that_cannot_be_had_are_left_out_alone_and_that_is_said_once(tmp_pa
     assert list(drawn(monitor)) == ["activations/unit_life", "activations/raster"]
     assert not monitor.guard.counts
     (words,) = [line for line in info_lines(caplog) if "maps" in line]
-    assert words.startswith("ActivationMonitor leaves out maps of activations and goes on without")
+    assert words.startswith("ActivationMonitor leaves out maps of activations and goes on")
     assert "TypeError: missing a mask" in words
     assert "map_layers=[]" in words
 

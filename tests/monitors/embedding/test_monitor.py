@@ -411,7 +411,7 @@ class Packed(nn.Module):
 
 @torch.no_grad()
 def test_a_model_whose_rows_are_no_samples_has_nothing_to_show_and_is_told_so():
-    with pytest.raises(NothingToShow, match="with one row a sample was seen"):
+    with pytest.raises(NothingToShow, match="with one row per sample was found"):
         watched(Packed()).look(batches(images()))
 
 
@@ -579,14 +579,14 @@ def test_the_state_goes_on_where_it_was():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "fc"}, r'layers=\'fc\' is no list of names. Use \["fc"\]'),
+        ({"layers": "fc"}, r'layers=\'fc\' is not a list of names. Use \["fc"\]'),
         ({"layers": []}, r"layers=\[\] holds no name"),
         ({"probe_layers": [1]}, "probe_layers holds 1"),
         ({"perplexity": 1}, "perplexity=1 is out of range. Use more than 1"),
         ({"perplexity": "30"}, "perplexity='30' is a str"),
         ({"method": "umap"}, 'method=\'umap\' is none of the choices. Use "tsne" or "pca"'),
         ({"backend": "openTSNE"}, "backend='openTSNE' is none of the choices"),
-        ({"projector": 1}, "projector=1 is no bool"),
+        ({"projector": 1}, "projector=1 is not a bool"),
         (
             {"num_samples": 6000, "backend": "torch"},
             'num_samples=6,000 is too many.*backend="auto"',

@@ -546,7 +546,7 @@ def test_one_branch_that_cannot_be_read_is_left_out_and_the_other_is_shown(caplo
     for step in (0, 50):
         assert layers(observed.look(step, weights=weights)) == ["right"]
     (words,) = [record.getMessage() for record in caplog.records]
-    assert words.startswith('FilterMonitor leaves out "left" and goes on without')
+    assert words.startswith('FilterMonitor leaves out "left" and goes on')
     assert 'the weight of "left" is sharded' in words
 
 

@@ -121,7 +121,7 @@ def test_one_target_has_one_map(target):
 
 
 def test_a_class_that_the_scores_do_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"target=7 is no class of these scores, which have 3"):
+    with pytest.raises(ValueError, match=r"target=7 is not a class of these scores, which have 3"):
         looked(SaliencyMonitor(target=7), tiny_module())
 
 
@@ -566,19 +566,22 @@ def test_an_evaluation_outside_of_fit_leaves_the_strip_alone():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"methods": "gradient"}, r"methods='gradient' is no list of names. Use \[\"gradient\"\]"),
+        (
+            {"methods": "gradient"},
+            r"methods='gradient' is not a list of names. Use \[\"gradient\"\]",
+        ),
         ({"methods": ["saliency"]}, 'no method "saliency". Use gradient, guided_backprop'),
         ({"methods": []}, "holds no name"),
-        ({"target": "lable"}, r'target="lable" is no target.*nearest: "label"'),
+        ({"target": "lable"}, r'target="lable" is not a target.*nearest: "label"'),
         ({"unit": "relu"}, r'unit "relu" is not written as .* Use "layer4.1.relu-1:17"'),
         ({"unit": 3}, r'unit=3 is a int. Use "layer4.1.relu-1:17"'),
         (
             {"positions": "mean"},
             r'positions=.mean. is none of the choices. Use "strongest" or "sum"',
         ),
-        ({"cam_layer": 3}, "cam_layer=3 is no name"),
+        ({"cam_layer": 3}, "cam_layer=3 is not a name"),
         ({"mask_fn": "mask"}, "mask_fn=.mask. cannot be called"),
-        ({"sanity_check": 1}, "sanity_check=1 is no bool"),
+        ({"sanity_check": 1}, "sanity_check=1 is not a bool"),
         ({"sanity_check": True, "unit": "relu:1"}, "Leave it off with unit="),
     ],
 )

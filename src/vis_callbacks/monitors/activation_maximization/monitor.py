@@ -118,7 +118,7 @@ class ActivationMaximizationMonitor(Monitor):
     """Makes, by gradient ascent, the input that each class or unit answers to most.
 
     What comes out is not taken from any image: it shows what the network itself looks for, in
-    a class (its unnormalised score), an output that is no class, or any unit of any layer.
+    a class (its unnormalised score), an output that is not a class, or any unit of any layer.
     Inputs may be images, signals and volumes. Early in a training that is noise; later textures
     and parts appear. Where they do not, although the accuracy is high, the network may rest on
     something that people do not see.
@@ -188,7 +188,7 @@ class ActivationMaximizationMonitor(Monitor):
         check_count("num_steps", num_steps)
         check_count("max_images", max_images)
         if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed={seed!r} is no whole number.")
+            raise TypeError(f"seed={seed!r} is not a whole number.")
         self._preset = _named_preset(preset)
         self.classes = classes
         self.units = units
@@ -206,7 +206,9 @@ class ActivationMaximizationMonitor(Monitor):
         inputs = references.inputs
         layout = find_layout(inputs, forward.module)
         if not inputs.is_floating_point():
-            raise NothingToShow(refused_inputs(inputs, "and no gradient can be taken there"))
+            raise NothingToShow(
+                refused_inputs(inputs, "which are not floating point and have no gradient")
+            )
         real = layout.arranged(inputs)
         targets, real_scores = self._look_at_real(forward, references)
         frame, spread = Frame.of(real), score_spread(real_scores)
@@ -310,7 +312,7 @@ class ActivationMaximizationMonitor(Monitor):
         for number in classes:
             if number >= num_classes:
                 raise ValueError(
-                    f"classes holds {number}, which is no class of these scores: they have "
+                    f"classes holds {number}, which is not a class of these scores: they have "
                     f"{num_classes}. Use 0 to {num_classes - 1}."
                 )
         targets = MaximizedTargets(tuple(classes), self._units)
@@ -343,7 +345,9 @@ def _check_classes(classes: object) -> None:
     if classes is None:
         return
     if isinstance(classes, str) or not isinstance(classes, Sequence) or not classes:
-        raise TypeError(f"classes={classes!r} is no list of classes. Use [0, 3], or None for all.")
+        raise TypeError(
+            f"classes={classes!r} is not a list of classes. Use [0, 3], or None for all."
+        )
     for item in classes:
         if isinstance(item, bool) or not isinstance(item, int) or item < 0:
             raise ValueError(f"classes holds {item!r}. Use whole numbers from 0.")
@@ -353,7 +357,7 @@ def _parsed_units(units: object) -> tuple[Unit, ...]:
     if units is None:
         return ()
     if isinstance(units, str) or not isinstance(units, Sequence) or not units:
-        raise TypeError(f'units={units!r} is no list of units. Use ["layer4.1.relu-1:17"].')
+        raise TypeError(f'units={units!r} is not a list of units. Use ["layer4.1.relu-1:17"].')
     return tuple(unit if isinstance(unit, Unit) else Unit.parse(unit) for unit in units)
 
 

@@ -84,7 +84,7 @@ class Preset:
                 check_flag(name, value)
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name}={value!r} is no number. Use one of at least 0.")
+                raise TypeError(f"{name}={value!r} is not a number. Use one of at least 0.")
             if value < 0:
                 raise ValueError(f"{name}={value} is negative. Use a number of at least 0.")
             if name in bounds and value >= bounds[name]:

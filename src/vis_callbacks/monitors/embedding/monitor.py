@@ -238,7 +238,7 @@ class EmbeddingMonitor(Monitor):
         if not samples.features:
             asked = "linear layer and no nonlinearity" if self.layers is None else "named layer"
             raise NothingToShow(
-                f"no {asked} with one row a sample was seen in the forward pass. Name the layer "
+                f"no {asked} with one row per sample was found in the forward pass. Name the layer "
                 'to map: EmbeddingMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) '
                 "lists them"
             )

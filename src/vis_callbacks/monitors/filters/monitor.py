@@ -293,14 +293,14 @@ def _check_layer(layer: object) -> None:
     if layer is not None and not isinstance(layer, str):
         raise TypeError(f'layer={layer!r} is a {type(layer).__name__}. Use one name: "conv1".')
     if layer == "":
-        raise ValueError('layer="" is no name. Use None for the first layer.')
+        raise ValueError('layer="" is not a name. Use None for the first layer.')
 
 
 def _check_image_shape(value: object) -> None:
     if value is None:
         return
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise TypeError(f"image_shape={value!r} is no shape. Use (1, 28, 28).")
+        raise TypeError(f"image_shape={value!r} is not a shape. Use (1, 28, 28).")
     for length in value:
         check_count("image_shape", length)
     if not 2 <= len(value) <= 4:

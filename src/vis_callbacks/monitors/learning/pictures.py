@@ -32,7 +32,7 @@ def draw_loss(
     """
     caption = ["training loss: mean of all steps since the snapshot before"]
     if math.isfinite(constant):
-        caption.append(f"best constant output, which knows no input: {constant:.4g}")
+        caption.append(f"best constant output, which ignores the input: {constant:.4g}")
     levels = {"constant output": constant}
     return _over_steps(steps, [*losses, float(latest[0])], caption, "loss", levels)
 

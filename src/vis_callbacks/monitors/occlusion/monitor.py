@@ -115,7 +115,7 @@ class OcclusionMonitor(Monitor):
         if len(expand_target(target)) > 1:
             raise ValueError(f'target="{target}" is two. Use "label", "predicted" or a class.')
         if layer is not None and not isinstance(layer, str):
-            raise TypeError(f'layer={layer!r} is no name. Use one such as "layer4.1.relu-1".')
+            raise TypeError(f'layer={layer!r} is not a name. Use one such as "layer4.1.relu-1".')
         check_flag("coarse_to_fine", coarse_to_fine)
         check_count("max_forward_passes", max_forward_passes)
         check_count("batch_size", batch_size)

@@ -134,7 +134,9 @@ class SaliencyMonitor(Monitor):
             raise TypeError(f'unit={unit!r} is a {type(unit).__name__}. Use "layer4.1.relu-1:17".')
         check_choice("positions", positions, ("strongest", "sum"))
         if cam_layer is not None and not isinstance(cam_layer, str):
-            raise TypeError(f'cam_layer={cam_layer!r} is no name. Use one such as "layer4.1.relu".')
+            raise TypeError(
+                f'cam_layer={cam_layer!r} is not a name. Use one such as "layer4.1.relu".'
+            )
         if mask_fn is not None and not callable(mask_fn):
             raise TypeError(f"mask_fn={mask_fn!r} cannot be called. Give a function.")
         if overlay is not None:
@@ -164,7 +166,7 @@ class SaliencyMonitor(Monitor):
             raise NothingToShow(
                 refused_inputs(
                     references.inputs,
-                    "and no gradient can be taken there",
+                    "which are not floating point and have no gradient",
                     "what the network sees as floating point numbers",
                 )
             )

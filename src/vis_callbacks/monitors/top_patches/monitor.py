@@ -194,7 +194,7 @@ class TopPatchesMonitor(Monitor):
         reader = self._reader
         misfits = [name for name in met if reader is not None and name in reader.misfits]
         why = NothingToShow(
-            f"the rows of {', '.join(misfits)} are no samples, so what excites a unit cannot be "
+            f"the rows of {', '.join(misfits)} are not samples, so what excites a unit cannot be "
             "told apart by image. Leave such layers out of layers."
             if misfits
             else "no nonlinearity was seen in the forward pass. Name the layers: "
