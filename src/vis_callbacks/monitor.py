@@ -119,9 +119,9 @@ class Monitor(Observer, LightningCallback):
         hooks = [name for name in vars(cls) if is_hook(name)]
         if hooks:
             raise TypeError(
-                f"{cls.__name__} defines {', '.join(hooks)}, which Monitor wires itself. "
-                "Say what to read in probes() and what to make of it in observe(); for any "
-                "other hook add a plain Callback beside the monitor."
+                f"{cls.__name__} defines {', '.join(hooks)}, which Monitor implements itself. "
+                "Declare what to read in probes(), and compute results in observe(). For any "
+                "other hook, add a plain Callback to the Trainer."
             )
 
     @property

@@ -64,7 +64,7 @@ def check_numbers(name: str, value: object) -> None:
     if value is None:
         return
     if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:
-        raise TypeError(f"{name}={value!r} is not a list of numbers. Use a list, one a channel.")
+        raise TypeError(f"{name}={value!r} is not a list of numbers. Use a list, one per channel.")
     for item in value:
         if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
             raise TypeError(
@@ -83,7 +83,7 @@ def _check_prefix(name: str, value: object) -> None:
     folder = value.rstrip("/")
     if value and tag(folder) != folder:
         raise ValueError(
-            f"{name}={value!r} holds what loggers change or a path would swallow. "
+            f"{name}={value!r} holds characters that loggers or paths would change. "
             'Use letters, digits and "_.-/", such as "run_a/".'
         )
 
@@ -204,11 +204,11 @@ class Options(SimpleNamespace):
         if self.mean is not None and len(self.mean) != len(self.std):
             raise ValueError(
                 f"mean has {len(self.mean)} numbers and std {len(self.std)}. "
-                "Give one of each a channel."
+                "Give one of each per channel."
             )
         if self.std is not None and any(value <= 0 for value in self.std):
             raise ValueError(
-                f"std={list(self.std)} has one that is not positive. Use those above 0."
+                f"std={list(self.std)} has a number that is not positive. Use numbers above 0."
             )
 
     @property

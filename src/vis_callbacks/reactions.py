@@ -97,7 +97,7 @@ def text_of(alert: Alert) -> str:
     facts += [] if alert.since_step is None else [f"since step {alert.since_step}"]
     message = alert.message.rstrip(".") + (f" ({', '.join(facts)})." if facts else ".")
     if alert.state == "resolved":
-        over = f"{alert.kind} is over, not found at {QUIET_SNAPSHOTS} snapshots running"
+        over = f"{alert.kind} is over: it was not found at the latest {QUIET_SNAPSHOTS} snapshots"
         return f"[resolved] step {alert.step}: {over}. It said: {message}"
     remedy = f" {alert.remedy}" if alert.remedy else ""
     return f"[{alert.severity}] step {alert.step}: {message}{remedy}"

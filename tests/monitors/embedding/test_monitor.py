@@ -481,7 +481,7 @@ def test_samples_with_features_that_are_not_finite_are_left_out_and_counted():
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_fewer_than_four_samples_have_no_map(num_samples):
     report = watched(num_samples=num_samples).look(batches(images()))
-    said = f"no map: {num_samples} samples have finite features, 4 are the least"
+    said = f"no map: {num_samples} samples have finite features; at least 4 are needed"
     assert said in words(report, "embedding/map/head")
 
 

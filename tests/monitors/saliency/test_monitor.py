@@ -189,7 +189,7 @@ def test_what_the_rule_did_not_apply_to_is_told():
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Hardswish(), nn.Flatten(), nn.Linear(64, 3), nn.Sigmoid()
     )
     report = looked(SaliencyMonitor(methods=["guided_backprop"]), net)
-    said = "1 ReLUs a pass followed the rule, 1 hardswish, 1 sigmoid did not"
+    said = "1 ReLUs per pass followed the rule, 1 hardswish, 1 sigmoid did not"
     assert said in caption(report, "saliency/guided_backprop")
 
 
@@ -373,7 +373,7 @@ def test_outputs_that_are_no_classes_are_called_by_their_number():
         assert "wrong" not in text
         assert "p = " not in text
         assert "class" not in text
-        assert ("the labels have not shown" in text) == ("outputs" not in options)
+        assert ("the labels do not tell yet" in text) == ("outputs" not in options)
     titles = [line[0] for line in words_of(report)[:12]]
     assert titles == ["image", "highest output", "on it"] * 4
 
@@ -482,7 +482,7 @@ def test_inputs_and_scores_of_every_form_are_drawn(model, shape):
     ],
 )
 def test_inputs_that_have_no_gradient_are_refused_with_what_to_write(inputs, words):
-    with pytest.raises(NothingToShow, match=f"{words}, and no gradient.*input_fn"):
+    with pytest.raises(NothingToShow, match=f"{words}, which are not floating point.*input_fn"):
         looked(SaliencyMonitor(), tiny_module(), references=references(inputs=inputs))
 
 

@@ -376,7 +376,7 @@ def test_numbers_come_without_pictures_where_none_are_due():
 def test_too_many_layers_are_refused():
     model = nn.Sequential(*(nn.ReLU() for _ in range(21)))
     observed = Observed(model, TopPatchesMonitor([f"{i}" for i in range(21)]))
-    with pytest.raises(ValueError, match="matches 21 layers; patches are shown of 20 at most"):
+    with pytest.raises(ValueError, match="matches 21 layers; patches are shown for at most 20"):
         observed.look(images_of(2))
 
 

@@ -90,7 +90,7 @@ class Preset:
             if name in bounds and value >= bounds[name]:
                 raise ValueError(f"{name}={value} leaves nothing. Use less than {bounds[name]}.")
         if self.step_size == 0:
-            raise ValueError("step_size=0 moves nothing. Use more than 0, such as 0.1.")
+            raise ValueError("step_size=0 changes nothing. Use more than 0, such as 0.1.")
 
     def fitting(self, side: int) -> Preset:
         """Returns the preset for inputs of this shorter side, in pixels.

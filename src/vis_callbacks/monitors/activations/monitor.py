@@ -220,7 +220,7 @@ class ActivationMonitor(Monitor):
 
     def _why_nothing(self) -> str:
         if self.layers is not None:
-            return "none of the layers that it was told to read was called"
+            return "none of the named layers was called"
         return (
             "no nonlinearity was seen in the forward pass. Name layers to read: "
             'ActivationMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) lists them'

@@ -258,13 +258,13 @@ class LearningMonitor(Monitor):
             draw,
             past=past[metric_names.GRADIENT_NORM],
             what="norm of the gradient",
-            note="before clipping; where it is exactly 0, nothing gets there",
+            note="before clipping; where it is exactly 0, no gradient arrives",
         )
         of_updates = partial(
             draw,
             past=past_ratios,
             what="update / weight at one step",
-            note="about -3 is usual; below -5 hardly anything moves",
+            note="about -3 is usual; below -5 the weights hardly move",
         )
         yield Picture(tag="learning/gradients", draw=of_gradients, arrays={"latest": gradients})
         yield Picture(tag="learning/updates", draw=of_updates, arrays={"latest": ratios})

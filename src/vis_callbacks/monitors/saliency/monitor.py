@@ -51,8 +51,8 @@ _CAM_SAMPLES = 2  # enough to find Grad-CAM's layer; a model may squeeze one sam
 # What columns are called while the outputs are not known to be scores of classes.
 _NEUTRAL = {"label": "output = label", "predicted": "highest output"}
 _UNKNOWN_OUTPUTS = (
-    "the labels have not shown so far what the outputs stand for: they are called by their "
-    "numbers (the option outputs says what they are)"
+    "the labels do not tell yet what the outputs stand for, so these are named by their numbers "
+    "(set the option outputs to say what they are)"
 )
 
 
