@@ -16,8 +16,8 @@ class Card(NamedTuple):
 
     Attributes:
         how_to_read: In Markdown.
-        is_shown: False: TensorBoard draws no card, unless it is asked for; the tab Health and
-            other loggers have it all the same.
+        is_shown: False: TensorBoard draws no card, unless ``all_cards`` is set. The Health tab
+            and other loggers always have it.
     """
 
     how_to_read: str

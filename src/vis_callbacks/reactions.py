@@ -15,9 +15,9 @@ from vis_callbacks.on_alert import Action, OnAlert, reaction_to, reactions_of
 
 
 class AlertRaisedError(IntendedError):
-    """Ends the run, as ``on_alert="raise"`` asks for. ``alert`` is what was found.
+    """Ends the run, if ``on_alert="raise"``. ``alert`` is what was found.
 
-    None where this rank's own monitor had failed and another rank has found it.
+    It is None if only another rank has found it, because this rank's monitor had failed.
     """
 
     def __init__(self, alert: Alert | None) -> None:
