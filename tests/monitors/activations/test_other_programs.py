@@ -162,7 +162,7 @@ def test_an_alert_on_rows_says_rows(tmp_path):
 
     monitor = train(tmp_path, Dying())
     alert = next(alert for alert in monitor.alerts if alert.kind == "dying_units")
-    assert f"0 for every one of the latest {alert.sample_size} rows" in alert.message
+    assert f"0 on all of the latest {alert.sample_size} rows" in alert.message
     assert alert.evidence["counted"] == "rows"
 
 

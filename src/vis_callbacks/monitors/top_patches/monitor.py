@@ -188,8 +188,8 @@ class TopPatchesMonitor(Monitor):
         met = [info.name for info in snapshot.trace if info.name in read]
         if self.layers is not None and len(met) > _MAX_LAYERS:
             raise ValueError(
-                f"layers={list(self.layers)} matches {len(met)} layers; patches are shown of "
-                f"{_MAX_LAYERS} at most. Name fewer."
+                f"layers={list(self.layers)} matches {len(met)} layers; patches are shown "
+                f"for at most {_MAX_LAYERS}. Name fewer."
             )
         reader = self._reader
         misfits = [name for name in met if reader is not None and name in reader.misfits]
