@@ -82,7 +82,7 @@ def test_a_run_of_which_nothing_is_known_is_not_called_healthy(
     for name, why in {
         "plain": "no monitor of vis-callbacks has written",
         "empty": "holds no run",
-        "missing": "is no folder",
+        "missing": "is not a folder",
     }.items():
         assert main(["alerts", str(tmp_path / name), "--fail-on", "warning"]) == 2
         assert why in capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_torn_lines_are_passed_over_and_counted(
     with (logs / "sick" / "alerts.jsonl").open("ab") as file:
         file.write(b'\xff\xfe{"kind": 3\n' + b"y" * 3_000_000 + b'\n{"kind": "half')
     assert main(["alerts", str(logs)]) == 0
-    assert "2 lines are no alerts" in capsys.readouterr().err
+    assert "2 lines are not alerts" in capsys.readouterr().err
 
 
 def test_nothing_that_commands_a_terminal_is_printed(

@@ -43,7 +43,7 @@ def test_the_table_of_alerts_has_the_severities_of_the_rules():
         assert rule.severity in said[rule.kind], rule.kind
 
 
-PARTS = ("What else it could be", "What to do", "How often it was right")
+PARTS = ("What else it could be", "What to do", "How often it was right", "Evidence")
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)

@@ -191,7 +191,7 @@ def test_three_failing_snapshots_running_make_the_owner_rest(guard, outcomes, re
 
 def test_that_it_rests_is_said_once(guard, caplog):
     snapshots(guard, "xxxxx")
-    assert sum("rests" in message for message in caplog.messages) == 1
+    assert sum("is paused" in message for message in caplog.messages) == 1
 
 
 def test_another_run_wakes_it(guard):
@@ -268,8 +268,7 @@ def test_an_extra_that_fails_is_left_out_and_that_is_logged_once_with_its_remedy
     first, second = caplog.records
     assert first.levelno == second.levelno == logging.INFO
     assert first.getMessage() == (
-        "TheMonitor leaves out the maps and goes on without: ValueError: no sample. "
-        "Write map_layers=[]."
+        "TheMonitor leaves out the maps and goes on: ValueError: no sample. Write map_layers=[]."
     )
     assert "TheMonitor leaves out the rest" in second.getMessage()
     assert not guard.counts

@@ -154,16 +154,16 @@ def test_a_subclass_that_passes_other_keywords_on_is_left_as_it_is():
         ({"mean": [0.5]}, ValueError, "mean and std belong together"),
         ({"mean": [0.5], "std": [0.5, 0.5]}, ValueError, "mean has 1 numbers and std 2"),
         ({"mean": [0.5], "std": [0.0]}, ValueError, "std=.*not positive.*above 0"),
-        ({"mean": 0.5, "std": 0.5}, TypeError, "mean=0.5 is no list of numbers"),
+        ({"mean": 0.5, "std": 0.5}, TypeError, "mean=0.5 is not a list of numbers"),
         ({"mean": [float("nan")], "std": [1.0]}, TypeError, "mean holds nan"),
-        ({"mean": torch.zeros(3), "std": [1.0]}, TypeError, "mean=.* is no list of numbers"),
+        ({"mean": torch.zeros(3), "std": [1.0]}, TypeError, "mean=.* is not a list of numbers"),
         ({"tag_prefix": "run #1/"}, ValueError, "tag_prefix='run #1/'.*letters, digits"),
         ({"tag_prefix": "../up/"}, ValueError, "tag_prefix='../up/'"),
-        ({"layers": "fc*"}, TypeError, r'layers=\'fc\*\' is no list of names. Use \["fc\*"\]'),
+        ({"layers": "fc*"}, TypeError, r'layers=\'fc\*\' is not a list of names. Use \["fc\*"\]'),
         ({"layers": []}, ValueError, r"layers=\[\] holds no name. Use None"),
         ({"layers": [1]}, TypeError, "layers holds 1"),
         ({"max_maps": 0}, ValueError, "max_maps=0 is too small"),
-        ({"histograms": "yes"}, TypeError, "histograms='yes' is no bool"),
+        ({"histograms": "yes"}, TypeError, "histograms='yes' is not a bool"),
         (
             {"every_n_train_step": 5},
             TypeError,
@@ -338,7 +338,7 @@ def test_without_a_logger_for_pictures_the_numbers_go_on_and_one_line_says_what_
     tmp_path, caplog
 ):
     trainer = fit(tmp_path, smallest(ActivationMonitor), logger=CSVLogger(tmp_path))
-    (advice,) = [m for m in caplog.messages if "nothing takes them" in m]
+    (advice,) = [m for m in caplog.messages if "no logger takes them" in m]
     assert "CSVLogger" in advice
     assert "save_images=True" in advice
     assert "dead_fraction/total" in (tmp_path / trainer.logger.log_dir / "metrics.csv").read_text()
@@ -348,7 +348,7 @@ def test_without_a_logger_for_pictures_the_numbers_go_on_and_one_line_says_what_
 def test_save_images_writes_png_files_where_no_logger_takes_pictures(tmp_path, caplog):
     fit(tmp_path, smallest(ActivationMonitor, save_images=True), logger=CSVLogger(tmp_path))
     assert list(tmp_path.rglob("*.png"))
-    assert not [m for m in caplog.messages if "nothing takes them" in m]
+    assert not [m for m in caplog.messages if "no logger takes them" in m]
 
 
 @pytest.mark.parametrize(

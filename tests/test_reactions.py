@@ -81,8 +81,8 @@ def test_that_an_alert_is_over_is_told_and_changes_nothing(caplog):
         assert run.num_stops == 0
     assert got == [over]
     assert set(caplog.messages) == {
-        "[resolved] step 80: dying_units is over, not found at 5 snapshots running. It said: "
-        "Units are dying (since step 20)."
+        "[resolved] step 80: dying_units is over: it was not found at the latest 5 snapshots. "
+        "It said: Units are dying (since step 20)."
     }
 
 

@@ -114,7 +114,7 @@ def _alerts(options: argparse.Namespace) -> int:
         time.sleep(EVERY)
     num_torn += sum(file.num_too_long for file in followed.values())
     if num_torn:
-        print(f"vis-callbacks: {num_torn} lines are no alerts", file=sys.stderr)  # noqa: T201
+        print(f"vis-callbacks: {num_torn} lines are not alerts", file=sys.stderr)  # noqa: T201
     if worst < 1 and not options.json:
         _print("no alert")
     return int(is_met)
@@ -166,7 +166,7 @@ def _print(text: str) -> None:
 def _require_run(folder: Path) -> list[tuple[str, Path]]:
     """The runs below a folder, at least one."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; give the log folder of a run")
+        raise UsageError(f"{folder} is not a folder; give the log folder of a run")
     runs = list(find_runs(folder))
     if not runs:
         raise UsageError(

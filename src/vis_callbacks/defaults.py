@@ -18,11 +18,11 @@ from vis_callbacks.options import MonitorOptions, check_names, described_options
 def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
     """Returns fresh monitors of activations, filters, features, saliency and learning.
 
-    These five cost little enough to be left on. The other three are added by hand, for they
-    take many passes (`OcclusionMonitor`, `ActivationMaximizationMonitor`) or slow each batch of
-    a validation (`TopPatchesMonitor`).
+    These five cost little enough to be used in every training. The other three must be added by
+    hand, since they need many passes (`OcclusionMonitor`, `ActivationMaximizationMonitor`) or
+    slow down each validation batch (`TopPatchesMonitor`).
 
-    In a YAML of ``LightningCLI`` a class path stands for one callback, so the five are named::
+    In a YAML file of ``LightningCLI``, a class path is one callback, so the five are listed::
 
         trainer:
           callbacks:
@@ -34,9 +34,9 @@ def default_monitors(**options: Unpack[MonitorOptions]) -> list[Monitor]:
               init_args: {on_alert: stop}  # options, here and for the others
 
     Args:
-        **options: Given to each of them, such as ``class_names``, ``mean`` and ``std``; see
-            `Monitor`. Of ``enabled_alerts``, and of ``on_alert`` by kind, each is given the kinds
-            that are its own.
+        **options: Passed to each of them, such as ``class_names``, ``mean`` and ``std``; see
+            `Monitor`. Of ``enabled_alerts``, and of ``on_alert`` by kind, each gets only its own
+            kinds.
 
     Raises:
         TypeError, ValueError: An option is wrong, or none of them has a kind of alert.

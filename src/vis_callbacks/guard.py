@@ -148,7 +148,7 @@ class Guard:
         if caught.error is not None:
             drop_frames(caught.error)
             cause = "".join(traceback.format_exception_only(caught.error)).strip().rstrip(".")
-            words = f"{self.owner} leaves out {what} and goes on without: {cause}. {remedy}"
+            words = f"{self.owner} leaves out {what} and goes on: {cause}. {remedy}"
             self.leave_out(what, words.rstrip(), level=logging.INFO)
 
     def attempt(self, stage: str, action: Callable[[], object]) -> bool:
@@ -201,7 +201,7 @@ class Guard:
         if self.is_resting and not self._has_said_it_rests:
             self._has_said_it_rests = True
             self._log(
-                f"{self.owner} rests: it failed {self.max_failures} times in a row. "
+                f"{self.owner} is paused: it failed {self.max_failures} times in a row. "
                 f"Training goes on without it{self.until}.",
                 level=logging.INFO,  # of its cause there is a line already
             )

@@ -46,11 +46,11 @@ def _driven(name: str) -> Callable[..., None]:
 class Monitor(Observer, LightningCallback):
     """Looks at a network while it trains, and says what it sees.
 
-    A monitor says what it wants to read (`probes`) and makes a `Report` of what was read
-    (`observe`). When a snapshot is taken, how activations are read without changing the run,
-    how values of several ranks are merged, where reports are written and what an alert causes
-    is the same for all monitors and is done here, so Lightning's hooks are final: who needs
-    one adds a plain Callback beside the monitor.
+    A monitor declares what it needs to read (`probes`), and makes a `Report` from it (`observe`).
+    All else is the same for all monitors and is done here: when snapshots are taken, how
+    activations are read without changing the run, how values of several ranks are merged, where
+    reports are written and what an alert causes. Lightning's hooks are therefore final. If you
+    need one, add a plain Callback to the Trainer.
 
     Nothing is put into ``trainer.callback_metrics``: use ``on_alert`` instead of an
     ``EarlyStopping`` on our numbers.
@@ -58,8 +58,8 @@ class Monitor(Observer, LightningCallback):
     Args:
         every_n_train_steps: Take a snapshot at the steps 0, n, 2n, ... Steps are those of the
             x-axis of ``self.log``.
-        every_n_epochs: Take a snapshot at the end of every n-th epoch. Excludes the former.
-            Without either, each monitor has a schedule of its own.
+        every_n_epochs: Take a snapshot at the end of every n-th epoch. Cannot be combined with
+            the former. Without either, each monitor has its own schedule.
         on_alert: ``"warn"`` logs a warning; ``"stop"`` also ends the training after the step;
             ``"raise"`` raises `AlertRaisedError`; a function is called with the `Alert` on rank 0,
             once when it begins and once when it is over (``alert.state`` is then ``"resolved"``).
@@ -67,32 +67,33 @@ class Monitor(Observer, LightningCallback):
             dictionary of these by kind of alert, by ``"warning"`` and ``"critical"``, and
             ``"default"``: ``{"dying_units": "stop", "default": "warn"}``.
         enabled_alerts: The kinds of alerts wanted; None means all of the monitor's.
-        tag_prefix: Put before each tag. Two monitors of a class in one Trainer need different
-            ones.
+        tag_prefix: Put before each tag. Two monitors of one class in a Trainer need different
+            prefixes.
         max_overhead: The share of the training time so far that all monitors of the Trainer
-            together may take; beside it one second for the pictures of step 0 and of the end,
-            which are always drawn. Pictures that do not fit wait and show the latest state once
-            there is room; where the numbers alone are too much, what is only shown of them
-            becomes rarer. What alerts rest on never waits. ``"auto"`` is 0.03, which is not
-            felt; with ``every_n_train_steps`` nothing waits, so that the run shows the same
-            each time. None: nothing waits.
+            together may take. Pictures of step 0 and of the end are always drawn, and have one
+            second besides. Other pictures that exceed the share wait, and show the latest state
+            once there is time. If the numbers alone exceed it, those that are only shown are
+            written less often. What alerts need never waits. ``"auto"`` is 0.03, but with
+            ``every_n_train_steps`` nothing waits, so that the run shows the same each time.
+            None: nothing waits.
         all_cards: Have TensorBoard draw a card for every number and picture. By default it draws
-            those that one looks at first, at most 30 for two runs of `default_monitors`; the tab
-            Health and other loggers have the rest as well.
+            the most important ones, at most 30 for two runs of `default_monitors`. The Health tab
+            and other loggers always have the rest, too.
         save_images: Write pictures as PNG files where no logger takes pictures.
         verbose: Log one line for each snapshot.
-        num_samples: How many reference samples are kept, for monitors that look at inputs.
-        input_fn: Batch to input tensor. The default understands a tensor, a tuple or list, a
-            dict, a dataclass and a named tuple.
-        label_fn: Batch to labels; the default likewise.
-        forward_fn: ``(model, inputs) -> scores`` for extra passes; needed where the module has
-            no ``forward``.
+        num_samples: How many reference samples are kept, for monitors that show inputs.
+        input_fn: Returns the input tensor of a batch. By default it is found in a tensor, a tuple
+            or list, a dict, a dataclass or a named tuple.
+        label_fn: Returns the labels of a batch; the default is found in the same way.
+        forward_fn: ``(model, inputs) -> scores`` for extra passes; needed if the module has no
+            ``forward``.
         outputs: What the model returns: ``"classes"``, scores of classes; ``"values"``, anything
             else (embeddings, a regression, a picture); ``"auto"`` decides from labels and
             outputs together, see `Outputs`.
-        class_names: Names of the classes, by index. They say that the outputs are classes.
-        mean: What was subtracted from the inputs, a number a channel, to undo it for showing.
-        std: What the inputs were then divided by; belongs to ``mean``.
+        class_names: Names of the classes, by index. Giving them says that the outputs are classes.
+        mean: What was subtracted from the inputs, one number per channel; it is added back for
+            showing them.
+        std: What the inputs were then divided by; needs ``mean``.
 
     Raises:
         TypeError, ValueError: An option is wrong.
@@ -119,9 +120,9 @@ class Monitor(Observer, LightningCallback):
         hooks = [name for name in vars(cls) if is_hook(name)]
         if hooks:
             raise TypeError(
-                f"{cls.__name__} defines {', '.join(hooks)}, which Monitor wires itself. "
-                "Say what to read in probes() and what to make of it in observe(); for any "
-                "other hook add a plain Callback beside the monitor."
+                f"{cls.__name__} defines {', '.join(hooks)}, which Monitor implements itself. "
+                "Declare what to read in probes(), and compute results in observe(). For any "
+                "other hook, add a plain Callback to the Trainer."
             )
 
     @property

@@ -36,7 +36,7 @@ def check_period(name: str, value: object) -> None:
 def check_flag(name: str, value: object) -> None:
     """Raises unless ``value`` is True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} is no bool. Use True or False.")
+        raise TypeError(f"{name}={value!r} is not a bool. Use True or False.")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -51,10 +51,10 @@ def check_names(name: str, value: object, *, allow_empty: bool = True) -> None:
     if value is None:
         return
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise TypeError(f'{name}={value!r} is no list of names. Use ["{value}"].')
+        raise TypeError(f'{name}={value!r} is not a list of names. Use ["{value}"].')
     for item in value:
         if not isinstance(item, str):
-            raise TypeError(f"{name} holds {item!r}, which is no string. Use names only.")
+            raise TypeError(f"{name} holds {item!r}, which is not a string. Use names only.")
     if not value and not allow_empty:
         raise ValueError(f"{name}={value!r} holds no name. Use None for the default.")
 
@@ -64,10 +64,12 @@ def check_numbers(name: str, value: object) -> None:
     if value is None:
         return
     if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:
-        raise TypeError(f"{name}={value!r} is no list of numbers. Use a list, one a channel.")
+        raise TypeError(f"{name}={value!r} is not a list of numbers. Use a list, one per channel.")
     for item in value:
         if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
-            raise TypeError(f"{name} holds {item!r}, which is no finite number. Use numbers only.")
+            raise TypeError(
+                f"{name} holds {item!r}, which is not a finite number. Use numbers only."
+            )
 
 
 def _check_function(name: str, value: object) -> None:
@@ -81,7 +83,7 @@ def _check_prefix(name: str, value: object) -> None:
     folder = value.rstrip("/")
     if value and tag(folder) != folder:
         raise ValueError(
-            f"{name}={value!r} holds what loggers change or a path would swallow. "
+            f"{name}={value!r} holds characters that loggers or paths would change. "
             'Use letters, digits and "_.-/", such as "run_a/".'
         )
 
@@ -202,11 +204,11 @@ class Options(SimpleNamespace):
         if self.mean is not None and len(self.mean) != len(self.std):
             raise ValueError(
                 f"mean has {len(self.mean)} numbers and std {len(self.std)}. "
-                "Give one of each a channel."
+                "Give one of each per channel."
             )
         if self.std is not None and any(value <= 0 for value in self.std):
             raise ValueError(
-                f"std={list(self.std)} has one that is not positive. Use those above 0."
+                f"std={list(self.std)} has a number that is not positive. Use numbers above 0."
             )
 
     @property

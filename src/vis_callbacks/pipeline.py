@@ -158,8 +158,8 @@ class Pipeline:
                 percent = sum(one.overhead.percent for one in self._states)
                 state.guard.log_once(
                     f"the monitors have taken {percent:.0f} % of the training time so far, "
-                    f"and none waits, because every_n_train_steps={options.every_n_train_steps} "
-                    "fixes when they look. Use a larger one, or max_overhead=0.03."
+                    f"and cannot wait, because every_n_train_steps={options.every_n_train_steps} "
+                    "fixes when they run. Use a larger number, or max_overhead=0.03."
                 )
                 return
 

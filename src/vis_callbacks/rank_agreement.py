@@ -73,13 +73,13 @@ def _words(run: RunView, present: Sequence[int], ends: Sequence[str]) -> str:
     else:
         why = f"only the ranks {', '.join(map(str, present))} of {run.world_size} have monitors"
     if not run.is_global_zero:
-        effect = "the monitors of this rank rest, for only rank 0 writes"
+        effect = "the monitors of this rank are off, since only rank 0 writes"
     elif run.is_sharded:
-        effect = "they rest, for one rank of a sharded model can make no forward pass"
+        effect = "they are off, since one rank of a sharded model cannot run a forward pass alone"
     else:
-        effect = "what they show is of the samples of rank 0 alone"
+        effect = "they show only the samples of rank 0"
         if ends:
             listed = " and ".join(f'"{end}"' for end in ends)
-            effect += f", and on_alert={listed} only warns, for one rank cannot end the run"
+            effect += f", and on_alert={listed} only warns, since one rank cannot end the run"
     advice = "Give every rank the same monitors, without asking for the rank"
     return f"Monitors and ranks: {why}, so {effect}. {advice}."

@@ -15,9 +15,9 @@ from vis_callbacks.on_alert import Action, OnAlert, reaction_to, reactions_of
 
 
 class AlertRaisedError(IntendedError):
-    """Ends the run, as ``on_alert="raise"`` asks for. ``alert`` is what was found.
+    """Ends the run, if ``on_alert="raise"``. ``alert`` is what was found.
 
-    None where this rank's own monitor had failed and another rank has found it.
+    It is None if only another rank has found it, because this rank's monitor had failed.
     """
 
     def __init__(self, alert: Alert | None) -> None:
@@ -97,7 +97,7 @@ def text_of(alert: Alert) -> str:
     facts += [] if alert.since_step is None else [f"since step {alert.since_step}"]
     message = alert.message.rstrip(".") + (f" ({', '.join(facts)})." if facts else ".")
     if alert.state == "resolved":
-        over = f"{alert.kind} is over, not found at {QUIET_SNAPSHOTS} snapshots running"
+        over = f"{alert.kind} is over: it was not found at the latest {QUIET_SNAPSHOTS} snapshots"
         return f"[resolved] step {alert.step}: {over}. It said: {message}"
     remedy = f" {alert.remedy}" if alert.remedy else ""
     return f"[{alert.severity}] step {alert.step}: {message}{remedy}"

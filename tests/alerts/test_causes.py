@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Alert, Finding, Severity
@@ -29,7 +30,16 @@ def test_a_symptom_becomes_a_remark_that_names_the_deepest_cause() -> None:
     causes = [alert("dying_units"), alert("loss_misfit")]
     found = explained(alert("constant_outputs"), causes)
     assert (found.severity, found.explained_by) == ("info", "loss_misfit")
-    assert "'loss_misfit' explains it" in found.message
+    assert "'loss_misfit' explains this" in found.message
+
+
+def test_a_remark_does_not_repeat_the_remedy_of_its_cause() -> None:
+    cause = replace(alert("unscaled_inputs"), remedy="Normalise the inputs.")
+    symptom = replace(alert("rate_too_high"), remedy="Normalise the inputs. Then lower the rate.")
+    assert explained(symptom, [cause]).remedy == "Then lower the rate."
+    other = replace(symptom, remedy="Lower the rate.")
+    assert explained(other, [cause]).remedy == "Lower the rate."
+    assert explained(other, [alert("unscaled_inputs")]).remedy == "Lower the rate."
 
 
 def test_a_cause_is_not_explained_by_its_symptom_nor_by_its_like() -> None:

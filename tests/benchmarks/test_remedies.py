@@ -34,7 +34,7 @@ def test_a_rate_in_a_remedy_is_followed(remedy, rate):
 
 
 def test_an_activation_at_the_end_is_taken_out():
-    layers = changed("Take the softmax at the end of the model out: cross_entropy is").layers()
+    layers = changed("Remove the softmax at the end of the model: cross_entropy must").layers()
     assert isinstance(layers[-1], nn.Linear)
 
 

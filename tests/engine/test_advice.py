@@ -151,7 +151,7 @@ CASES: dict[str, tuple[Callable[[nn.Module, Tensor], None], nn.Module, Tensor, s
         scores,
         ImageAndMeta(),
         IMAGES,
-        r"ImageAndMeta\.forward also takes meta, and an extra pass gives it the input alone\.",
+        r"ImageAndMeta\.forward also takes meta, but an extra pass gives it only the input\.",
     ),
     "two vectors": (scores, Two(), META, r"Two\.forward also takes items"),
     "two columns": (scores, Two(), META[:, 0], r"Two\.forward also takes items"),

@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a graph": (
         SimpleNamespace(x=NODES, edge_index=EDGES, y=LABEL),
-        r"SimpleNamespace\(x: .*edge_index.*are nodes of graphs and no samples",
+        r"SimpleNamespace\(x: .*edge_index.*are nodes of graphs, not samples",
     ),
     "a graph that gives itself as a dict": (
         Graph(x=NODES, edge_index=EDGES, y=LABEL, batch=torch.zeros(39)),

@@ -615,7 +615,7 @@ def test_output_without_scores_is_refused_by_name_and_still_can_be_run(net):
 def test_the_pass_is_alive_only_inside(net):
     with isolated(net) as forward:
         pass
-    with pytest.raises(RuntimeError, match="alive only inside"):
+    with pytest.raises(RuntimeError, match="works only inside"):
         forward(X)
 
 

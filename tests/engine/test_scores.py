@@ -95,7 +95,7 @@ def test_the_predicted_class_has_the_highest_score_and_a_number_is_the_same_for_
 @pytest.mark.parametrize(
     ("target", "error", "words"),
     [
-        ("lable", ValueError, 'target="lable" is no target.*nearest: "label"'),
+        ("lable", ValueError, 'target="lable" is not a target.*nearest: "label"'),
         ("prediction", ValueError, 'nearest: "predicted"'),
         (-1, ValueError, "target=-1 is negative"),
         (1.5, TypeError, "target=1.5 is a float"),
@@ -109,7 +109,7 @@ def test_a_wrong_target_is_refused(target, error, words):
 
 
 def test_a_class_beyond_the_scores_is_refused():
-    with pytest.raises(ValueError, match=r"target=3 is no class.*Use 0 to 2"):
+    with pytest.raises(ValueError, match=r"target=3 is not a class.*Use 0 to 2"):
         resolve_targets(SCORES, 3)
 
 

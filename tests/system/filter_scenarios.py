@@ -132,7 +132,7 @@ SCENARIOS = {
     "pre-trained": Scenario(
         plain,
         sgd(1e-4),
-        remark="filters_not_judged: .*starts structured",
+        remark="filters_not_judged: .*had structure from the start",
         filters_of="healthy",
     ),
     "digits": Scenario(mlp, adam(1e-3), data=digits),

@@ -45,7 +45,7 @@ def _cell(name: str, outcome: Outcome, reasons: list[str]) -> str:
         return "shown"
     reason = _one_line(
         outcome.reasons.get(
-            name, "It reads evaluations, of which there was none, or had no cause to say anything."
+            name, "It reads evaluations, and there was none, or it had nothing to report."
         )
     )
     if reason not in reasons:

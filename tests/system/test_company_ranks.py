@@ -12,8 +12,8 @@ from tests.system.company_ranks import LATE_S, SCENARIOS, train_all
 from tests.system.processes import RANKS, run_in_two_ranks
 from tests.system.two_ranks import NUM_STEPS, RANK_BATCH, TIMEOUT_S
 
-SAMPLES = "what they show is of the samples of rank 0 alone"
-REST = "the monitors of this rank rest, for only rank 0 writes"
+SAMPLES = "they show only the samples of rank 0"
+REST = "the monitors of this rank are off, since only rank 0 writes"
 APART = ["rank 0 only", "rank 1 only", "more on rank 1", "another schedule", "another reaction"]
 TOGETHER = ["equal", "equal after rank 0 only", "late rank"]
 

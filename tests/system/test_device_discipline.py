@@ -52,7 +52,7 @@ WAITS: dict[str, dict[str, int]] = {
     | LEARNS
     | {
         "questions.answer_to": 4,  # of which samples the second answer is another one
-        "scores.resolve_targets": 1,  # whether a label is no class, which the caption says
+        "scores.resolve_targets": 1,  # whether a label is not a class, which the caption says
     },
     "occlusion": TRANSFER
     | LEARNS

@@ -50,7 +50,7 @@ def test_numbers_of_layers_become_strict_json():
 
 
 def test_a_number_is_no_medium():
-    with pytest.raises(TypeError, match="Scalar is no picture"):
+    with pytest.raises(TypeError, match="Scalar is not a picture"):
         prepare(Scalar(tag="a", value=1.0), "")
 
 

@@ -23,19 +23,19 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a rule sees in the history at this moment: sick, where, and on what evidence.
+    """What a rule finds in the history: what is wrong, where, and on what evidence.
 
     Attributes:
         message: One sentence in plain words.
-        layers: In forward order, the worst ones or all.
+        layers: The affected layers, in forward order.
         since_step: First step at which the evidence points to it.
         evidence: Named numbers; a sample size belongs to every share.
         sample_size: Number of samples the finding rests on.
         could_be: What else would look like this.
         remedy: What to do, with a number where one is known to work.
         severity: None takes the rule's own.
-        cause: Tells findings of one rule apart that are separate alerts; mostly empty.
-        min_snapshots: The finding must come at so many snapshots running before it is an alert.
+        cause: Distinguishes findings of one rule that are separate alerts; mostly empty.
+        min_snapshots: At how many snapshots in a row it must be found before it is an alert.
     """
 
     message: str
@@ -70,7 +70,7 @@ class Alert:
 
     Attributes:
         state: ``"pending"`` only inside a tracker: found, but not yet at enough snapshots.
-        step, epoch, stage: When the alert came into this state or severity.
+        step, epoch, stage: When the alert reached this state or severity.
         monitor: Class name of the monitor whose rule it was.
         explained_by: The kind of the alert that this one is a symptom of; a symptom is a remark.
         time: Seconds since 1970 at which it was written down; None before that.

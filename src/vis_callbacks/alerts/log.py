@@ -52,9 +52,9 @@ def alert_from_line(line: bytes) -> Alert | None:
             values[holder][name] = float(value)
         alert = Alert.from_plain(values)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"this is no line of alerts.jsonl: {error}") from error
+        raise ValueError(f"this is not a line of alerts.jsonl: {error}") from error
     if not _is_sound(alert):
-        raise ValueError("this is no line of alerts.jsonl: a field is of another type")
+        raise ValueError("this is not a line of alerts.jsonl: a field is of another type")
     return alert
 
 

@@ -80,13 +80,13 @@ def _of_arguments(owner: str, names: list[str], model: nn.Module, inputs: object
     )
     listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
     advice = (
-        f"{owner}.forward also takes {listed}, and an extra pass gives it the input alone. Write "
+        f"{owner}.forward also takes {listed}, but an extra pass gives it only the input. Write "
         f"forward_fn=lambda module, inputs: module(inputs, {given}), with fixed values of the "
         "right shape"
     )
     if len(names) != 1 or not isinstance(inputs, Tensor):
         return f"{advice}."
-    return f"{advice}; or give it both of each sample in one tensor: {_both_in_one(inputs)}."
+    return f"{advice}; or put both into one tensor: {_both_in_one(inputs)}."
 
 
 def _both_in_one(inputs: Tensor) -> str:
@@ -129,9 +129,9 @@ def _of_whole_batches(words: str, model: nn.Module) -> str:
     if attribute is not None:
         given = f"types.SimpleNamespace({attribute[1]}=inputs)"
     return (
-        f"{type(model).__name__}.forward takes a whole batch, and an extra pass gives it the "
-        f"input alone. Write forward_fn=lambda module, inputs: module({given}), in the form that "
-        "it takes apart."
+        f"{type(model).__name__}.forward takes a whole batch, but an extra pass gives it only "
+        f"the input. Write forward_fn=lambda module, inputs: module({given}), in the form that "
+        "forward expects."
     )
 
 

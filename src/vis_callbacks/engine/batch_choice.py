@@ -110,13 +110,13 @@ def why_no_inputs(
         )
     if _is_graph(parts, inputs):
         return (
-            f"the rows of {looks}, are nodes of graphs and no samples. Where some of them can be "
-            "looked at by themselves, write input_fn=lambda batch: ... and forward_fn."
+            f"the rows of {looks}, are nodes of graphs, not samples. If single nodes can be run on "
+            "their own, write input_fn=lambda batch: ... and forward_fn."
         )
     there = written(batch, inputs.place)
     if isinstance(inputs.value, PackedSequence):
         return (
-            f"{there} is a PackedSequence, whose rows are no samples. Write "
+            f"{there} is a PackedSequence, whose rows are not samples. Write "
             "input_fn=lambda batch: torch.nn.utils.rnn.pad_packed_sequence("
             f"{there}, batch_first=True)[0] and forward_fn=lambda module, inputs: "
             "module(torch.nn.utils.rnn.pack_sequence(list(inputs)))."
@@ -126,7 +126,7 @@ def why_no_inputs(
     if rivals and _fit_of(inputs) in (Fit.INDICES, Fit.NUMBERS):
         columns = ", ".join(written(batch, part.place) for part in (inputs, *rivals))
         return (
-            f"several parts may be the input of {looks}. Write input_fn=lambda batch: "
+            f"several parts may be the input in {looks}. Write input_fn=lambda batch: "
             f"torch.stack([{columns}], 1) and, where the model takes them one by one, "
             "forward_fn=lambda module, inputs: module(*inputs.unbind(1))."
         )

@@ -70,7 +70,7 @@ def choose_cam_layer(
         if not common:
             raise MethodUnsuitedError(
                 "no layer with the positions of the input lies on all paths from there to what "
-                'is explained. Name the one that Grad-CAM is to look at: cam_layer="..."; '
+                'is explained. Name the layer for Grad-CAM: cam_layer="..."; '
                 "vis_callbacks.summary(model, inputs) lists them."
             )
         return _best(survey.root, common), survey.calls.count

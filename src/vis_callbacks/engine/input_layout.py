@@ -53,9 +53,9 @@ def find_layout(inputs: Tensor, model: nn.Module) -> InputLayout:
     is_measured = inputs.is_floating_point() or inputs.is_complex()
     why = ""
     if inputs.dim() < 2 or (inputs.dim() < 3 and is_measured):
-        why = "whose features do not lie beside each other as pixels do"
+        why = "whose features are not neighbours as pixels are"
     elif not is_measured and inputs.dim() < 4:  # a raw image has four axes
-        why = "which are numbers of tokens or categories, and no amounts"
+        why = "which are indices of tokens or categories, not quantities"
     elif inputs.dim() > 5:
         why = "with more axes than a volume or a video has"
     if why:

@@ -65,8 +65,8 @@ class IsolatedForward:
         """The module that is run, for reading its layers. Raises RuntimeError when over."""
         if self._module is None:
             raise RuntimeError(
-                "this forward pass is alive only inside observe (or the `isolated` context it "
-                "came from), which is over. Keep its results, not the function."
+                "this forward pass works only inside observe (or the `isolated` context it "
+                "came from), which has ended. Keep its results, not the function."
             )
         return self._module
 

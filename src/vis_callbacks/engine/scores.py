@@ -31,7 +31,7 @@ class NoGradientError(MethodUnsuitedError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the score does not depend on the inputs by anything that can be differentiated: the "
+            "no gradient leads from the score to the inputs: the "
             "model's forward detaches them, or a part of it runs under torch.no_grad()."
         )
 
@@ -109,7 +109,7 @@ def expand_target(option: object) -> tuple[Target, ...]:
     if isinstance(option, str) and option not in _TARGETS:
         near = difflib.get_close_matches(option, [str(word) for word in _TARGETS], cutoff=0.0)[0]
         raise ValueError(
-            f'target="{option}" is no target. Use "label", "predicted", "both" or the index of '
+            f'target="{option}" is not a target. Use "label", "predicted", "both" or the index of '
             f'a class; nearest: "{near}".'
         )
     return _TARGETS[option] if isinstance(option, str) else (_check_index("target", option),)
@@ -118,7 +118,7 @@ def expand_target(option: object) -> tuple[Target, ...]:
 def resolve_targets(scores: Tensor, target: Target, labels: Tensor | None = None) -> Targets:
     """Returns the class to explain for each sample.
 
-    Where a label is missing or is no class of these scores, the predicted class takes its place,
+    Where a label is missing or is not a class of these scores, the predicted class takes its place,
     and ``note`` says for how many. Scores at several positions are compared by their mean. Raises
     ValueError for a class that the scores do not have.
     """
@@ -139,7 +139,7 @@ def resolve_targets(scores: Tensor, target: Target, labels: Tensor | None = None
         return Targets(torch.where(is_class, labels, predicted), note if num_odd else "")
     if target >= num_classes:
         raise ValueError(
-            f"target={target} is no class of these scores, which have {num_classes}. "
+            f"target={target} is not a class of these scores, which have {num_classes}. "
             f"Use 0 to {num_classes - 1}."
         )
     return Targets(torch.full_like(predicted, target))
@@ -229,7 +229,7 @@ def refused_inputs(
     """Returns what to say of inputs that a monitor cannot use, and what to write instead."""
     return (
         f"the inputs are {describe(inputs)}, {why}. Write input_fn=lambda batch: ... that returns "
-        f"{wanted}, and forward_fn where the model wants another form."
+        f"{wanted}, and forward_fn if the model needs another form."
     )
 
 

@@ -61,8 +61,8 @@ class StateWatch:
         if kept.state.beyond and not self._has_said_limit:
             self._has_said_limit = True
             log(
-                f"More objects hang on the model than extra passes look at: what lies beyond "
-                f"{kept.state.beyond} is not compared.",
+                f"More objects are attached to the model than extra passes check: those beyond "
+                f"{kept.state.beyond} are not compared.",
                 level=logging.INFO,
             )
         try:

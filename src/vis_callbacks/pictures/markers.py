@@ -166,7 +166,7 @@ def class_legend(kinds: NDArray[Any], class_names: Sequence[object], width: int)
         entries.append((f"class not known: {num_unknown:,}", -1))
     parts = [marker_legend(entries, width)]
     if hidden := len(classes) - len(listed):
-        parts.append(line(f"and {hidden:,} classes more; colours and shapes repeat", width))
+        parts.append(line(f"and {hidden:,} more classes; colours and shapes repeat", width))
     return [stacked(parts, gap=0)]
 
 

@@ -244,7 +244,7 @@ def scatter_plot(
     if wrong is not None:
         notes.append(f"ringed: misclassified ({np.count_nonzero(wrong):,} of {len(points):,})")
     if trails is not None:
-        notes.append("grey lines: from the place on the map before")
+        notes.append("grey lines: from the place on the previous map")
     if num_missing := np.count_nonzero(~is_shown):
         notes.append(f"left out: {num_missing:,} of {len(points):,} points that are not finite")
     picture = stacked([_drawn(figure), *marks.at(is_shown).legend(MAX_FRAME_WIDTH)])

@@ -204,7 +204,7 @@ def time_plot(
 def uneven_note(steps: Sequence[int]) -> str:
     """Returns what a reader of columns of equal width must know; "" where steps are even."""
     distances = {later - earlier for earlier, later in pairwise(steps)}
-    return "a column a snapshot: steps are not evenly spaced" if len(distances) > 1 else ""
+    return "one column per snapshot: steps are not evenly spaced" if len(distances) > 1 else ""
 
 
 def step_axis(steps: Sequence[int], width: int, room: int) -> Rgb:

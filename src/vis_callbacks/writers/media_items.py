@@ -90,7 +90,7 @@ def prepare(item: Item, prefix: str) -> Media:
     if isinstance(item, LayerTable):
         return TabData(tag=tag, text=_as_json(item))
     kind = type(item).__name__
-    raise TypeError(f"{kind} is no picture, text, histogram, embedding or table of layers")
+    raise TypeError(f"{kind} is not a picture, text, histogram, embedding or table of layers")
 
 
 def card_for(item: Scalar | Picture | Histogram | Markdown) -> Card:

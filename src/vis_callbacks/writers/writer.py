@@ -296,7 +296,7 @@ class Writer:
             loggers = ", ".join(self._names) or "no logger"
             self._guard("pictures").leave_out(
                 "no logger",
-                f"pictures: nothing takes them ({loggers}); add Trainer(logger=TensorBoardLogger("
+                f"pictures: no logger takes them ({loggers}); add Trainer(logger=TensorBoardLogger("
                 "...)), or save_images=True for PNG files. Training goes on.",
             )
         return False

@@ -49,7 +49,7 @@ def test_one_layer_is_enough_and_all_dying_ones_are_listed() -> None:
     entry = joined_entries(dying("a"), layer_entry("b"), dying("c", newly_dead=0.6))
     finding = found(DyingUnits().check(history_of(entry)))
     assert finding.layers == ("a", "c")
-    assert "'c' 60 % of 64 units" in finding.message
+    assert "'c', 60 % of 64 units" in finding.message
     assert finding.evidence["layer"] == "c"
 
 
@@ -183,7 +183,7 @@ def test_inputs_that_are_not_normalised_are_named_as_a_cause() -> None:
 
 def test_a_reference_that_is_not_step_0_is_told() -> None:
     late = found(DyingUnits().check(history_of(dying(reference_step=1000.0))))
-    assert "With these units it was first read at step 1000" in late.message
+    assert "first read with these units at step 1000" in late.message
     assert "first read" not in found(DyingUnits().check(history_of(dying()))).message
 
 

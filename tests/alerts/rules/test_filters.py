@@ -118,7 +118,7 @@ def test_the_alert_has_numbers_a_remedy_and_the_layers():
     assert finding.since_step == 150
     assert "'other'" in finding.message
     assert "0.2 %" in finding.message
-    assert "0.1:" in finding.remedy
+    assert "(0.1):" in finding.remedy
     assert finding.evidence["learning_rate"] == 0.01
     assert finding.evidence["first_validation_loss"] == pytest.approx(2.4)
     assert finding.evidence["validation_loss"] == pytest.approx(1.9)
@@ -127,7 +127,7 @@ def test_the_alert_has_numbers_a_remedy_and_the_layers():
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ({metric_names.INITIAL_ROUGHNESS: 0.6}, "starts structured"),
+        ({metric_names.INITIAL_ROUGHNESS: 0.6}, "had structure from the start"),
         ({metric_names.LEARNING_RATE: 0.0}, "frozen"),
         ({metric_names.FILTER_CHANGE: 0.0}, "frozen"),
         ({metric_names.KERNEL_SIZE: 1.0}, "1x1"),
@@ -157,7 +157,7 @@ def test_a_layer_that_was_frozen_until_then_is_not_blamed():
 def test_few_small_filters_may_begin_less_rough_than_many():
     few = {"kernel_size": 3, "first_step": 0, "initial_roughness": 0.8, "rate": 0.1}
     assert why_not_judged(**few, roughness_error=0.1) == ""  # 1 - 3 x .1
-    assert "structured" in why_not_judged(**few, roughness_error=0.05)
+    assert "structure" in why_not_judged(**few, roughness_error=0.05)
 
 
 def test_filters_that_blow_up_are_remarked_from_their_change_at_step_150_to_200():
@@ -200,7 +200,7 @@ FALLING = [2.0, 1.5, 1.0, 0.8, 0.6, 0.4]
 def test_over_fitting_rests_on_losses_that_part_for_three_validations():
     finding = OverFitting().check(losses(FALLING, [2.0, 1.0, 1.1, 1.2, 1.3, 1.4]))
     assert isinstance(finding, Finding)
-    assert "at its best, 1, at step 100" in finding.message
+    assert "lowest, 1, at step 100" in finding.message
     assert "Stop at step 100" in finding.remedy
     assert "rough" not in finding.message
 
@@ -237,7 +237,7 @@ def test_odd_filters_are_counted():
     finding = OddFilters().check(every_50(entry))
     assert isinstance(finding, Finding)
     assert finding.message == (
-        "Filters: in 'conv' 2 near zero, 4 nearly equal to another one (of 48)."
+        "Odd filters: in 'conv', 2 near zero, 4 nearly equal to another one (of 48)."
     )
     assert OddFilters().check(every_50(filters())) is None
     unknown = filters(**{metric_names.DUPLICATED_FILTERS: math.nan})

@@ -169,7 +169,7 @@ def test_a_softmax_over_one_output_is_told_at_the_first_look() -> None:
 def test_a_loss_of_scores_wants_no_activation_before_it(name: str, head: str, brings: str) -> None:
     finding = found(LossMisfit(), entry(formulas={name: 1.0}, head=head, output_low=0.0))
     assert brings in finding.message
-    assert f"Take the {head}" in finding.remedy
+    assert f"Remove the {head}" in finding.remedy
 
 
 def test_a_softmax_is_known_by_its_rows() -> None:

@@ -49,7 +49,8 @@ def test_weights_that_start_too_large_come_before_the_rate() -> None:
     looks = [*high, *[entry(loss=math.inf, **{metric_names.BAD_STEP: 3.0}) for _ in range(2)]]
     remedy = found(NonFiniteLoss(), *looks).remedy
     begin = (
-        "Look at the batch of step 3 for NaN. If it holds none: Use the layers' own initialisation"
+        "Look at the batch of step 3 for NaN. If it contains none: Use the layers' own"
+        " initialisation"
     )
     assert remedy.startswith(begin)
     assert "tenfold (to 0.01 instead of 0.1), and again until the loss stays finite" in remedy

@@ -50,7 +50,7 @@ def test_features_that_differ_by_rounding_alone_are_equal():
 def test_a_rank_that_has_fallen_to_one_is_found_with_its_evidence():
     found = finding(entry(8.0), entry(1.9), entry(1.1), entry(1.05))
     assert (found.cause, found.min_snapshots, found.severity) == ("one direction", 2, None)
-    assert "effective rank 1.05, once 8.0, with 10 classes" in found.message
+    assert "effective rank is 1.05 (it was 8.0), with 10 classes" in found.message
     assert "31 % of nearest neighbours are of the same class" in found.message
     assert found.since_step == 100
     assert found.evidence["highest_effective_rank"] == 8.0

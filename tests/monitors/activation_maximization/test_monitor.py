@@ -342,7 +342,7 @@ def test_a_network_that_gives_nan_is_said_to():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": [7]}, "classes holds 7, which is no class of these scores: they have 3"),
+        ({"classes": [7]}, "classes holds 7, which is not a class of these scores: they have 3"),
         ({"units": ["rellu:1"]}, 'layer="rellu" matches none .*nearest: "relu"'),
         ({"units": ["relu:9"]}, 'layer "relu" has 4 units. Use an index from 0 to 3'),
         ({"units": ["relu:1@9,9"]}, r"positions of size \(4, 4\)"),
@@ -356,9 +356,12 @@ def test_what_the_network_does_not_have_says_what_it_has(options, message):
 @pytest.mark.parametrize(
     ("inputs", "why"),
     [
-        (torch.randn(3, 6), "whose features do not lie beside each other"),
-        (torch.ones(3, 6, dtype=torch.int64), "which are numbers of tokens or categories"),
-        (torch.ones(3, 1, 4, 4, dtype=torch.uint8), "and no gradient can be taken there"),
+        (torch.randn(3, 6), "whose features are not neighbours"),
+        (torch.ones(3, 6, dtype=torch.int64), "which are indices of tokens or categories"),
+        (
+            torch.ones(3, 1, 4, 4, dtype=torch.uint8),
+            "which are not floating point and have no gradient",
+        ),
     ],
 )
 def test_of_inputs_without_places_or_gradient_it_has_nothing_to_show(inputs, why):
@@ -374,15 +377,15 @@ def test_without_reference_samples_it_says_what_to_write():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": 3}, "classes=3 is no list of classes"),
-        ({"classes": []}, r"classes=\[\] is no list"),
+        ({"classes": 3}, "classes=3 is not a list of classes"),
+        ({"classes": []}, r"classes=\[\] is not a list"),
         ({"classes": [-1]}, "classes holds -1"),
-        ({"units": "relu:1"}, "units='relu:1' is no list of units"),
+        ({"units": "relu:1"}, "units='relu:1' is not a list of units"),
         ({"units": ["relu"]}, "is not written as a layer and an index"),
         ({"num_steps": 0}, "num_steps=0 is too small"),
         ({"preset": "deepdream"}, "preset='deepdream' is none. Use a Preset or one of natural"),
         ({"max_images": 0}, "max_images=0 is too small"),
-        ({"seed": 0.5}, "seed=0.5 is no whole number"),
+        ({"seed": 0.5}, "seed=0.5 is not a whole number"),
     ],
 )
 def test_a_wrong_option_says_what_to_write(options, message):

@@ -347,8 +347,8 @@ def test_a_score_without_a_gradient_says_what_to_write():
     ("options", "message"),
     [
         ({"l2": -1}, "l2=-1 is negative"),
-        ({"l2": "much"}, "l2='much' is no number"),
-        ({"step_size": 0}, "step_size=0 moves nothing"),
+        ({"l2": "much"}, "l2='much' is not a number"),
+        ({"step_size": 0}, "step_size=0 changes nothing"),
         ({"decay": 1.0}, "decay=1.0 leaves nothing"),
         ({"norm_percentile": 100}, "norm_percentile=100 leaves nothing"),
     ],

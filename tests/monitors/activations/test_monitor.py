@@ -299,11 +299,11 @@ def test_the_state_goes_on_where_it_was():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "fc"}, r'layers=\'fc\' is no list of names. Use \["fc"\]'),
+        ({"layers": "fc"}, r'layers=\'fc\' is not a list of names. Use \["fc"\]'),
         ({"map_layers": [1]}, "map_layers holds 1"),
         ({"max_maps": 0}, "max_maps=0 is too small"),
         ({"max_maps": True}, "max_maps=True is a bool"),
-        ({"histograms": "yes"}, "histograms='yes' is no bool"),
+        ({"histograms": "yes"}, "histograms='yes' is not a bool"),
         ({"every_n_steps": 3}, "has no option 'every_n_steps'. Nearest: .*every_n_train_steps"),
     ],
 )

@@ -162,7 +162,7 @@ def test_an_alert_on_rows_says_rows(tmp_path):
 
     monitor = train(tmp_path, Dying())
     alert = next(alert for alert in monitor.alerts if alert.kind == "dying_units")
-    assert f"0 for every one of the latest {alert.sample_size} rows" in alert.message
+    assert f"0 on all of the latest {alert.sample_size} rows" in alert.message
     assert alert.evidence["counted"] == "rows"
 
 
@@ -222,7 +222,7 @@ def test_maps_that_cannot_be_had_are_left_out_alone_and_that_is_said_once(tmp_pa
     assert list(drawn(monitor)) == ["activations/unit_life", "activations/raster"]
     assert not monitor.guard.counts
     (words,) = [line for line in info_lines(caplog) if "maps" in line]
-    assert words.startswith("ActivationMonitor leaves out maps of activations and goes on without")
+    assert words.startswith("ActivationMonitor leaves out maps of activations and goes on")
     assert "TypeError: missing a mask" in words
     assert "map_layers=[]" in words
 

@@ -37,7 +37,7 @@ def raster_of(percents: list[int], latest: list[list[int]]) -> None:
     ("percents", "latest", "words"),
     [
         ([0, 0], [[ALIVE] * 2, [ALIVE, REVIVED]], "of a; no unit of any layer is dead"),
-        ([0, 50], [[ALIVE] * 2, [DEAD, ALIVE]], "of b; the layer with most dead units (50 %)"),
+        ([0, 50], [[ALIVE] * 2, [DEAD, ALIVE]], "of b; the layer with the most dead units (50 %)"),
         ([0, 0], [[ALIVE] * 2, [DEAD] + [ALIVE] * 300], "of b; 1 of them dead"),
         # Too few samples yet, or too few units: "never fired" is not "dead".
         ([0, 0], [[ALIVE] * 2, [NEVER_FIRED, ALIVE]], "of a; no unit of any layer has died"),
@@ -64,12 +64,12 @@ def test_the_captions_say_where_rows_and_not_samples_are_counted(said):
         np.zeros((4, 2)), np.array([True, False, True, True]), np.array([True, False, True, True]),
         rows=["a", "b", "c", "d"], steps=[0, 60], what="dead", num_samples=64,
     )  # fmt: skip
-    assert said[2] == "rows, not samples, are counted of a, c and 1 more"
+    assert said[2] == "rows, not samples, are counted in a, c and 1 more"
     assert said[3] == "no sample has reached b"
     for percents, word in (([50, 0], "rows"), ([0, 50], "samples")):
         said.clear()
         raster_of(percents, [[DEAD, ALIVE], [DEAD, ALIVE]])
-        assert said[1] == f"dead: 0 for every one of 160 {word} or more"
+        assert said[1] == f"dead: 0 on all of the latest 160 {word} or more"
 
 
 CROSS, ORANGE = (235, 235, 235), STATE_COLOURS[DEAD]

@@ -103,7 +103,7 @@ def test_new_samples_begin_among_their_neighbours_and_are_counted():
 
 def test_a_map_of_other_samples_begins_afresh_and_says_so(first):
     second = follow(first, clusters(seed=5), prints() + 60)
-    assert second.note == "begun afresh: only 30 of 90 samples are those of the last map"
+    assert second.note == "started afresh: only 30 of 90 samples are those of the previous map"
     assert second.before is None
     assert second.moved is None
 
@@ -234,7 +234,7 @@ def test_a_map_that_begins_afresh_begins_a_strip():
     kept._followed["fc"].fingerprints[:] += 1_000
     report = seen(kept, step=5)
     assert array(report, "points", "strip").shape[0] == 1
-    assert "begun afresh" in notes(report)[0]
+    assert "started afresh" in notes(report)[0]
 
 
 def test_features_without_extent_give_a_reason_and_leave_the_followed_map_alone():
@@ -254,7 +254,7 @@ def test_the_caption_names_trust_agreements_and_the_way():
     title, first, second = caption(report)
     assert title == "input of fc: principal components, 20 samples; epoch 0, step 5"
     assert first == f"trustworthiness {trust:.3f}; moved by 0.00 of its spread (median)"
-    assert second.startswith("nearest of the same class: ")
+    assert second.startswith("nearest neighbours of the same class: ")
     assert second.endswith("(in pixels 50 %)")
 
 
@@ -262,7 +262,7 @@ def test_the_caption_names_trust_agreements_and_the_way():
 def test_trustworthiness_is_no_quality_where_many_features_are_identical(num_twins, said):
     given = features()
     given[1 : 1 + num_twins] = given[0]
-    assert (" of what is left" in caption(seen(maps(), given))[1]) is said
+    assert (" of the different ones" in caption(seen(maps(), given))[1]) is said
 
 
 def test_a_wrong_sample_is_marked_only_where_there_are_predictions():

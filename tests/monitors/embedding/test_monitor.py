@@ -411,7 +411,7 @@ class Packed(nn.Module):
 
 @torch.no_grad()
 def test_a_model_whose_rows_are_no_samples_has_nothing_to_show_and_is_told_so():
-    with pytest.raises(NothingToShow, match="with one row a sample was seen"):
+    with pytest.raises(NothingToShow, match="with one row per sample was found"):
         watched(Packed()).look(batches(images()))
 
 
@@ -481,7 +481,7 @@ def test_samples_with_features_that_are_not_finite_are_left_out_and_counted():
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_fewer_than_four_samples_have_no_map(num_samples):
     report = watched(num_samples=num_samples).look(batches(images()))
-    said = f"no map: {num_samples} samples have finite features, 4 are the least"
+    said = f"no map: {num_samples} samples have finite features; at least 4 are needed"
     assert said in words(report, "embedding/map/head")
 
 
@@ -579,14 +579,14 @@ def test_the_state_goes_on_where_it_was():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "fc"}, r'layers=\'fc\' is no list of names. Use \["fc"\]'),
+        ({"layers": "fc"}, r'layers=\'fc\' is not a list of names. Use \["fc"\]'),
         ({"layers": []}, r"layers=\[\] holds no name"),
         ({"probe_layers": [1]}, "probe_layers holds 1"),
         ({"perplexity": 1}, "perplexity=1 is out of range. Use more than 1"),
         ({"perplexity": "30"}, "perplexity='30' is a str"),
         ({"method": "umap"}, 'method=\'umap\' is none of the choices. Use "tsne" or "pca"'),
         ({"backend": "openTSNE"}, "backend='openTSNE' is none of the choices"),
-        ({"projector": 1}, "projector=1 is no bool"),
+        ({"projector": 1}, "projector=1 is not a bool"),
         (
             {"num_samples": 6000, "backend": "torch"},
             'num_samples=6,000 is too many.*backend="auto"',

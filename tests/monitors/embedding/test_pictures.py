@@ -226,7 +226,7 @@ def test_few_samples_a_class_are_said_to_be_few_and_nothing_of_a_network_that_is
     ((_, caption, levels),) = drawn
     assert math.isnan(levels["network itself"])
     assert not any("network" in line for line in caption)
-    assert caption[-1].startswith("5.0 samples a class: a probe fitted to so few")
+    assert caption[-1].startswith("5.0 samples per class: probes fitted to so few")
 
 
 def test_a_probe_curve_lists_its_layers_below():

@@ -132,7 +132,7 @@ def test_a_layer_that_the_pass_did_not_meet_is_read_by_the_shape_of_its_weight()
             None,
             r'no forward pass .* met a convolution .* there are "conv"',
         ),
-        (snapshot(info("deep")), None, r'was seen to touch the input.*first ones are "deep"'),
+        (snapshot(info("deep")), None, r'was found that reads the input.*first ones are "deep"'),
         (snapshot(conv=torch.zeros(1)), "cov", r'Nearest: "conv". Use layer="conv"'),
         (snapshot(), "conv", "The model has none"),
     ],

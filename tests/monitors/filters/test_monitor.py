@@ -377,11 +377,11 @@ def test_the_learned_part_stands_beside_with_its_share(captions):
     [
         (lambda w: None, 3, {}, "a single filter of this size cannot be told from noise"),
         (lambda w: None, 7, {}, "orange frame"),
-        (lambda w: None, 1, {}, "1x1 have no neighbours"),
+        (lambda w: None, 1, {}, "1x1 filters have no neighbouring weights"),
         (lambda w: w[0].fill_(math.nan), 7, {}, "magenta: not finite (1 filters)"),
         (lambda w: w[1].zero_(), 7, {}, "1 near zero (crossed)"),
         (lambda w: w[1].copy_(w[0]), 7, {}, "2 nearly equal to another one"),
-        (lambda w: None, 7, {"step": 120}, "the first ones seen are of step 120"),
+        (lambda w: None, 7, {"step": 120}, "it was first read at step 120"),
         (lambda w: None, 7, {"optimizer": (group(names=("1.weight",)),)}, "it is frozen"),
     ],
 )
@@ -398,7 +398,7 @@ def test_a_layer_that_starts_structured_is_said_to(captions):
     with torch.no_grad():
         model[0].weight += 0.2
     drawn(look(model, images(2, 3, 12, 12), wants_pictures=True))
-    assert "it starts structured (pre-trained?)" in captions.text
+    assert "its filters had structure from the start (pre-trained?)" in captions.text
 
 
 def test_the_strip_begins_with_the_initial_weights_and_ends_with_the_latest():
@@ -546,7 +546,7 @@ def test_one_branch_that_cannot_be_read_is_left_out_and_the_other_is_shown(caplo
     for step in (0, 50):
         assert layers(observed.look(step, weights=weights)) == ["right"]
     (words,) = [record.getMessage() for record in caplog.records]
-    assert words.startswith('FilterMonitor leaves out "left" and goes on without')
+    assert words.startswith('FilterMonitor leaves out "left" and goes on')
     assert 'the weight of "left" is sharded' in words
 
 

@@ -25,7 +25,7 @@ class Module(pl.LightningModule):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3), last)
         self.loss, self.rate = loss, rate
-        self.at: int | None = None  # the step whose loss is no number
+        self.at: int | None = None  # the step whose loss is not a number
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)

@@ -223,9 +223,9 @@ def test_a_snapshot_that_takes_long_is_said_once(caplog, monkeypatch):
 @pytest.mark.parametrize(
     ("inputs", "why"),
     [
-        (torch.randn(3, 6), "whose features do not lie beside each other"),
-        (torch.ones(3, 6, dtype=torch.int64), "which are numbers of tokens or categories"),
-        (torch.ones(3, 6, 4, dtype=torch.int64), "which are numbers of tokens or categories"),
+        (torch.randn(3, 6), "whose features are not neighbours"),
+        (torch.ones(3, 6, dtype=torch.int64), "which are indices of tokens or categories"),
+        (torch.ones(3, 6, 4, dtype=torch.int64), "which are indices of tokens or categories"),
         (torch.randn(3, 2, 2, 2, 2, 2), "with more axes than a volume or a video has"),
     ],
 )
@@ -247,11 +247,11 @@ def test_without_reference_samples_it_says_what_to_write():
         ({"stride": 9, "window_size": 4}, "stride=9 is larger than window_size=4"),
         ({"baseline": "grey"}, 'baseline must be "mean", "blur", a number .*; got \'grey\''),
         ({"baseline": True}, 'baseline must be "mean", "blur", a number .*; got True'),
-        ({"baseline": (0.5, "red")}, "baseline holds 'red', which is no finite number"),
+        ({"baseline": (0.5, "red")}, "baseline holds 'red', which is not a finite number"),
         ({"target": "both"}, 'target="both" is two'),
         ({"target": "lable"}, 'nearest: "label"'),
-        ({"layer": 3}, "layer=3 is no name"),
-        ({"coarse_to_fine": 1}, "coarse_to_fine=1 is no bool"),
+        ({"layer": 3}, "layer=3 is not a name"),
+        ({"coarse_to_fine": 1}, "coarse_to_fine=1 is not a bool"),
         ({"max_forward_passes": 0}, "max_forward_passes=0 is too small"),
         ({"batch_size": 0}, "batch_size=0 is too small"),
     ],

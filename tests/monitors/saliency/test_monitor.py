@@ -121,7 +121,7 @@ def test_one_target_has_one_map(target):
 
 
 def test_a_class_that_the_scores_do_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"target=7 is no class of these scores, which have 3"):
+    with pytest.raises(ValueError, match=r"target=7 is not a class of these scores, which have 3"):
         looked(SaliencyMonitor(target=7), tiny_module())
 
 
@@ -189,7 +189,7 @@ def test_what_the_rule_did_not_apply_to_is_told():
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Hardswish(), nn.Flatten(), nn.Linear(64, 3), nn.Sigmoid()
     )
     report = looked(SaliencyMonitor(methods=["guided_backprop"]), net)
-    said = "1 ReLUs a pass followed the rule, 1 hardswish, 1 sigmoid did not"
+    said = "1 ReLUs per pass followed the rule, 1 hardswish, 1 sigmoid did not"
     assert said in caption(report, "saliency/guided_backprop")
 
 
@@ -373,7 +373,7 @@ def test_outputs_that_are_no_classes_are_called_by_their_number():
         assert "wrong" not in text
         assert "p = " not in text
         assert "class" not in text
-        assert ("the labels have not shown" in text) == ("outputs" not in options)
+        assert ("the labels do not tell yet" in text) == ("outputs" not in options)
     titles = [line[0] for line in words_of(report)[:12]]
     assert titles == ["image", "highest output", "on it"] * 4
 
@@ -482,7 +482,7 @@ def test_inputs_and_scores_of_every_form_are_drawn(model, shape):
     ],
 )
 def test_inputs_that_have_no_gradient_are_refused_with_what_to_write(inputs, words):
-    with pytest.raises(NothingToShow, match=f"{words}, and no gradient.*input_fn"):
+    with pytest.raises(NothingToShow, match=f"{words}, which are not floating point.*input_fn"):
         looked(SaliencyMonitor(), tiny_module(), references=references(inputs=inputs))
 
 
@@ -566,19 +566,22 @@ def test_an_evaluation_outside_of_fit_leaves_the_strip_alone():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"methods": "gradient"}, r"methods='gradient' is no list of names. Use \[\"gradient\"\]"),
+        (
+            {"methods": "gradient"},
+            r"methods='gradient' is not a list of names. Use \[\"gradient\"\]",
+        ),
         ({"methods": ["saliency"]}, 'no method "saliency". Use gradient, guided_backprop'),
         ({"methods": []}, "holds no name"),
-        ({"target": "lable"}, r'target="lable" is no target.*nearest: "label"'),
+        ({"target": "lable"}, r'target="lable" is not a target.*nearest: "label"'),
         ({"unit": "relu"}, r'unit "relu" is not written as .* Use "layer4.1.relu-1:17"'),
         ({"unit": 3}, r'unit=3 is a int. Use "layer4.1.relu-1:17"'),
         (
             {"positions": "mean"},
             r'positions=.mean. is none of the choices. Use "strongest" or "sum"',
         ),
-        ({"cam_layer": 3}, "cam_layer=3 is no name"),
+        ({"cam_layer": 3}, "cam_layer=3 is not a name"),
         ({"mask_fn": "mask"}, "mask_fn=.mask. cannot be called"),
-        ({"sanity_check": 1}, "sanity_check=1 is no bool"),
+        ({"sanity_check": 1}, "sanity_check=1 is not a bool"),
         ({"sanity_check": True, "unit": "relu:1"}, "Leave it off with unit="),
     ],
 )

@@ -273,9 +273,9 @@ def test_a_layer_whose_rows_are_no_images_is_said_once_and_costs_no_other_layer(
             report = observed.look(images_of(), step=step)
     assert list(tops(report)) == ["top_patches/Experts/relu"]
     said = [record.message for record in caplog.records]
-    assert [line for line in said if "the rows of experts.0.1 are no samples" in line] == said[:1]
+    assert [line for line in said if "the rows of experts.0.1 are not samples" in line] == said[:1]
     assert not monitor.guard.counts
-    with pytest.raises(NothingToShow, match="are no samples"):
+    with pytest.raises(NothingToShow, match="are not samples"):
         Observed(Experts(), TopPatchesMonitor(["experts.0.1"])).look(images_of())
     assert list(tops(Observed(Experts(), TopPatchesMonitor()).look(images_of()))) == [
         "top_patches/Experts/relu"
@@ -376,7 +376,7 @@ def test_numbers_come_without_pictures_where_none_are_due():
 def test_too_many_layers_are_refused():
     model = nn.Sequential(*(nn.ReLU() for _ in range(21)))
     observed = Observed(model, TopPatchesMonitor([f"{i}" for i in range(21)]))
-    with pytest.raises(ValueError, match="matches 21 layers; patches are shown of 20 at most"):
+    with pytest.raises(ValueError, match="matches 21 layers; patches are shown for at most 20"):
         observed.look(images_of(2))
 
 
@@ -402,11 +402,11 @@ def test_a_field_that_cannot_be_traced_is_reported_and_the_images_are_shown(cont
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "relu"}, r'layers=\'relu\' is no list of names. Use \["relu"\]'),
+        ({"layers": "relu"}, r'layers=\'relu\' is not a list of names. Use \["relu"\]'),
         ({"layers": []}, "holds no name"),
         ({"units": "best"}, 'units="best" is not one of the choices. Use "random", "strongest"'),
-        ({"units": 3}, r"units=3 is no list of units. Use .* or \[3, 17\]"),
-        ({"units": []}, "is no list of units"),
+        ({"units": 3}, r"units=3 is not a list of units. Use .* or \[3, 17\]"),
+        ({"units": []}, "is not a list of units"),
         ({"units": [-1]}, "index=-1 is negative"),
         ({"units": [True]}, "index=True is a bool"),
         ({"units": ["relu"]}, 'unit "relu" is not written as a layer and an index'),
@@ -414,7 +414,7 @@ def test_a_field_that_cannot_be_traced_is_reported_and_the_images_are_shown(cont
         ({"top_k": 0}, "top_k=0 is too small"),
         ({"max_units": 0}, "max_units=0 is too small"),
         ({"patches_per_image": 0}, "patches_per_image=0 is too small"),
-        ({"show_images": 1}, "show_images=1 is no bool"),
+        ({"show_images": 1}, "show_images=1 is not a bool"),
         ({"seed": 0.5}, "seed=0.5 is a float"),
     ],
 )

@@ -66,12 +66,12 @@ def test_images_that_excite_a_unit_equally_are_said_to_be_drawn(said):
     values = torch.full((60, 1, 1), 6.0)
     values[7] = 8.0
     draw(**arrays_of(values), page=PAGE)
-    assert said[0][0].notes[:2] == ["1 of 1: dog", "2 drawn of 59 equally strong"]
+    assert said[0][0].notes[:2] == ["1 of 1: dog", "2 drawn from 59 equally strong"]
 
 
 def test_volumes_are_said_to_be_shown_by_their_middle_slice(said):
     draw(**arrays_of(VALUES), page=replace(PAGE, is_volume=True))
-    assert "of each volume the middle slice is shown" in said[1]
+    assert "the middle slice of each volume is shown" in said[1]
 
 
 VALUES = torch.tensor([[[3.0], [0.0]], [[2.0], [0.0]], [[0.0], [0.0]], [[1.0], [0.0]]])
@@ -141,7 +141,7 @@ def test_the_caption_says_what_is_seen_of_an_image(said, field, words):
     [
         ("strongest", range(64), "units: those with the largest activation, of 64"),
         ("strongest", range(10), "of 10 (drawn) of 64"),
-        ("selective", range(64), "units: of each class in turn the most selective, of 64"),
+        ("selective", range(64), "units: the most selective for each class in turn, of 64"),
         ([3, 17], (3, 17), "units: 2 of 64"),
         ("random", range(64), "units: 64 of 64"),
     ],

@@ -94,7 +94,7 @@ def to_normalise(history: History) -> str:
 # A deep chain of ReLUs was mended by it, not by BatchNorm and hardly by a lower rate.
 KAIMING = (
     "Use ReLU or GELU in place of sigmoid, tanh or softmax in hidden layers, and initialise their"
-    ' weights by Kaiming\'s method (nn.init.kaiming_normal_(weight, nonlinearity="relu")).'
+    ' weights with Kaiming\'s method (nn.init.kaiming_normal_(weight, nonlinearity="relu")).'
 )
 
 

@@ -39,6 +39,7 @@ from vis_callbacks.alerts.rules.conditions import (
     learning_rate,
     loss_level,
     quoted,
+    sentence,
     share,
     weight_growth,
     whole,
@@ -101,11 +102,11 @@ class DyingUnits:
         rate = learning_rate(history)
         worst = max(layers, key=lambda layer: history.latest(NEWLY_DEAD, layer))
         since = _since(history, layers)
-        words = f"Units are dying, the learning rate is too high: {_silent(history, worst)}"
+        words = f"Units are dying because the learning rate is too high: {_silent(history, worst)}"
         if others := tuple(layer for layer in layers if layer != worst):
-            words += f" Also in {quoted(others)}."
+            words += f" The same holds in {quoted(others)}."
         if (reference := history.latest(REFERENCE_STEP, worst)) > 0:
-            words += f" With these units it was first read at step {reference:.0f}."
+            words += f" The layer was first read with these units at step {reference:.0f}."
         evidence: Evidence = {
             "layer": worst,
             NEWLY_DEAD: history.latest(NEWLY_DEAD, worst),
@@ -210,21 +211,21 @@ class DeadFromStart:
         num_samples = whole(history.latest(WINDOW_SAMPLES, worst))
         return Finding(
             message=(
-                f"Dead from initialisation: in {quoted((worst,))} {share(value)} of"
+                f"Dead from initialisation: in {quoted((worst,))}, {share(value)} of"
                 f" {num_units:.0f} units have not fired once since step 0"
-                f" ({num_samples} {counted(history, worst)} or more)."
+                f" (on {num_samples} {counted(history, worst)} or more)."
             ),
             layers=layers,
             since_step=0,
             evidence={NEVER_FIRED: value, NUM_UNITS: num_units, **_counted(history, worst)},
             sample_size=num_samples,
             could_be=(
-                "weights that were loaded and not initialised",
-                "a class or a kind of input that has not come yet",
+                "weights that were loaded instead of initialised",
+                "a class or a kind of input that has not appeared yet",
             ),
             remedy=(
                 f"Look at the bias and the initialisation of the weights before {worst!r}: a bias"
-                " of 0 and Kaiming's initialisation leave about half of the units firing. The"
+                " of 0 and Kaiming initialisation leave about half of the units firing. The"
                 " learning rate is not the cause."
             ),
             severity="critical" if value >= self.critical_share else "warning",
@@ -253,7 +254,7 @@ class NewlyDeadUnits:
             return None
         worst = max(layers, key=lambda layer: history.latest(NEWLY_DEAD, layer))
         return Finding(
-            message=_silent(history, worst),
+            message=sentence(_silent(history, worst)),
             layers=layers,
             since_step=_since(history, layers),
             evidence={NEWLY_DEAD: history.latest(NEWLY_DEAD, worst), **_counted(history, worst)},
@@ -278,9 +279,9 @@ def _layers_above(history: History, metric: str, min_share: float) -> tuple[str,
 def _silent(history: History, layer: str) -> str:
     num_samples = history.latest(WINDOW_SAMPLES, layer)
     return (
-        f"in {quoted((layer,))} {share(history.latest(NEWLY_DEAD, layer))} of"
-        f" {history.latest(NUM_UNITS, layer):.0f} units fired before and were 0 for every one of"
-        f" the latest {num_samples:.0f} {counted(history, layer)}."
+        f"in {quoted((layer,))}, {share(history.latest(NEWLY_DEAD, layer))} of"
+        f" {history.latest(NUM_UNITS, layer):.0f} units fired before, but were 0 on all of the"
+        f" latest {num_samples:.0f} {counted(history, layer)}."
     )
 
 
@@ -301,13 +302,16 @@ def _could_be(history: History, rate: Rate, since: int | None) -> tuple[str, ...
         causes.append(f"inputs that are not normalised ({scale})")
     if since is not None and since >= _LATE_STEP and rate.jump is None:
         causes.append(f"a burst of large gradients at about step {since}")
-    causes.append("labels that have nothing to do with the inputs: no rate helps with these")
-    return (*causes, "deaths without harm: an easy task in a wide network, the loss falls on")
+    causes.append("labels that have nothing to do with the inputs, for which no rate helps")
+    return (
+        *causes,
+        "harmless deaths: the task is easy for a wide network, and the loss still falls",
+    )
 
 
 _WHILE_IT_RUNS = (
-    "Going on with a tenth, without a restart, came within 3 points of the best rate in 24 of 114"
-    " trainings, a restart in 80."
+    "Of 114 trainings, 80 came within 3 points of the best rate after a restart, and 24 when they"
+    " went on at a tenth without one."
 )
 
 
@@ -316,7 +320,7 @@ def _remedy(rate: Rate, since: int | None) -> str:
         step, before, after = rate.jump
         return (
             f"The learning rate rose from {before:.3g} to {after:.3g} at step {step} or shortly"
-            " before: go back to a checkpoint before it and take the rise out, or clip gradients."
+            " before. Go back to an earlier checkpoint and remove the rise, or clip gradients."
         )
     again = _WHILE_IT_RUNS
     if math.isnan(rate.highest):
@@ -324,7 +328,7 @@ def _remedy(rate: Rate, since: int | None) -> str:
     restart = f"with learning rate {rate.highest / 10:.3g} (a tenth of {rate.highest:.3g})"
     if rate.is_falling:
         return (
-            f"The schedule is lowering the rate already (now {rate.latest:.3g}): wait whether"
-            f" units come back, or restart {restart}."
+            f"The schedule is already lowering the rate (now {rate.latest:.3g}): wait to see"
+            f" whether units come back, or restart {restart}."
         )
-    return f"Restart {restart}: clearly better in 94 of 100 measured restarts. {again}"
+    return f"Restart {restart}: that was clearly better in 94 of 100 measured restarts. {again}"

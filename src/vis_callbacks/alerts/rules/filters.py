@@ -52,19 +52,17 @@ def why_not_judged(
         has_stepped: Whether there was an update since.
     """
     if kernel_size == 0:
-        return "its inputs have no known neighbours, so that noise cannot be judged"
+        return "its inputs have no known neighbours, so noise cannot be judged"
     if kernel_size == 1:
-        return "filters of 1x1 have no neighbours, so that noise cannot be judged"
+        return "1x1 filters have no neighbouring weights, so noise cannot be judged"
     if initial_roughness < min(0.9, 1 - 3 * roughness_error):
-        return "it starts structured (pre-trained?), so that its noise tells nothing"
+        return "its filters had structure from the start (pre-trained?), so noise tells nothing"
     if rate == 0:
         return "it is frozen: no optimizer moves it, or its learning rate is 0"
     if has_stepped and change == 0:
-        return "it is frozen: not one weight has moved (or no gradient reaches it)"
+        return "it is frozen: no weight has moved (or no gradient reaches it)"
     if first_step > 0:
-        return (
-            f"its initial weights are not known: the first ones seen are of step {first_step:,.0f}"
-        )
+        return f"its initial weights are not known: it was first read at step {first_step:,.0f}"
     return ""
 
 
@@ -112,15 +110,15 @@ class HardlyLearned:
         moved = _percent(history.latest(metric_names.FILTER_CHANGE, worst))
         return Finding(
             message=f"The first layer has hardly learned: the filters of {quoted((worst,))} are as"
-            f" noisy as they were initialised (roughness {rough:.2f}, white noise has 1), and have"
-            f" moved by {moved} of their norm.",
+            f" noisy as at initialisation (roughness {rough:.2f}; white noise has 1), and have"
+            f" moved by only {moved} of their norm.",
             layers=layers,
             since_step=min(found.values()),
             evidence=_evidence(history, worst) | _trend(history),
             could_be=(
                 "a learning rate that is too small",
                 "too few steps so far",
-                "labels without signal: random ones looked like this early in 2 of 9 trainings",
+                "labels without signal (random labels looked like this early in 2 of 9 trainings)",
             ),
             remedy=_remedy(history, worst),
             severity="info" if self._has_learned_elsewhere(history) else "warning",
@@ -174,7 +172,7 @@ class FiltersBlowUp:
         moved = _percent(history.at(entry, metric_names.FILTER_CHANGE, worst))
         step = history.steps[entry]
         return Finding(
-            message=f"First-layer weights blow up: at step {step} those of {quoted((worst,))} had"
+            message=f"First-layer weights blow up: by step {step}, those of {quoted((worst,))} had"
             f" moved by {moved} of their initial norm. The learning rate may be too high.",
             layers=layers,
             since_step=step,
@@ -222,12 +220,12 @@ class InitialNoise:
         decay = (
             ""
             if math.isnan(left)
-            else f" Weight decay alone has left {_percent(left)} of the initial weights."
+            else f" Weight decay alone would have left {_percent(left)} of the initial weights."
         )
         return Finding(
             message=f"The filters of {quoted((worst,))} still carry their initial noise:"
-            f" {_percent(inherited)} of their energy is inherited from the initial weights,"
-            f" {_percent(1 - inherited)} was learned.{decay} Healthy networks do this.",
+            f" {_percent(inherited)} of their energy comes from the initial weights, and"
+            f" {_percent(1 - inherited)} was learned.{decay} Healthy networks do this, too.",
             layers=layers,
             evidence=_evidence(history, worst),
             could_be=("a healthy network", "little training", "little weight decay"),
@@ -263,8 +261,8 @@ class OddFilters:
                 evidence |= {f"{metric}/{layer}": v for metric, v in shares.items() if v > 0}
         if not said:
             return None
-        named = "; ".join(f"in {quoted((layer,))} {counts}" for layer, counts in said.items())
-        return Finding(message=f"Filters: {named}.", layers=tuple(said), evidence=evidence)
+        named = "; ".join(f"in {quoted((layer,))}, {counts}" for layer, counts in said.items())
+        return Finding(message=f"Odd filters: {named}.", layers=tuple(said), evidence=evidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +282,9 @@ class FiltersNotJudged:
         if not reasons:
             return None
         said = "; ".join(f"{quoted((layer,))}: {reason}" for layer, reason in reasons.items())
-        return Finding(message=f"Filters not judged: {said}.", layers=tuple(reasons))
+        return Finding(
+            message=f"The noise of some filters is not judged: {said}.", layers=tuple(reasons)
+        )
 
 
 def _not_judged(history: History, layer: str) -> str:
@@ -339,13 +339,13 @@ def _remedy(history: History, layer: str) -> str:
     if scale := input_scale(history):
         return (
             f"Normalise the inputs first ({scale}): subtract the mean and divide by the standard"
-            " deviation. On such inputs ten times the rate does harm."
+            " deviation. On inputs of this scale, ten times the rate does harm."
         )
     rate = history.latest(metric_names.LEARNING_RATE, layer)
-    numbers = "" if math.isnan(rate) else f", {10 * rate:.3g}"
+    number = "" if math.isnan(rate) else f" ({10 * rate:.3g})"
     return (
-        f"Try ten times the learning rate{numbers}: it was better by 3 points of accuracy or more"
-        " in 15 of 15 measured cases. Or train for longer."
+        f"Try ten times the learning rate{number}: accuracy was better by 3 points or more in 15 of"
+        " 15 measured cases. Or train for longer."
     )
 
 

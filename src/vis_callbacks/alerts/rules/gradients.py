@@ -62,11 +62,11 @@ class NoGradient:
         had_one = not has_no_gradient(history, 0)
         rate = learning_rate(history)
         return Finding(
-            message=f"No gradient reaches any of the {len(layers)} weights: it is exactly 0 at"
-            f" {self.num_looks} looks running, and training changes nothing."
+            message=f"No gradient reaches any of the {len(layers)} weight tensors: it was exactly"
+            f" 0 at the latest {self.num_looks} snapshots, so nothing is learned."
             + (
-                f" At step {history.steps[0]} there was one: the learning rate"
-                f" ({rate.highest:.3g}) was too high, or single steps were."
+                f" At step {history.steps[0]} there was a gradient: the learning rate"
+                f" ({rate.highest:.3g}) was too high, or single steps were too large."
                 if had_one
                 else ""
             ),
@@ -80,19 +80,19 @@ class NoGradient:
             ),
             remedy=_restart(rate, to_normalise(history))
             if had_one
-            else "Look at what stands between the last layer and the loss: its activation is flat"
-            " there. A softmax over one output, a ReLU that is 0 for all samples, a saturated"
-            " sigmoid are the usual ones.",
+            else "Look at what is between the last layer and the loss: something there is flat."
+            " Usually it is a softmax over one output, a ReLU that is 0 for all samples, or a"
+            " saturated sigmoid.",
         )
 
 
 def _restart(rate: Rate, what: str) -> str:
     tenth = f"with a tenth of the learning rate{f' ({rate.tenth})' if rate.tenth else ''}"
     if what:  # then a lower rate alone mended one program less than this
-        return f"{normalise(what)} Restart; if it happens again, {tenth}."
+        return f"{normalise(what)} Restart; if it happens again, restart {tenth}."
     return (
-        f"Restart {tenth}, and with a tenth of that if it happens again: what has no gradient does"
-        " not come back by itself."
+        f"Restart {tenth}, and with a tenth of that if it happens again: weights without a"
+        " gradient do not recover by themselves."
     )
 
 
@@ -122,13 +122,13 @@ class VanishingGradient:
         if len(layers) < 3 or not max(ratios) < self.max_ratio:
             return None
         return Finding(
-            message=f"The gradient vanishes on its way: relative to its weights,"
+            message=f"The gradient vanishes on its way back: relative to the norm of its weights,"
             f" {quoted(layers[:1])} gets {ratios[-1]:.1g} of what {quoted(layers[-1:])} gets.",
             layers=layers[:1],
             evidence={"first_of_last": ratios[-1]},
             could_be=("a long chain of saturating activations", "dead units in between"),
-            remedy="Use ReLU or GELU in place of sigmoid, tanh or softmax in hidden layers, with"
-            " normalisation layers or residual connections, and Kaiming's or Xavier's"
+            remedy="Use ReLU or GELU in place of sigmoid, tanh or softmax in hidden layers, add"
+            " normalisation layers or residual connections, and use Kaiming or Xavier"
             " initialisation.",
         )
 
@@ -186,13 +186,13 @@ class SlowLearning:
         rate, path, update = learning_rate(history), path_of(history), median_update(history)
         ten = f" ({rate.tenfold})" if rate.tenfold else ""
         return Finding(
-            message=f"The learning rate is too small, or the training too short: weights move by"
-            f" {update:.1g} of their norm a step ({share(path)} in all, back and forth), and the"
-            f" loss is {losses[-1][1]:.3g} ({losses[1][1]:.3g} over the first {losses[1][0]}"
-            " steps).",
+            message=f"The learning rate is too small, or the training is too short: the weights"
+            f" move by {update:.1g} of their norm per step ({share(path)} summed over all steps),"
+            f" and the loss is {losses[-1][1]:.3g} (it was {losses[1][1]:.3g} over the first"
+            f" {losses[1][0]} steps).",
             since_step=history.steps[0],
             evidence={"update_ratio": update, "path": path, "learning_rate": rate.latest},
-            could_be=("a gradient that vanishes on its way", "a network that was trained before"),
+            could_be=("a vanishing gradient", "a network that was trained before"),
             remedy=f"Use ten times the learning rate{ten}, or train longer.",
         )
 
@@ -248,9 +248,10 @@ class FrozenByMistake:
         if not layers:
             return None
         return Finding(
-            message=f"{len(layers)} trainable weights are never updated: {why} ({quoted(layers)}).",
+            message=f"{len(layers)} trainable weight tensors are never updated, as if frozen: {why}"
+            f" ({quoted(layers)}).",
             layers=layers,
             could_be=("layers that are frozen on purpose", "a branch that is seldom taken"),
-            remedy="Give self.parameters() to the optimizer, and use every layer in forward; set"
-            " requires_grad_(False) on what is to stay as it is.",
+            remedy="Pass self.parameters() to the optimizer, and use every layer in forward. Call"
+            " requires_grad_(False) on what is meant to stay frozen.",
         )

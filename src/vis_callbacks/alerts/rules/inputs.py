@@ -51,13 +51,14 @@ class ConstantInputs:
         shares = [*zip(history.steps, history.series(CONSTANT_INPUTS), strict=True)]
         running = [*takewhile(lambda pair: pair[1] > MAX_CONSTANT_SHARE, reversed(shares))]
         return Finding(
-            message=f"The input is constant: {share(value)} of the samples have the same value"
-            " everywhere. Units are not judged meanwhile.",
+            message=f"The input is constant: in {share(value)} of the samples all values are equal."
+            " Meanwhile dead and dying units are not judged.",
             since_step=running[-1][0],
             evidence={CONSTANT_INPUTS: value},
             sample_size=whole(history.latest(NUM_SAMPLES)),
             could_be=("black or missing files", "a mask or a crop that leaves nothing"),
-            remedy="Look at a batch as the model receives it: loader, augmentation, normalisation.",
+            remedy="Look at a batch as the model receives it, and check loader, augmentation and"
+            " normalisation.",
         )
 
 
@@ -76,8 +77,8 @@ class RawInputs:
             return None
         mean, std = history.latest(INPUT_MEAN), history.latest(INPUT_STD)
         return Finding(
-            message=f"The inputs look raw ({scale}): a learning rate that is usual for normalised"
-            " inputs is too high for them.",
+            message=f"The inputs look raw ({scale}): a learning rate that suits normalised inputs"
+            " is too high for them.",
             evidence={INPUT_MEAN: mean, INPUT_STD: std},
             remedy="Normalise them: subtract the mean and divide by the standard deviation.",
         )
@@ -107,9 +108,9 @@ class UnscaledInputs:
         found = first > _HIGH_LOSS * constant
         found = found or any(_raises(rule, history) for rule in _BROKEN_BY_SCALE)
         return Finding(
-            message=f"The inputs are raw: a column has {scale}, where a network is made for mean 0"
-            " and standard deviation 1."
-            + (f" They keep it from learning (first loss {first:.3g})." if found else ""),
+            message=f"The inputs are raw, not normalised: a column has {scale}, but a network"
+            " expects about mean 0 and standard deviation 1."
+            + (f" This keeps it from learning (first loss {first:.3g})." if found else ""),
             evidence={
                 COLUMN_MEAN: history.latest(COLUMN_MEAN),
                 COLUMN_STD: history.latest(COLUMN_STD),
@@ -124,8 +125,8 @@ def _if_never_finite(history: History) -> str:
     if history.first(BAD_STEP) != history.steps[0]:
         return ""
     return (
-        " The loss was not finite before any update: use one that takes scores (cross_entropy,"
-        " binary_cross_entropy_with_logits), not a logarithm of a softmax."
+        " The loss was not finite before any update: use one that takes scores, that is logits"
+        " (cross_entropy, binary_cross_entropy_with_logits), and no logarithm of a softmax."
     )
 
 

@@ -69,6 +69,8 @@ class RateTooHigh:
             return None
         left = history.latest(MEAN_LOSS) / constant
         size = max(history.first(LOSS), constant)
+        best = "that of the best constant output"
+        highest, now = ("the first loss", best) if size > constant else (best, "it")
         before = [loss / size for loss in history.series(HIGHEST_LOSS)[:-1]]
         rise = max((loss for loss in before if not math.isnan(loss)), default=0.0)
         has_spiked = rise >= self.min_spike and left >= self.min_left
@@ -76,10 +78,9 @@ class RateTooHigh:
             return None
         return self._finding(
             history,
-            f"The learning rate is too high: the loss has been up to {rise:.3g} times what it was"
-            f" at first, and is still {share(left)} of that of a constant output, though the"
-            f" weights move by {100 * path_of(history) / history.steps[-1]:.2g} % of their norm a"
-            " step.",
+            f"The learning rate is too high: the loss has been up to {rise:.3g} times"
+            f" {highest}, and is still {share(left)} of {now}, although the weights move by"
+            f" {100 * path_of(history) / history.steps[-1]:.2g} % of their norm per step.",
             rise,
         )
 
@@ -110,9 +111,9 @@ class RateTooHigh:
             since_step=history.steps[-2],
             evidence=evidence,
             could_be=(
-                *((f"what is out of scale: {what}",) if what else ()),
-                "single samples or batches that are far from the others",
-                "a rate that is too high at first only: then a warm-up helps",
+                *((f"data that are not normalised: {what}",) if what else ()),
+                "outliers: single samples or batches that are far from the others",
+                "a rate that is too high only at the start, for which a warm-up helps",
             ),
             remedy=(f"{normalise(what)} If that is not enough, lower" if what else "Lower")
             + f" the learning rate tenfold{tenth}, or let it rise slowly over the first steps"

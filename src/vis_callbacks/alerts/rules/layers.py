@@ -43,13 +43,13 @@ class Saturation:
         mean, num_samples = flat[worst]
         tenth = learning_rate(history).tenth
         return Finding(
-            message=f"Saturating: {share(mean)} of the values of {quoted((worst,))} lie"
-            f" where the nonlinearity is flat; the learning rate is probably too high.",
+            message=f"Saturation: {share(mean)} of the values of {quoted((worst,))} lie where the"
+            " nonlinearity is flat. The learning rate is probably too high.",
             layers=tuple(flat),
             evidence={"layer": worst, "flat_share": mean},
             sample_size=num_samples,
             could_be=("inputs of the layer that are too large", "a gate that is meant to close"),
-            remedy=f"Try a tenth of the learning rate{', ' if tenth else ''}{tenth}.",
+            remedy=f"Try a tenth of the learning rate{f' ({tenth})' if tenth else ''}.",
         )
 
 
@@ -75,7 +75,7 @@ class UnreachedLayers:
         layers, (num_snapshots, num_samples) = tuple(missed), min(missed.values())
         return Finding(
             message=f"No sample reached {quoted(layers)} at the latest {num_snapshots} snapshots"
-            f" ({num_samples} samples): the units there are not judged.",
+            f" ({num_samples} samples), so the units there are not judged.",
             layers=layers,
             since_step=history.steps[-num_snapshots],
             evidence={"snapshots_running": num_snapshots},

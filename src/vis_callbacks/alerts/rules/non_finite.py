@@ -46,7 +46,7 @@ class NonFinite:
             since_step=first.step,
             evidence={"weight_norm_of_first": growth, "units_were_dying": int(was_dying)},
             could_be=(
-                "a sample that holds NaN",
+                "a sample that contains NaN",
                 "a division or a logarithm of 0",
                 "numbers beyond the range of half precision",
             ),
@@ -74,13 +74,16 @@ def _remedy(history: History, step: int, is_rate: bool) -> str:
         " tenth of that if it happens again"
     )
     if is_rate:
-        return f"Weights had blown up or units were dying before it: {restart}."
+        return f"Before that, weights had blown up or units were dying: {restart}."
     look = (
-        "look at the batch of that step, at the precision and at the scale of inputs and targets;"
+        "look at the batch of that step, at the precision and at the scale of inputs and targets."
         " torch.autograd.set_detect_anomaly(True) names the operation."
     )
     # A batch that holds a NaN is told from numbers that grew.
     means = dict(zip(history.steps, history.series(INPUT_MEAN), strict=True))
     if 0 < step <= _SOON and math.isfinite(means.get(step, math.nan)):
-        return f"The inputs were finite and so was step 0: {restart}. If that does not help, {look}"
+        return (
+            f"The inputs were finite, and nothing was NaN at step 0: {restart}. If that does not"
+            f" help, {look}"
+        )
     return sentence(look)

@@ -75,7 +75,7 @@ class LossMisfit:
         if what := to_normalise(history):
             remedy += f" {normalise(what)}"
         return Finding(
-            message=f"Output layer and loss do not fit: {message}",
+            message=f"The output layer does not fit the loss: {message}",
             since_step=history.steps[0],
             evidence={
                 OUTPUT_LOW: history.latest(OUTPUT_LOW),
@@ -93,8 +93,8 @@ def _misfit(history: History) -> tuple[str, str] | None:
     if head == "softmax" and history.latest(NUM_OUTPUTS) == 1:
         return (
             "a softmax over one output is always 1, so the output is constant and has no gradient.",
-            "Use a sigmoid in place of the softmax for two classes; for a regression take the"
-            " softmax out.",
+            "Use a sigmoid in place of the softmax for two classes; for a regression, remove"
+            " the softmax.",
         )
     # A torch loss of which the inputs were seen is the only formula that has a value.
     known = history.layers(FORMULA_LOSS, 0)
@@ -103,17 +103,17 @@ def _misfit(history: History) -> tuple[str, str] | None:
     if name in OF_LOGITS and head in _SQUASHING:
         own = "a softmax" if name == "cross_entropy" else "a sigmoid"
         return (
-            f"the model ends in a {head}, and the loss ({name}) brings {own} of its own: it takes"
-            " scores of any size.",
-            f"Take the {head} at the end of the model out: {name} is to be given the outputs of"
-            " the last linear layer.",
+            f"the model ends in a {head}, but the loss ({name}) applies {own} of its own: it"
+            " expects scores of any size (logits).",
+            f"Remove the {head} at the end of the model: {name} must get the outputs of the last"
+            " linear layer.",
         )
     if name == "cross_entropy_of_probabilities" and head in ("sigmoid", "relu", "tanh"):
         return (
             f"the loss is the cross-entropy of one class among {history.latest(NUM_OUTPUTS):.0f},"
-            f" and the model ends in a {head}, whose outputs are no shares of one whole.",
-            f"Use a softmax in place of the {head}; better still, leave it out and use"
-            " F.cross_entropy.",
+            f" but the model ends in a {head}, whose outputs do not sum to 1.",
+            f"Use a softmax in place of the {head}; better still, use F.cross_entropy, and no"
+            " activation at the end of the model.",
         )
     if name in OF_PROBABILITIES and not are_probabilities(history):
         return (_no_probabilities(history), _TAKE_SCORES)
@@ -128,17 +128,17 @@ def _misfit(history: History) -> tuple[str, str] | None:
 
 
 _TAKE_SCORES = (
-    "Use a loss that takes scores: binary_cross_entropy_with_logits where labels are yes or no,"
-    " cross_entropy where they are one class of several. Or end the model in a sigmoid or softmax,"
-    " and clamp it away from 0 before the logarithm."
+    "Use a loss that takes scores (logits): binary_cross_entropy_with_logits for labels that are"
+    " yes or no, cross_entropy for one class of several. Or end the model in a sigmoid or softmax,"
+    " and clamp its outputs away from 0 before the logarithm."
 )
 
 
 def _no_probabilities(history: History) -> str:
     return (
-        "the loss takes logarithms of the outputs as if they were probabilities, and they lie"
+        "the loss takes logarithms of the outputs as if they were probabilities, but they lie"
         f" between {history.first(OUTPUT_LOW):.3g} and {history.first(OUTPUT_HIGH):.3g}: the model"
-        " ends without the activation that would make them so."
+        " does not end in a sigmoid or softmax."
     )
 
 
@@ -168,14 +168,15 @@ class TargetsOutOfReach:
         excess = max(bottom - low, high - top)
         if not excess > max(self.min_excess * history.latest(TARGET_SPREAD), 1e-3):
             return None
-        reach = f"{bottom:g} and above" if top == math.inf else f"{bottom:g} to {top:g}"
+        reach = f"from {bottom:g} upwards" if top == math.inf else f"from {bottom:g} to {top:g}"
         return Finding(
-            message=f"Targets are out of the output's range: they go from {low:.3g} to {high:.3g},"
-            f" and the {head} at the end of the model only gives {reach}.",
+            message=f"Targets are outside the outputs' range: they go from {low:.3g} to {high:.3g},"
+            f" but the {head} at the end of the model only gives values {reach}.",
             since_step=history.steps[0],
             evidence={TARGET_LOW: low, TARGET_HIGH: high},
             could_be=("targets that were meant to be scaled into that range",),
-            remedy=f"Take the {head} out of the output layer, or scale the targets to {reach}.",
+            remedy=f"Remove the {head} from the output layer, or scale the targets to values"
+            f" {reach}.",
         )
 
 
@@ -214,9 +215,9 @@ class ConstantOutputs:
         if not are_equal and not (is_time and all(self._hardly_vary(history, e) for e in entries)):
             return None
         low, high = history.latest(OUTPUT_LOW), history.latest(OUTPUT_HIGH)
-        how = "is the same" if are_equal else "hardly differs"
+        how = "is the same for all samples" if are_equal else "hardly differs between samples"
         return Finding(
-            message=f"The output is constant: it {how} for all samples, whatever the input"
+            message=f"The output is constant: it {how}, whatever the input"
             f" (standard deviation {history.latest(OUTPUT_SPREAD):.2g} over"
             f" {history.latest(NUM_ROWS):.0f} rows, values from {low:.3g} to {high:.3g}).",
             evidence={
@@ -256,8 +257,8 @@ def _remedy_of_constant_outputs(history: History) -> str:
     if what := to_normalise(history):
         return normalise(what)
     return (
-        f"{KAIMING} Then restart: the first layer whose units are the same for all samples does not"
-        " come back by itself. Where its units were dying before, the learning rate was too high."
+        f"{KAIMING} Then restart: a layer whose units are the same for all samples does not recover"
+        " by itself. If its units were dying before, the learning rate was too high."
     )
 
 
@@ -299,9 +300,9 @@ class OneClass:
         if is_only:
             rest = " there is nothing to tell apart."
         elif is_all:
-            rest = f" the model has come to predict it for {share(predicted)} of the samples."
+            rest = f" the model now predicts it for {share(predicted)} of the samples."
         else:
-            rest = " always saying it looks good."
+            rest = " a model that always predicts it looks good."
         return Finding(
             message=f"{so}{'' if value == 1 else ' of one class (imbalanced classes)'}:{rest}",
             evidence={LARGEST_CLASS: value, LARGEST_PREDICTED: predicted},
@@ -309,7 +310,7 @@ class OneClass:
             could_be=("labels that were scaled or cut like inputs", "a loader without shuffling"),
             remedy="Look at the labels as the loss gets them."
             if is_only
-            else "Weigh the classes in the loss (weight=, pos_weight=) or draw the rare class more"
+            else "Weight the classes in the loss (weight=, pos_weight=) or draw the rare class more"
             " often (WeightedRandomSampler), and judge by balanced accuracy or F1.",
             severity="warning" if is_only or is_all else "info",
         )
@@ -332,8 +333,8 @@ class ShapesDiffer:
             return None
         return Finding(
             message="Outputs and targets have different shapes, such as (N, 1) and (N,): the loss"
-            " compares every output with every target, and the best answer is their mean.",
+            " compares every output with every target, so the best output is the targets' mean.",
             since_step=history.steps[0],
             evidence={NUM_ROWS: history.latest(NUM_ROWS)},
-            remedy="Give both one shape: outputs.squeeze(1), or targets.unsqueeze(1).",
+            remedy="Give both the same shape: outputs.squeeze(1) or targets.unsqueeze(1).",
         )

@@ -53,15 +53,15 @@ class OverFitting:
             if self._is_rough(history, layer)
         ]
         also = (
-            f" In {quoted(tuple(rough))} the learned part is as rough as the inputs (over smooth"
-            " images healthy networks reach that, too)."
+            f" In {quoted(tuple(rough))}, the learned part of the filters is as rough as the inputs"
+            " (with smooth images this happens in healthy networks, too)."
             if rough
             else ""
         )
         return Finding(
-            message=f"Over-fitting: the validation loss was at its best, {best:.3g}, at step {step}"
-            f" and has been above {self.min_rise:g} times that for {len(latest)} validations"
-            f" running (now {latest[-1][0]:.3g}), while the training loss fell.{also}",
+            message=f"Over-fitting: the validation loss was lowest, {best:.3g}, at step {step},"
+            f" and has been above {self.min_rise:g} times that at the latest {len(latest)}"
+            f" validations (now {latest[-1][0]:.3g}), while the training loss fell.{also}",
             layers=tuple(rough),
             since_step=step,
             evidence={
@@ -71,7 +71,8 @@ class OverFitting:
                 "training_loss_at_best": training_then,
             },
             could_be=("a validation set that differs from the training set",),
-            remedy=f"Stop at step {step}, or regularise: augmentation, more data, weight decay.",
+            remedy=f"Stop at step {step} (early stopping), or regularise: augmentation, more data,"
+            " weight decay.",
         )
 
     def _is_rough(self, history: History, layer: str) -> bool:

@@ -58,11 +58,11 @@ class WrongSign:
             return None
         return Finding(
             message=f"The loss has the wrong sign: it is {formula.factor:.3g} times {formula.name}"
-            " of outputs and targets, so that minimising it drives the outputs away from them.",
+            " of outputs and targets, so minimising it drives the outputs away from the targets.",
             since_step=history.steps[0],
             evidence={"factor": formula.factor, LOSS: history.latest(LOSS)},
-            could_be=("an adversary that is meant to do that",),
-            remedy="Take the minus sign out of the loss.",
+            could_be=("an adversarial loss that is meant to do that",),
+            remedy="Remove the minus sign from the loss.",
         )
 
 
@@ -84,11 +84,11 @@ class NonFiniteLoss:
         step = int(min(bad))
         message, remedy = _cause_of_non_finite(history, step)
         return Finding(
-            message=f"The loss is NaN or infinite since step {step}. {message}",
+            message=f"The loss has been NaN or infinite since step {step}. {message}",
             since_step=step,
             evidence={"bad_step": step, LOSS: history.first(LOSS)},
             could_be=(
-                "a sample that holds NaN",
+                "a sample that contains NaN",
                 "a division or a logarithm of 0",
                 "numbers beyond the range of half precision",
             ),
@@ -102,33 +102,33 @@ def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
         low, high = history.first(OUTPUT_LOW), history.first(OUTPUT_HIGH)
         if math.isfinite(low + high):
             return (
-                f"It was so before any update, while the outputs were finite ({low:.3g} to"
+                f"It was so before any update, although the outputs were finite ({low:.3g} to"
                 f" {high:.3g}): the loss function itself takes a logarithm of 0 or of a negative"
                 " number, or divides by 0.",
                 "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits), or"
-                f" clamp what the logarithm is taken of{_and_normalise(scale)}.",
+                f" clamp the argument of the logarithm{_and_normalise(scale)}.",
             )
         return (
-            "The outputs, as the loss gets them, were not finite before any update: they are a"
-            " logarithm of what is not positive, or inputs or initial weights are not finite.",
-            "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits) in the"
-            f" place of a logarithm of your own{_and_normalise(scale)}; else look at the first"
-            " batch and at the initial weights.",
+            "The outputs that the loss gets were not finite before any update: they are logarithms"
+            " of numbers that are not positive, or inputs or initial weights are not finite.",
+            "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits) instead"
+            f" of a logarithm of your own{_and_normalise(scale)}. If there is no logarithm, look at"
+            " the first batch and at the initial weights.",
         )
     grew = _largest_loss(history, step)
     words = _lower(history, "until the loss stays finite")
     if scale:
         return (
-            f"The inputs are not normalised ({scale}), for which the learning rate is too high.",
+            f"The inputs are not normalised ({scale}), and the learning rate is too high for them.",
             words,
         )
     last = "If that does not help, look at logarithms and divisions in the loss."
     if grew > 0:
-        what = f"The loss had grown to {grew:.3g} before: the learning rate is too high."
+        what = f"The loss had grown to {grew:.3g} before that: the learning rate is too high."
         return what, f"{words} {last}"
     return (
-        "Most likely the learning rate is too high, or a sample holds NaN.",
-        f"Look at the batch of step {step} for NaN. If it holds none: {words} {last}",
+        "Most likely the learning rate is too high, or a sample contains NaN.",
+        f"Look at the batch of step {step} for NaN. If it contains none: {words} {last}",
     )
 
 
@@ -143,7 +143,7 @@ def _lower(history: History, until: str) -> str:
     if first > _HUGE * constant:
         return (
             f"Use the layers' own initialisation: the first loss ({first:.3g}) was far above that"
-            f" of a constant ({constant:.3g}). {sentence(lower)}"
+            f" of a constant output ({constant:.3g}). {sentence(lower)}"
         )
     return sentence(lower)
 
@@ -198,19 +198,19 @@ class DivergingLoss:
         is_negative = latest < 0
         scale = raw_columns(history)
         return Finding(
-            message=f"The loss {'falls below 0 without an end' if is_negative else 'diverges'}: it"
-            f" was {first:.3g} at first and is {latest:.3g} on average since step"
-            f" {losses[-2][0]}; "
+            message=f"The loss {'falls below 0 without bound' if is_negative else 'diverges'}: it"
+            f" was {first:.3g} at first, and has been {latest:.3g} on average since step"
+            f" {losses[-2][0]}. "
             + (
-                "a loss that can be negative without bound has a wrong sign or no lower end."
+                "It has the wrong sign or no lower bound."
                 if is_negative
-                else "the learning rate is too high"
+                else "The learning rate is too high"
                 + (f" for inputs that are not normalised ({scale})." if scale else ".")
             ),
             since_step=losses[-2][0],
             evidence={"first_loss": first, "mean_loss": latest},
-            could_be=("a loss with the wrong sign", "a loss that is summed and not averaged"),
-            remedy="Look at the sign of the loss."
+            could_be=("a loss with the wrong sign", "a loss that is summed instead of averaged"),
+            remedy="Check the sign of the loss."
             if is_negative
             else _lower(history, "until the loss no longer grows"),
         )
@@ -289,13 +289,13 @@ class NoBetterThanConstant:
         right = _mean_accuracy(history)
         if right > history.latest(LARGEST_CLASS) + _TOLD_APART:
             message += (
-                f" Classes are told apart ({share(right)} of the latest predictions are right), but"
-                " the outputs hardly say so, or are sure of what is wrong."
+                f" The classes are told apart ({share(right)} of the latest predictions are right),"
+                " but the outputs are too unsure, or too sure where they are wrong."
             )
         return Finding(
             message=f"Not learning: the loss ({loss:.3g} on average over the latest quarter of the"
-            f" steps) is hardly better than that of a constant output ({constant:.3g}), which knows"
-            f" nothing of the input.{message}",
+            f" steps) is hardly better than that of the best constant output ({constant:.3g}),"
+            f" which ignores the input.{message}",
             evidence={"mean_loss": loss, "constant_loss": constant},
             could_be=(
                 *points,
@@ -330,22 +330,22 @@ def _advice(history: History) -> tuple[str, str]:
     update = median_update(history)
     rate = learning_rate(history)
     if what := to_normalise(history):
-        return f" Out of scale: {what}.", normalise(what)
+        return f" Not normalised: {what}.", normalise(what)
     if history.latest(LARGEST_CLASS) >= 0.9:
         return (
             f" {100 * history.latest(LARGEST_CLASS):.0f} % of the labels are of one class.",
-            "Weigh the classes in the loss, or draw the rare class more often.",
+            "Weight the classes in the loss, or draw the rare class more often.",
         )
     if update < _SLOW_UPDATE:
         ten = f" ({rate.tenfold})" if rate.tenfold else ""
         return (
-            f" Its weights move by {update:.1g} of their norm a step: the learning rate is too"
+            f" The weights move by {update:.1g} of their norm per step: the learning rate is too"
             " small, or hardly any gradient reaches them.",
             f"Try ten times the learning rate{ten}. If that changes nothing: {KAIMING}",
         )
     if update > 0.05:
         return (
-            f" Its weights move by {100 * update:.0f} % of their norm at each step: the learning"
+            f" The weights move by {100 * update:.0f} % of their norm per step: the learning"
             " rate is too high.",
             f"Lower the learning rate tenfold{f' ({rate.tenth})' if rate.tenth else ''}.",
         )
@@ -353,7 +353,7 @@ def _advice(history: History) -> tuple[str, str]:
     return (
         "",
         f"Try ten times the learning rate{ten}, and a tenth{tenth} if that is no better. Then try"
-        " to learn a single batch by heart: if that works, look at the labels; if not, at the model"
+        " to over-fit a single batch: if that works, look at the labels; if not, look at the model"
         " and the loss.",
     )
 
@@ -385,11 +385,12 @@ class LossNotFalling:
             return None
         message, remedy = _advice(history)
         return Finding(
-            message=f"The loss is not falling: {loss:.4g} now, {first:.4g} over the first"
-            f" {losses[1][0]} steps.{message}",
+            message=f"The loss is not falling: it was {first:.4g} on average over the first"
+            f" {losses[1][0]} steps, and is {loss:.4g} over the latest quarter of all steps."
+            f"{message}",
             since_step=losses[1][0],
             evidence={"mean_loss": loss, "first_loss": first},
-            could_be=("a network that has learned all there is already",),
+            could_be=("a network that has already learned everything there is",),
             remedy=remedy,
             severity="warning" if done(history) >= 0.75 else "info",
             min_snapshots=2,

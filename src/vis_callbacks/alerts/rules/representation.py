@@ -74,7 +74,7 @@ class RepresentationCollapse:
     def _equal(self, history: History, layers: tuple[str, ...], num_samples: int) -> Finding:
         return Finding(
             message=f"The features of {quoted(layers)} are equal for all {num_samples:,} samples:"
-            " whatever lies behind them cannot tell samples apart.",
+            " the layers after it cannot tell samples apart.",
             layers=layers,
             since_step=_since(history, layers[0], FEATURE_SPREAD, self.equal_spread),
             evidence=_evidence(history, layers[0]),
@@ -92,8 +92,8 @@ class RepresentationCollapse:
         agreement = history.latest(CLASS_AGREEMENT, worst)
         of_class = f" {share(agreement)} of nearest neighbours are of the same class."
         return Finding(
-            message=f"The features of {quoted(layers)} vary along about one direction: effective"
-            f" rank {rank:.2f}, once {highest:.1f}, with"
+            message=f"The features of {quoted(layers)} vary along only about one direction: their"
+            f" effective rank is {rank:.2f} (it was {highest:.1f}), with"
             f" {whole(history.latest(NUM_CLASSES))} classes."
             + ("" if math.isnan(agreement) else of_class),
             layers=layers,
@@ -111,8 +111,8 @@ class RepresentationCollapse:
 # Kaiming's initialisation a third; a tenth of the rate only one whose units were dying.
 _REMEDY = (
     "Normalise inputs and targets if they are raw: subtract the mean of each column and divide by"
-    f" its standard deviation. {KAIMING} Where units of the layers before are dying, the learning"
-    " rate is too high."
+    f" its standard deviation. {KAIMING} If units of earlier layers are dying, the learning rate is"
+    " too high."
 )
 
 

@@ -56,7 +56,7 @@ class CollapsingWeights:
         return Finding(
             message=f"The weights before {quoted((worst,))} have shrunk to"
             f" {share(shrunk[worst])} of their norm at step {history.steps[0]}"
-            + ("." if decay == 0 else ": weight decay."),
+            + ("." if decay == 0 else ": the weight decay is too high."),
             layers=layers,
             evidence={
                 "layer": worst,
@@ -64,7 +64,7 @@ class CollapsingWeights:
                 WEIGHT_DECAY: decay,
                 "loss_of_first": level,
             },
-            could_be=("a normalisation layer behind the weights: then their norm does no harm",),
+            could_be=("a normalisation layer after the weights: then their norm does no harm",),
             remedy=_remedy(decay),
             severity=severity,
         )
@@ -78,7 +78,7 @@ class CollapsingWeights:
 def _remedy(decay: float) -> str:
     exempt = "exempt biases and the weights of normalisation layers"
     if decay == 0:
-        return "The optimizer has no weight decay: look for a penalty in the loss."
+        return "The optimizer has no weight decay: look for a penalty on the weights in the loss."
     if math.isnan(decay):
-        return f"Divide the weight decay by 10; {exempt}."
-    return f"Lower the weight decay from {decay:.3g} to {decay / 10:.3g}; {exempt}."
+        return f"Divide the weight decay by 10, and {exempt}."
+    return f"Lower the weight decay from {decay:.3g} to {decay / 10:.3g}, and {exempt}."

@@ -115,30 +115,30 @@ class MaximizedTargets:
 
 
 class ActivationMaximizationMonitor(Monitor):
-    """Makes, by gradient ascent, the input that each class or unit answers to most.
+    """Makes, by gradient ascent, the input that maximizes the score of each class or unit.
 
-    What comes out is not taken from any image: it shows what the network itself looks for, in
-    a class (its unnormalised score), an output that is no class, or any unit of any layer.
-    Inputs may be images, signals and volumes. Early in a training that is noise; later textures
-    and parts appear. Where they do not, although the accuracy is high, the network may rest on
-    something that people do not see.
+    The result is not taken from any image. It shows what the network itself detects as a class
+    (its unnormalised score), an output that is not a class, or any unit of any layer. Inputs may
+    be images, signals and volumes. Early in a training the result is noise; later, textures and
+    parts appear. If they do not, although the accuracy is high, the network may rely on something
+    that people do not see.
 
-    All targets are one batch, and each snapshot goes on from the last one's result (or from
-    the mean image where that is better), so that a few dozen steps suffice. Of all images on the
-    way the one of highest score is shown. Beside it stand the real image of the class that
-    scores highest, and the highest of any where that is another. What is made often scores many
-    times higher: it is a caricature, and lies where there are no data. Where it scores lower
-    the ascent is tried from the real image as well; if that does not help, the preset allows
-    less than the real image has, and the picture says so. A target without a gradient at all of
-    these is called silent and not drawn: a dead unit, mostly.
+    All targets are one batch, and each snapshot continues from the previous result (or from the
+    mean image if that scores higher), so a few dozen steps are enough. The image with the highest
+    score on the way is shown, beside the real image of the class that scores highest, and the
+    highest-scoring image of any class if that is another. Made images often score many times
+    higher than real ones: they are caricatures, unlike any data. If one scores lower, the ascent
+    is also tried from the real image. If that does not help, the preset allows less than the real
+    image has, and the picture says so. A target without a gradient at any of these images is
+    called silent and is not drawn; usually it is a dead unit.
 
     Args:
         classes: Indices of classes or outputs. None takes all of them, ``max_images`` evenly
             spread where there are more, but none where ``units`` are given.
         units: Such as ``"layer4.1.relu-1:17"``; of a unit with positions the strongest one is
             maximized, or the one that is named: ``"layer4.1.relu-1:17@3,5"``.
-        num_steps: Of the ascent at each snapshot, forward and backward passes of the batch; as
-            many again where a real image scores higher than what came of it.
+        num_steps: Steps of the ascent at each snapshot, each a forward and a backward pass of the
+            batch; as many again if a real image scores higher than the result.
         preset: How images are kept in bounds: a `Preset`, or a name of `PRESETS`.
             ``"natural"`` penalises the squared norm and differences of neighbours, blurs, shifts,
             turns and scales, and goes along the colours of the real images; ``"olah"`` also goes
@@ -188,7 +188,7 @@ class ActivationMaximizationMonitor(Monitor):
         check_count("num_steps", num_steps)
         check_count("max_images", max_images)
         if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed={seed!r} is no whole number.")
+            raise TypeError(f"seed={seed!r} is not a whole number.")
         self._preset = _named_preset(preset)
         self.classes = classes
         self.units = units
@@ -206,7 +206,9 @@ class ActivationMaximizationMonitor(Monitor):
         inputs = references.inputs
         layout = find_layout(inputs, forward.module)
         if not inputs.is_floating_point():
-            raise NothingToShow(refused_inputs(inputs, "and no gradient can be taken there"))
+            raise NothingToShow(
+                refused_inputs(inputs, "which are not floating point and have no gradient")
+            )
         real = layout.arranged(inputs)
         targets, real_scores = self._look_at_real(forward, references)
         frame, spread = Frame.of(real), score_spread(real_scores)
@@ -310,7 +312,7 @@ class ActivationMaximizationMonitor(Monitor):
         for number in classes:
             if number >= num_classes:
                 raise ValueError(
-                    f"classes holds {number}, which is no class of these scores: they have "
+                    f"classes holds {number}, which is not a class of these scores: they have "
                     f"{num_classes}. Use 0 to {num_classes - 1}."
                 )
         targets = MaximizedTargets(tuple(classes), self._units)
@@ -343,7 +345,9 @@ def _check_classes(classes: object) -> None:
     if classes is None:
         return
     if isinstance(classes, str) or not isinstance(classes, Sequence) or not classes:
-        raise TypeError(f"classes={classes!r} is no list of classes. Use [0, 3], or None for all.")
+        raise TypeError(
+            f"classes={classes!r} is not a list of classes. Use [0, 3], or None for all."
+        )
     for item in classes:
         if isinstance(item, bool) or not isinstance(item, int) or item < 0:
             raise ValueError(f"classes holds {item!r}. Use whole numbers from 0.")
@@ -353,7 +357,7 @@ def _parsed_units(units: object) -> tuple[Unit, ...]:
     if units is None:
         return ()
     if isinstance(units, str) or not isinstance(units, Sequence) or not units:
-        raise TypeError(f'units={units!r} is no list of units. Use ["layer4.1.relu-1:17"].')
+        raise TypeError(f'units={units!r} is not a list of units. Use ["layer4.1.relu-1:17"].')
     return tuple(unit if isinstance(unit, Unit) else Unit.parse(unit) for unit in units)
 
 

@@ -111,7 +111,7 @@ def draw_images(
         tiles = [Tile(picture=picture) for picture in pictures]
         rows.append(TileRow(tiles=tiles, name=name, notes=[line for line in lines if line]))
     caption = [
-        f"what gradient ascent makes to raise each score; step {facts.step:,}",
+        f"made by gradient ascent to raise each score; step {facts.step:,}",
         facts.beside,
         facts.how,
         *notes,
@@ -144,7 +144,7 @@ def draw_over_time(
         ]
         table.append(TileRow(tiles=tiles, name=facts.names[row]))
     caption = [
-        "what gradient ascent makes to raise each score, over the training",
+        "made by gradient ascent to raise each score, over the training",
         facts.how,
         "hatched: silent, no gradient to follow" if silent.any() else "",
         "" if len(rows) == len(facts.names) else f"{len(rows)} of {len(facts.names)} targets",

@@ -84,13 +84,13 @@ class Preset:
                 check_flag(name, value)
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name}={value!r} is no number. Use one of at least 0.")
+                raise TypeError(f"{name}={value!r} is not a number. Use one of at least 0.")
             if value < 0:
                 raise ValueError(f"{name}={value} is negative. Use a number of at least 0.")
             if name in bounds and value >= bounds[name]:
                 raise ValueError(f"{name}={value} leaves nothing. Use less than {bounds[name]}.")
         if self.step_size == 0:
-            raise ValueError("step_size=0 moves nothing. Use more than 0, such as 0.1.")
+            raise ValueError("step_size=0 changes nothing. Use more than 0, such as 0.1.")
 
     def fitting(self, side: int) -> Preset:
         """Returns the preset for inputs of this shorter side, in pixels.

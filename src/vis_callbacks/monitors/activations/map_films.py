@@ -59,7 +59,7 @@ class MapFilms:
             return
         references, read_layers = snapshot.references, snapshot.read_layers
         if references is None or read_layers is None:
-            raise ValueError("no batch was understood, so that there is no sample to show")
+            raise ValueError("no batch was understood, so there is no sample to show")
         shown = [] if self._layers is not None else [n for n in candidates if n in self._films]
         read = read_layers(shown or candidates, references.inputs[:1])
         if not read:  # what was shown so far may be gone

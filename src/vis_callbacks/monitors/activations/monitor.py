@@ -72,34 +72,34 @@ _HOW_TO_READ_MAPS = (
 
 
 class ActivationMonitor(Monitor):
-    """Shows what every layer's activations do, and tells when units are dying.
+    """Shows how every layer's activations change, and tells when units are dying.
 
-    In healthy training activations begin dense and blobby and become sparse and localised, so
-    sparsity alone is no alarm. A unit that fired before and is now 0 for every one of many
-    different inputs is one: mostly the learning rate is too high.
+    In healthy trainings, activations begin dense and become sparse and localised, so sparsity
+    alone is no sign of trouble. A unit that fired before and is now 0 on many different inputs
+    is one: usually the learning rate is too high.
 
     Every nonlinearity of the forward pass is read, whether it is a module or a function, at
     the steps 0 (before the first update), 5, 10, 15 and 20, then in bursts. A *unit* is a
-    channel or a feature; it is *dead* when it was 0 at every position of every one of at least
-    160 samples, over at least 3 snapshots: that says that it fires for fewer than 1.9 % of the
-    inputs, not that it never will. GELU, SiLU, tanh and others have no flat zero: they are
+    channel or a feature. It is *dead* if it was 0 at every position of at least 160 samples,
+    over at least 3 snapshots: it then fires for fewer than 1.9 % of the inputs, which does not
+    mean that it never will. GELU, SiLU, tanh and others have no flat zero, so their units are
     never called dead; their dormant and saturated shares are read instead. A layer is judged by
     the samples that have reached it; pruned units are not dead.
 
-    All of this is read of the user's own pass. Only the maps need an extra one: where that is
-    not possible, they alone are left out.
+    All of this is read in the user's own pass. Only the maps need an extra pass. If that is not
+    possible, only they are left out.
 
-    What it cannot see: a rate that is too high without killing units, as often in residual
-    networks and transformers.
+    It cannot see a learning rate that is too high without killing units, which is common in
+    residual networks and transformers.
 
     Args:
-        layers: Globs over the names of layers (`vis_callbacks.summary` lists them); each gets
-            scalars of its own, for 20 layers at most. None reads every nonlinearity and writes
-            totals, the worst layer and a heat map.
+        layers: Globs over the names of layers (`vis_callbacks.summary` lists them). Each of at
+            most 20 layers gets its own scalars. None reads every nonlinearity and writes totals,
+            the worst layer and a heat map.
         map_layers: Layers whose activation maps are shown for one reference sample. None takes
             the first, a middle and the last that a pass of this sample reaches; ``[]`` shows none.
-        max_maps: Units a layer whose maps are shown, evenly spread over all: 16 fill a picture
-            of the height of a screen.
+        max_maps: Units per layer whose maps are shown, evenly spread over all; 16 fill the height
+            of a screen.
         histograms: Also write counted histograms of the activations.
         **options: Those of every `Monitor`.
 
@@ -220,7 +220,7 @@ class ActivationMonitor(Monitor):
 
     def _why_nothing(self) -> str:
         if self.layers is not None:
-            return "none of the layers that it was told to read was called"
+            return "none of the named layers was called"
         return (
             "no nonlinearity was seen in the forward pass. Name layers to read: "
             'ActivationMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) lists them'

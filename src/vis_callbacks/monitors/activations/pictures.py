@@ -88,7 +88,7 @@ def draw_maps(
 
 def _state_note(states: NDArray[Any], counted: str) -> str:
     """Returns how many units are dead and what that means."""
-    meaning = f"0 for all of the last {MIN_SAMPLES:,} {counted} or more"
+    meaning = f"0 on all of the latest {MIN_SAMPLES:,} {counted} or more"
     num_dead, num_never = (int(np.count_nonzero(states == state)) for state in (DEAD, NEVER_FIRED))
     notes = [f"orange: dead, {meaning} ({num_dead:,} of {len(states):,})"] if num_dead else []
     if num_never:
@@ -133,7 +133,7 @@ def _lines(values: NDArray[Any], states: NDArray[Any], steps: Sequence[int], sca
         plot[np.repeat(~is_other, row_height), :3] = STATE_COLOURS[state]
     texts = [f"{len(values):,}", "units"]
     if len(shared) < len(values):
-        texts += ["largest of", f"{-(-len(values) // len(shared))} a row"]
+        texts += ["largest of", f"{-(-len(values) // len(shared))} per row"]
     names = {line_height() * (2 * row + 1) // 2: text for row, text in enumerate(texts)}
     return time_plot(plot, steps, len(plot), names, width=plot.shape[1])
 
@@ -167,7 +167,7 @@ def draw_unit_life(
     caption = [
         f"{what} units, first layer on top; step {steps[-1]:,}, {num_samples} samples each",
         meaning,
-        _note("rows, not samples, are counted of", rows, counts_rows),
+        _note("rows, not samples, are counted in", rows, counts_rows),
         _note("no sample has reached", rows, ~was_reached),
     ]
     return heat_map(shares, rows, steps, caption, units=f"{what} fraction")
@@ -203,7 +203,7 @@ def draw_raster(
     died = [np.count_nonzero(rows[:, -1] == DEAD) for rows in by_layer]
     worst = max(range(len(layers)), key=lambda layer: (percents[layer], died[layer]))
     if percents[worst] > 0:
-        why = f"the layer with most dead units ({percents[worst]} %)"
+        why = f"the layer with the most dead units ({percents[worst]} %)"
     elif died[worst]:
         why = f"{died[worst]} of them dead"
     else:
@@ -213,6 +213,6 @@ def draw_raster(
     counted = "rows" if counts_rows[worst] else "samples"
     caption = [
         f"life of the units of {layers[worst]}; {why}",
-        f"dead: 0 for every one of {MIN_SAMPLES} {counted} or more",
+        f"dead: 0 on all of the latest {MIN_SAMPLES} {counted} or more",
     ]
     return raster(by_layer[worst], steps, caption)

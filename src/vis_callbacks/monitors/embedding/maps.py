@@ -53,7 +53,7 @@ Method = Literal["tsne", "pca"]
 _MIN_KNOWN_SHARE = 0.5
 _MUCH = 0.1  # of the samples
 _REASONS: Mapping[Obstacle, str] = {
-    "too few": "{:,} samples have finite features, 4 are the least",
+    "too few": "{:,} samples have finite features; at least 4 are needed",
     "equal": "the features of all {:,} samples are equal",
     "few places": "{:,} samples, but only {} different features",
 }
@@ -99,8 +99,8 @@ def followed(
         return FollowedMap(
             points=_laid_out(cloud, None, layout),
             fingerprints=fingerprints,
-            note=f"begun afresh: only {num_known:,} of {num_samples:,} samples are those of "
-            "the last map",
+            note=f"started afresh: only {num_known:,} of {num_samples:,} samples are those of "
+            "the previous map",
         )
     before = last.points[places]
     before[~is_known] = np.nan
@@ -313,12 +313,12 @@ def _figures(cloud: Cloud, trust: float, moved: float | None, of_pixels: float) 
     """Yields the map's numbers in words: trustworthiness, displacement, class agreement."""
     num_twins = len(cloud.places) - cloud.num_places
     # A true map of features that are mostly identical is no good sign.
-    is_little = " of what is left" if num_twins > _MUCH * len(cloud.places) else ""
+    is_little = " of the different ones" if num_twins > _MUCH * len(cloud.places) else ""
     way = "" if moved is None else f"; moved by {moved:.2f} of its spread (median)"
     yield f"trustworthiness {trust:.3f}{is_little}{way}"
     if not math.isnan(cloud.agreement):
         pixels = "" if math.isnan(of_pixels) else f" (in pixels {100 * of_pixels:.0f} %)"
-        yield f"nearest of the same class: {100 * cloud.agreement:.0f} %{pixels}"
+        yield f"nearest neighbours of the same class: {100 * cloud.agreement:.0f} %{pixels}"
 
 
 def _described(samples: Samples, place: int, names: Sequence[str]) -> str:

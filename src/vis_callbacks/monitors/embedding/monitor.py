@@ -55,20 +55,20 @@ _MAX_PROBED = 20
 
 
 class EmbeddingMonitor(Monitor):
-    """Shows the features of a few hundred samples as a map that stays put over the epochs.
+    """Shows the features of a few hundred samples as a map that is comparable over the epochs.
 
-    A network turns inputs into features in which its classes can be told apart by a linear
-    classifier, and in which likeness is one of meaning rather than of pixels. The map shows
-    them; numbers beside it test both statements, and say how far the map itself can be trusted.
+    A network turns inputs into features in which a linear classifier can tell the classes apart,
+    and in which similar means similar in meaning rather than in pixels. The map shows these
+    features. Numbers test both statements, and say how far the map itself can be trusted.
 
-    The features are what goes into the last linear layer. They are collected as validation
-    batches pass by, without an extra forward pass (but for models whose fused encoder must be
-    left alone). The next map begins where the last one ended and is turned to lie on it, so that
-    what moves on it has moved in the network. Without validation the first training batch is
-    kept and looked at by an extra pass.
+    The features are the inputs of the last linear layer. They are collected from validation
+    batches without an extra forward pass (except for models whose fused encoder must be left
+    alone). Each map starts from the previous one and is aligned to it, so that what moves on it
+    has moved in the network. Without validation, the first training batch is kept and read by an
+    extra pass.
 
-    A map does not tell distances between clusters, their sizes and their densities. It is no
-    evidence by itself, so no alert rests on it.
+    Distances between clusters, their sizes and their densities mean nothing on such a map. It is
+    not evidence by itself, so no alert is based on it.
 
     Args:
         layers: Names of layers, or globs, whose outputs are mapped instead, 4 at most. Maps of
@@ -238,7 +238,7 @@ class EmbeddingMonitor(Monitor):
         if not samples.features:
             asked = "linear layer and no nonlinearity" if self.layers is None else "named layer"
             raise NothingToShow(
-                f"no {asked} with one row a sample was seen in the forward pass. Name the layer "
+                f"no {asked} with one row per sample was found in the forward pass. Name the layer "
                 'to map: EmbeddingMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) '
                 "lists them"
             )

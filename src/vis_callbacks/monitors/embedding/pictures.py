@@ -93,7 +93,7 @@ def draw_strip(
     titled = zip(pictures, steps, strict=True)
     tiles = [Tile(picture=picture, title=f"step {step:,}") for picture, step in titled]
     title, *rest = caption
-    title += ", and the maps before it: one scale, each aligned to the one before"
+    title += ", and the maps before it: one scale, each aligned to the previous one"
     strip = tile_table([TileRow(tiles=tiles)], [title, *rest], tile=(side, side))
     return stacked([strip, *legend.legend(strip.shape[1])])
 
@@ -137,7 +137,7 @@ def draw_thumbnails(
     body = side_by_side(
         [
             stacked([line("where the map puts them"), on_map], 1),
-            stacked([line("snapped to a grid: neighbours, none hidden"), on_grid], 1),
+            stacked([line("snapped to a grid, so that none is hidden"), on_grid], 1),
         ],
         2 * _EDGE + 4,
     )
@@ -228,8 +228,8 @@ def draw_probes(
         caption.append(f"the network itself: {100 * network:.1f} %")
     if num_samples < _FEW_A_CLASS * num_classes:
         caption.append(
-            f"{num_samples / num_classes:.1f} samples a class: a probe fitted to so few falls "
-            "short of what the layers hold"
+            f"{num_samples / num_classes:.1f} samples per class: probes fitted to so few "
+            "underestimate the layers"
         )
     depths = range(1, len(layers) + 1)
     plot = line_plot(

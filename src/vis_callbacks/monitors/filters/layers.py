@@ -115,17 +115,17 @@ def _touching(snapshot: Snapshot) -> list[WeightInfo]:
         listed = ", ".join(f'"{name}"' for name in names[:3])
         raise NothingToShow(
             "no forward pass that could be followed met a convolution or a linear layer, so that "
-            "none is known to touch the input. Name the layer to look at: "
+            "none is known to read the input. Name the layer to show: "
             'FilterMonitor(layer="..."), or write forward_fn=lambda model, inputs: ... for a pass '
             f"of our own; there are {listed}."
             if names
-            else "the model has no layer with weights, so that there are no filters to look at. "
+            else "the model has no layer with weights, so there are no filters to show. "
             "Leave FilterMonitor out."
         )
     listed = ", ".join(f'"{name}"' for name in names[:3])
     raise NothingToShow(
-        "no layer with weights was seen to touch the input: something that is not followed, such "
-        "as an embedding or a recurrent layer, lies between. Name the layer to look at: "
+        "no layer with weights was found that reads the input: something that is not followed, "
+        "such as an embedding or a recurrent layer, is in between. Name the layer to show: "
         f'FilterMonitor(layer="..."); the first ones are {listed}.'
     )
 

@@ -21,10 +21,10 @@ def check_loss_names(value: object) -> None:
     if value is None:
         return
     if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != 2:
-        raise TypeError(f'loss_names={value!r} is no pair. Use ("train_loss", "val_loss").')
+        raise TypeError(f'loss_names={value!r} is not a pair. Use ("train_loss", "val_loss").')
     for name in value:
         if not isinstance(name, str):
-            raise TypeError(f"loss_names holds {name!r}, which is no string. Use names only.")
+            raise TypeError(f"loss_names holds {name!r}, which is not a string. Use names only.")
 
 
 def loss_pair(

@@ -50,27 +50,27 @@ _HOW_TO_READ_INPUTS = "Write input_fn=lambda batch: ... that returns the inputs 
 class FilterMonitor(Monitor):
     """Shows the filters of the first layer, what training added, and whether they learn.
 
-    The first layer touches the input, so its weights can be looked at as they are. It is found
-    by following one forward pass: convolutions in one to three dimensions, patch embeddings of
-    transformers, linear layers on flattened images; where several touch the input, each of
-    them (at most 8).
+    The weights of the first layer apply to the input directly, so they can be shown as images. It
+    is found by following one forward pass: a convolution in one to three dimensions, the patch
+    embedding of a transformer, or a linear layer on flattened images. If several layers read the
+    input, each of them is shown (at most 8).
 
-    Noise in filters is mostly *inherited* from the initial weights and not learned: beside each
-    filter stands the part that training added. Noise alone is no alarm, healthy networks keep
-    it; an alert is raised where the layer is noisy *and* has not moved (on 122 trainings that
-    no threshold was taken from: no false alarm, recall .68). Over-fitting does not show in the
-    filters of natural images: that remark rests on the losses the user logs.
+    Noise in filters is mostly *inherited* from the initial weights and not learned, so each filter
+    is shown with the part that training added. Noise alone is no sign of trouble, since healthy
+    networks keep it. An alert is raised if the layer is noisy *and* has not moved (on 122
+    trainings that no threshold was taken from: no false alarm, recall .68). Over-fitting does not
+    show in the filters of natural images, so that remark uses the losses that the user logs.
 
     The numbers are read at step 0, every 50 steps up to step 500 and then every max(50,
     planned steps // 20); pictures once an epoch.
 
     Args:
-        layer: Name of the layer to look at instead, any one with a weight.
+        layer: Name of another layer to show, any one with a weight.
         max_filters: The most filters in the picture, 256 at most. Where a layer has more, those
             with the largest norm are shown. 64 fit a screen beside what was learned.
-        scale: ``"filter"`` gives each filter a scale of its own, so that structure is seen in
-            all; ``"layer"`` one scale to all, which shows the filters that matter. Both lie
-            around 0 and end at the 99 % quantile of the sizes.
+        scale: ``"filter"`` gives each filter its own colour scale, so that structure is visible in
+            all of them; ``"layer"`` uses one scale for all, which shows the filters that matter.
+            Both are centred on 0 and end at the 99 % quantile of the absolute values.
         order: ``"index"``, or ``"norm"``: the largest first, by the norm of the latest snapshot.
         image_shape: (channels, height, width) of the inputs before they were flattened, where a
             linear layer touches the input and the batch does not tell.
@@ -293,14 +293,14 @@ def _check_layer(layer: object) -> None:
     if layer is not None and not isinstance(layer, str):
         raise TypeError(f'layer={layer!r} is a {type(layer).__name__}. Use one name: "conv1".')
     if layer == "":
-        raise ValueError('layer="" is no name. Use None for the first layer.')
+        raise ValueError('layer="" is not a name. Use None for the first layer.')
 
 
 def _check_image_shape(value: object) -> None:
     if value is None:
         return
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise TypeError(f"image_shape={value!r} is no shape. Use (1, 28, 28).")
+        raise TypeError(f"image_shape={value!r} is not a shape. Use (1, 28, 28).")
     for length in value:
         check_count("image_shape", length)
     if not 2 <= len(value) <= 4:

@@ -119,7 +119,7 @@ def draw_strip(
     scale: Scaling,
     order: Order,
 ) -> Rgb:
-    """Returns filters over time: a frame a step, and below it what changed since the one before.
+    """Returns filters over time: a frame a step, and below it what changed since the previous one.
 
     Each filter has one scale in all frames, and its changes have another one. How large the
     changes are is written over them. ``frames`` are (frames, filters, channels, *kernel), oldest
@@ -143,7 +143,7 @@ def draw_strip(
     first = "the initial weights" if first_step == 0 else "the first ones that were seen"
     whose = {"filter": "a filter", "layer": "the layer"}[scale]
     lines = [
-        f"{layer}: {which} filters over time; below each frame: what changed since the one before",
+        f"{layer}: {which} filters over time; below each frame: its change since the previous one",
         f"step {first_step:,}: {first}; {whose} has one scale in all frames, its changes another",
         f"{channels_note(values.shape[2], values.ndim - 3)}; every filter stays at its place",
     ]
@@ -172,7 +172,7 @@ def filter_scales(filters: NDArray[Any], scaling: Scaling = "filter") -> NDArray
 def channels_note(num_channels: int, num_axes: int) -> str:
     """Returns how the channels of filters are drawn, in words for a caption."""
     if num_axes == 1:
-        return "blue is below 0, red above" + ("; one row a channel" if num_channels > 1 else "")
+        return "blue is below 0, red above" + ("; one row per channel" if num_channels > 1 else "")
     if num_channels in (1, 3):
         return "grey is 0" if num_channels == 1 else "channels as red, green and blue; grey is 0"
     shown = min(num_channels, _MAX_CHANNELS)
@@ -270,7 +270,7 @@ def _noise_lines(numbers: Mapping[str, float], step: int, *, has_verdicts: bool)
         return [*lines, noise, small]
     count = round(numbers[metric_names.NOISE_LIKE] * numbers[metric_names.NUM_FILTERS])
     framed = f"orange frame: {count} that cannot be told from noise; healthy networks keep some"
-    return [*lines, noise, framed if count else "no filter is taken for noise"]
+    return [*lines, noise, framed if count else "no filter looks like noise"]
 
 
 def _learned_line(numbers: Mapping[str, float]) -> str:
@@ -285,7 +285,7 @@ def _learned_line(numbers: Mapping[str, float]) -> str:
         words += f" (of the inputs {of_inputs:.2f})" if np.isfinite(of_inputs) else ""
     left = numbers[metric_names.DECAY_LEFT]
     if np.isfinite(left):
-        words += f"; weight decay alone has left {percent(left)} of the initial weights"
+        words += f"; weight decay alone would have left {percent(left)} of the initial weights"
     return words
 
 

@@ -68,17 +68,17 @@ _NORMS = (metric_names.GRADIENT_NORM, metric_names.PARAMETER_NORM, metric_names.
 
 
 class LearningMonitor(Monitor):
-    """Tells whether a network is learning at all, and what keeps it from it.
+    """Tells whether a network is learning at all, and what keeps it from learning.
 
     It reads the loss of every step, the outputs and targets that the loss is computed from, and
     gradients and updates of every weight with two axes or more, all in the user's own passes. The
-    loss is compared with that of the best constant output, which the targets seen so far tell: at
-    that level a network has learned nothing. Its alerts name what to change: an output layer that
-    does not fit the loss, raw inputs, targets out of reach, no gradient, a rate too small or too
-    high.
+    loss is compared with that of the best constant output, which follows from the targets seen so
+    far: at that level, a network has learned nothing. Its alerts name what to change: an output
+    layer that does not fit the loss, raw inputs, targets out of reach, no gradient, a learning rate
+    that is too small or too high.
 
-    It cannot tell whether a better loss could be reached, nor what is learned. A loss of several
-    terms, or with weights for classes, is compared with nothing.
+    It cannot tell whether a lower loss could be reached, nor what is learned. A loss of several
+    terms, or with class weights, is not compared.
 
     Args:
         **options: Those of every `Monitor`.
@@ -258,13 +258,13 @@ class LearningMonitor(Monitor):
             draw,
             past=past[metric_names.GRADIENT_NORM],
             what="norm of the gradient",
-            note="before clipping; where it is exactly 0, nothing gets there",
+            note="before clipping; where it is exactly 0, no gradient arrives",
         )
         of_updates = partial(
             draw,
             past=past_ratios,
             what="update / weight at one step",
-            note="about -3 is usual; below -5 hardly anything moves",
+            note="about -3 is usual; below -5 the weights hardly move",
         )
         yield Picture(tag="learning/gradients", draw=of_gradients, arrays={"latest": gradients})
         yield Picture(tag="learning/updates", draw=of_updates, arrays={"latest": ratios})

@@ -30,9 +30,9 @@ def draw_loss(
         losses: The same of the earlier snapshots.
         constant: Loss of the best constant output; NaN: not known.
     """
-    caption = ["training loss: mean of all steps since the snapshot before"]
+    caption = ["training loss: mean of all steps since the previous snapshot"]
     if math.isfinite(constant):
-        caption.append(f"best constant output, which knows no input: {constant:.4g}")
+        caption.append(f"best constant output, which ignores the input: {constant:.4g}")
     levels = {"constant output": constant}
     return _over_steps(steps, [*losses, float(latest[0])], caption, "loss", levels)
 
@@ -51,7 +51,7 @@ def draw_spread(
     return _over_steps(
         steps,
         [*spreads, float(latest[0])],
-        ["near 0 the model says the same to every sample"],
+        ["near 0: the output is the same for all samples"],
         "standard deviation of the outputs over samples",
         {"targets": targets},
     )

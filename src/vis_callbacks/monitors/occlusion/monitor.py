@@ -40,19 +40,19 @@ _LONG_SECONDS = 10.0  # a snapshot that takes longer is said aloud, once
 
 
 class OcclusionMonitor(Monitor):
-    """Hides a square of each reference image, place by place, and shows what that changes.
+    """Hides a square of each reference image, place by place, and shows the effect.
 
-    The three views of Zeiler and Fergus lie beside the image, each as a function of where the
-    square is: the activity of the strongest feature map of the last layer that has maps, the
-    probability of the true class, and the most probable class. Where the probability falls,
-    the network needed what was hidden; where it rises, that had misled it. Of a signal a window
-    in time is hidden, of a volume or a video a cube. Where the outputs are no classes, the
-    change of an output's value is shown.
+    Beside each image are the three views of Zeiler and Fergus, as functions of the position of
+    the square: the activity of the strongest feature map of the last layer that has maps, the
+    probability of the true class, and the most probable class. Where the probability falls, the
+    network needed what was hidden. Where it rises, the hidden part had misled it. In a signal it
+    hides a window in time, and in a volume or a video a cube. If the outputs are not classes, it
+    shows the change of an output's value.
 
-    It holds for every network, since it needs no gradient, but many forward passes: 169 an image
-    with the defaults. It cannot show evidence of which either of two places is enough, and a
-    square is itself something that the network may take for an object: `baseline="blur"` leaves
-    no edges.
+    It works for every network, since it needs no gradient, but it takes many forward passes: 169
+    per image with the defaults. If either of two places is enough for the network, it shows
+    neither. The network may also take the square itself for an object; `baseline="blur"` leaves no
+    edges.
 
     Args:
         window_size: Side of the square in pixels. None takes a quarter of the image's shorter
@@ -64,14 +64,14 @@ class OcclusionMonitor(Monitor):
             colour, one such number for each channel.
         target: Whose probability is shown: ``"label"``, the true class; ``"predicted"``, the
             class that is most probable without a square; or the index of a class.
-        layer: Whose strongest feature map is followed. None takes the last nonlinearity with
-            more than one position.
+        layer: The layer whose strongest feature map is shown. None takes the last nonlinearity
+            with more than one position.
         coarse_to_fine: Measure each third row and column first, then the quarter of the
             positions where the probability is likely to fall or rise most: about two fifths of
             the passes. Places that were not measured show the nearest coarse one.
-        max_forward_passes: Samples that may go through the network at a snapshot. Where more
-            are wanted the stride grows, at last images are left out; the caption says so. The
-            default leaves room for 8 images with the default square.
+        max_forward_passes: Samples that may go through the network at a snapshot. If more are
+            needed, the stride grows, and then images are left out; the caption says so. The
+            default is enough for 8 images with the default square.
         batch_size: Images with a square that go through the network at a time.
         **options: Those of every `Monitor`.
 
@@ -115,7 +115,7 @@ class OcclusionMonitor(Monitor):
         if len(expand_target(target)) > 1:
             raise ValueError(f'target="{target}" is two. Use "label", "predicted" or a class.')
         if layer is not None and not isinstance(layer, str):
-            raise TypeError(f'layer={layer!r} is no name. Use one such as "layer4.1.relu-1".')
+            raise TypeError(f'layer={layer!r} is not a name. Use one such as "layer4.1.relu-1".')
         check_flag("coarse_to_fine", coarse_to_fine)
         check_count("max_forward_passes", max_forward_passes)
         check_count("batch_size", batch_size)

@@ -80,7 +80,7 @@ class OcclusionFacts:
             }
             named = self.names[self.target] if isinstance(self.target, int) else ""
             return f"probability of the {words.get(target, named)}"
-        words = {"label": "output of the label's number", "predicted": "highest output"}
+        words = {"label": "output with the label's index", "predicted": "highest output"}
         if target == "label" and not self.is_share:
             words["label"] = "output" if len(self.names) == 1 else words["predicted"]
         what = "share after a softmax" if self.is_share else "value"
@@ -200,11 +200,11 @@ def draw_views(
             tiles.append(Tile(picture=shown, title=highest))
         lines = _words(places, value, own, int(targets[index]), facts)
         if planes.slices:
-            lines.append(f"slice {planes.slices[index]}, where most changes")
+            lines.append(f"slice {planes.slices[index]}, with the largest change")
         rows.append(TileRow(tiles=tiles, lines=lines))
     when = "" if facts.step is None else f"; step {facts.step:,}"
     caption = [
-        f"what {facts.square} changes, by where its centre is{when}",
+        f"effect of {facts.square}, by the position of its centre{when}",
         _helped(num_helped, len(images), facts),
         facts.how_to_read,
         f"{len(images)} samples of {facts.source}, {facts.places}",
@@ -279,11 +279,11 @@ def draw_over_time(
         label = f"{name}: {number(float(value))} without a {facts.occluder} at step {steps[-1]:,}"
         rows.append(TileRow(tiles=[Tile(picture=tile) for tile in tiles], lines=[label]))
     caption = [
-        f"{'' if facts.is_share else 'change of the '}{facts.explained}, by where the "
-        f"{facts.occluder}'s centre is",
+        f"{'' if facts.is_share else 'change of the '}{facts.explained}, by the position of "
+        f"the {facts.occluder}'s centre",
         f"{facts.square}; the same {num_rows} reference samples at each step",
-        "dark all over: not recognised, with or without" if facts.is_share else "",
-        "slices where most changes at the latest step" if planes.slices else "",
+        "dark everywhere: not recognised, even with nothing hidden" if facts.is_share else "",
+        "slices with the largest change at the latest step" if planes.slices else "",
         *facts.notes,
         planes.note,
         missing_note(planes.maps, "probabilities" if facts.is_share else "values"),

@@ -245,7 +245,7 @@ def _targets(
     if target == "label" and (labels is None or not is_share):
         target = "predicted"
     found = resolve_targets(scores, target, labels)
-    odd = "some labels are no outputs: the highest output instead"
+    odd = "some labels are not outputs: the highest output is used instead"
     return Targets(found.indices, odd if found.note else "")
 
 
@@ -255,7 +255,7 @@ def _look(
     """Returns scores, and by layer the sum of each of its maps (samples, units), of one pass.
 
     Without ``layer`` these are all nonlinearities whose units have several positions. A layer
-    that not all samples reach, or whose rows are no samples, is left out.
+    that not all samples reach, or whose rows are not samples, is left out.
     """
     sums: dict[str, Tensor] = {}
 

@@ -78,16 +78,16 @@ class Method:
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "gradient": Method(  # Simonyan et al. 2014, "Deep inside convolutional networks"
-            explanation="gradient: how strongly {what} answers to a small change of each {part}",
+            explanation="gradient: how strongly {what} responds to a small change of each {part}",
         ),
         "guided_backprop": Method(  # Springenberg et al. 2015, "Striving for simplicity"
             rule="guided",
-            explanation="guided backpropagation: the gradient by which only positive evidence "
-            "passes the ReLUs; much of it is the {whole}'s edges, whatever the network has learned",
+            explanation="guided backpropagation: the gradient with only positive evidence passed "
+            "through ReLUs; mostly the {whole}'s edges, whatever the network has learned",
         ),
         "deconvnet": Method(  # Zeiler and Fergus 2014, "Visualizing and understanding CNNs"
             rule="deconvnet",
-            explanation="deconvnet: {what} projected back through the ReLUs; much of it is the "
+            explanation="deconvnet: {what} projected back through the ReLUs; mostly the "
             "{whole}'s edges, whatever the network has learned",
         ),
         "input_x_gradient": Method(
@@ -102,8 +102,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             points=way_from_zero,
             times_input=True,
             is_complete=True,
-            explanation="integrated gradients: red speaks for {what}, blue against it; all of a "
-            "map adds up to what the {whole} makes of it",
+            explanation="integrated gradients: red speaks for {what}, blue against it; a map adds "
+            "up to the score's difference from an all-zero {whole}",
         ),
         "grad_cam": Method(  # Selvaraju et al. 2017, "Grad-CAM"
             points=None,

@@ -51,21 +51,21 @@ _CAM_SAMPLES = 2  # enough to find Grad-CAM's layer; a model may squeeze one sam
 # What columns are called while the outputs are not known to be scores of classes.
 _NEUTRAL = {"label": "output = label", "predicted": "highest output"}
 _UNKNOWN_OUTPUTS = (
-    "the labels have not shown so far what the outputs stand for: they are called by their "
-    "numbers (the option outputs says what they are)"
+    "the labels do not tell yet what the outputs stand for, so these are named by their numbers "
+    "(set the option outputs to say what they are)"
 )
 
 
 class SaliencyMonitor(Monitor):
     """Shows which pixels of the reference images the network's answer depends on.
 
-    It shows the same images at every epoch, each with the map of its true class and, where that
-    is another one, of the predicted class. One sees what the network looks at, when that settles,
-    and what it took for something else. ``unit`` asks the same of any unit of any layer.
+    It shows the same images at every epoch, each with the map of its true class and, if that
+    differs, of the predicted class. The maps show what the network relies on, when that settles,
+    and what it mistook for another class. ``unit`` shows the same for any unit of any layer.
 
-    It cannot tell that the network is *right* to look there, nor what a region means together
-    with others. Guided backpropagation and the deconvnet draw the image's edges whatever the
-    network has learned (``sanity_check`` measures that).
+    It cannot tell whether the network is *right* to rely on a region, nor what a region means
+    together with others. Guided backpropagation and the deconvnet show the image's edges whatever
+    the network has learned (``sanity_check`` measures that).
 
     Args:
         methods: Of ``"gradient"``, ``"guided_backprop"``, ``"deconvnet"``,
@@ -74,21 +74,21 @@ class SaliencyMonitor(Monitor):
             has the plainest meaning; SmoothGrad takes 25 times as long, integrated gradients 50.
         target: Which class's score is explained: ``"label"``, ``"predicted"``, ``"both"`` or
             the index of a class. A single output is the score of class 1, and its negative that
-            of class 0. While the outputs are not known to be scores of classes, they are called
-            by their numbers (see ``outputs`` of `Monitor`).
+            of class 0. While the outputs are not known to be scores of classes, they are named by
+            their index (see ``outputs`` of `Monitor`).
         unit: Explain a unit instead of a class: ``"layer4.1.relu-1:17"``, or with a position
             ``"layer4.1.relu-1:17@3,5"``. `vis_callbacks.summary` lists the layers.
         positions: Without a position in ``unit``: its ``"strongest"`` one on each image, or
             the ``"sum"`` over all of them.
-        cam_layer: Where Grad-CAM looks. None takes the last layer that all paths from the input
-            to the score pass, and most of whose positions the score depends on.
-        mask_fn: Batch to masks (samples, height, width) of where the object is, 0 outside:
-            then the share of the saliency inside is logged.
+        cam_layer: The layer that Grad-CAM uses. None takes the last layer that all paths from the
+            input to the score pass through, and on most of whose positions the score depends.
+        mask_fn: Returns the masks of a batch (samples, height, width), which are 0 outside the
+            object. The share of the saliency inside is then logged.
         overlay: Draw each map also over its image, which is grey there. None does so for colour
             images.
-        sanity_check: Log how alike the maps stay when the weights of the top layer are
-            replaced by random ones: near 1, a map does not show what the network has learned.
-            Doubles the cost.
+        sanity_check: Log how similar the maps stay if the weights of the top layer are replaced
+            by random ones. Near 1, a map does not show what the network has learned. This doubles
+            the cost.
         **options: Those of every `Monitor`.
 
     Raises:
@@ -134,7 +134,9 @@ class SaliencyMonitor(Monitor):
             raise TypeError(f'unit={unit!r} is a {type(unit).__name__}. Use "layer4.1.relu-1:17".')
         check_choice("positions", positions, ("strongest", "sum"))
         if cam_layer is not None and not isinstance(cam_layer, str):
-            raise TypeError(f'cam_layer={cam_layer!r} is no name. Use one such as "layer4.1.relu".')
+            raise TypeError(
+                f'cam_layer={cam_layer!r} is not a name. Use one such as "layer4.1.relu".'
+            )
         if mask_fn is not None and not callable(mask_fn):
             raise TypeError(f"mask_fn={mask_fn!r} cannot be called. Give a function.")
         if overlay is not None:
@@ -164,7 +166,7 @@ class SaliencyMonitor(Monitor):
             raise NothingToShow(
                 refused_inputs(
                     references.inputs,
-                    "and no gradient can be taken there",
+                    "which are not floating point and have no gradient",
                     "what the network sees as floating point numbers",
                 )
             )

@@ -287,21 +287,25 @@ def _rule(used: RuleInUse | None) -> str:
         return ""
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(used.left_out.items()))
     left = f", {others} did not" if others else ""
-    return f"{used.num_relus} ReLUs a pass followed the rule{left}"
+    return f"{used.num_relus} ReLUs per pass followed the rule{left}"
 
 
 def _choice(layer: CamLayer | None, what: str) -> str:
     """Returns why Grad-CAM looks at its layer."""
     if layer is None or not layer.is_chosen:
         return ""
-    return f"the layer was chosen as the last that all paths from the input to the {what} pass"
+    return (
+        f"the layer was chosen as the last that all paths from the input to the {what} pass through"
+    )
 
 
 def _range_of(strengths: Values | None) -> str:
     known = np.empty(0) if strengths is None else strengths[np.isfinite(strengths)]
     if not known.size:
         return ""
-    return f"the maps' means are from {number(float(known.min()))} to {number(float(known.max()))}"
+    return (
+        f"the maps' means range from {number(float(known.min()))} to {number(float(known.max()))}"
+    )
 
 
 def _without(shares: Values | None) -> str:

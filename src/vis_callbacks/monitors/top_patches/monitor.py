@@ -48,37 +48,37 @@ _MAX_LAYERS = 20
 
 
 class TopPatchesMonitor(Monitor):
-    """Shows the parts of validation images that excite each unit most.
+    """Shows the parts of validation images that activate each unit most.
 
-    What a unit looks for is seen best in the images that it answers to: one row a unit, its
-    strongest patches cut out as the unit sees them, by its receptive field. They are collected
-    while the validation passes by, without a pass of their own (but for models with
-    ``nn.MultiheadAttention`` and compiled ones), in memory that does not grow with the data.
+    The images that a unit responds to show best what it detects: one row per unit, with its
+    strongest patches, each cut out to the unit's receptive field. They are collected during the
+    validation, without an extra pass (except for compiled models and those with
+    ``nn.MultiheadAttention``), in memory that does not grow with the data.
 
-    It tells what the strongest answers have in common. It does not tell what else excites a
-    unit, nor whether the network uses it.
+    It shows what the strongest responses have in common. It does not show what else activates a
+    unit, nor whether the network uses the unit.
 
-    The receptive field is measured at the first snapshot, by some tens of forward passes of one
-    sample in which rows or columns are marked; so at that snapshot patches larger than 256
-    pixels are cut from images averaged to that size. Units behind attention, a global pooling
-    or a fully connected layer see the whole image: it is shown, and the caption says why.
+    The receptive field is measured at the first snapshot, by a few dozen forward passes of one
+    sample in which rows or columns are marked. At that snapshot, patches larger than 256 pixels
+    are therefore cut from images averaged to that size. Units after attention, global pooling or
+    a fully connected layer see the whole image: it is shown, and the caption says why.
 
     Args:
         layers: Globs over the names of layers (`vis_callbacks.summary` lists them), 20 layers
-            at most. Modules that are no nonlinearity are read as well. None takes the last two
-            nonlinearities whose units have places, or else the last one.
+            at most. Modules that are not nonlinearities can be named, too. None takes the last two
+            nonlinearities whose units have positions, or else the last one.
         units: Which units. ``"random"`` draws some, the same ones at each snapshot.
             ``"strongest"`` takes those with the largest activation, ``"selective"`` of each
             class in turn the one whose patches are of it most often; both look among all units
             of the layer (among as many as 64 MB hold), so the rows may change. A list holds
             indices, for all layers, or ``"layer:index"``.
-        top_k: Patches a unit: 9, as in Zeiler and Fergus.
-        max_units: Units a layer that a word chooses: 8 rows fill a screen.
+        top_k: Patches per unit: 9, as in Zeiler and Fergus.
+        max_units: Units per layer, if ``units`` is a word; 8 rows fill a screen.
         patches_per_image: How many patches one image may have in a row. 1 shows different
             images. More suppresses what overlaps a stronger one by more than 30 % of their
             union.
         show_images: Show whole images with the receptive field as a box.
-        seed: Of the random choice of units, and of images that excite a unit equally.
+        seed: Of the random choice of units, and of images that activate a unit equally.
         **options: Those of every `Monitor`.
 
     Raises:
@@ -188,13 +188,13 @@ class TopPatchesMonitor(Monitor):
         met = [info.name for info in snapshot.trace if info.name in read]
         if self.layers is not None and len(met) > _MAX_LAYERS:
             raise ValueError(
-                f"layers={list(self.layers)} matches {len(met)} layers; patches are shown of "
-                f"{_MAX_LAYERS} at most. Name fewer."
+                f"layers={list(self.layers)} matches {len(met)} layers; patches are shown "
+                f"for at most {_MAX_LAYERS}. Name fewer."
             )
         reader = self._reader
         misfits = [name for name in met if reader is not None and name in reader.misfits]
         why = NothingToShow(
-            f"the rows of {', '.join(misfits)} are no samples, so what excites a unit cannot be "
+            f"the rows of {', '.join(misfits)} are not samples, so what excites a unit cannot be "
             "told apart by image. Leave such layers out of layers."
             if misfits
             else "no nonlinearity was seen in the forward pass. Name the layers: "

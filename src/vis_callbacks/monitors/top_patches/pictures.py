@@ -180,7 +180,7 @@ def _notes(
             notes[-1].append(f"{int(counts[unit])} of {int(is_counted[unit].sum())}: {name}")
         if (num_drawn := int(is_drawn[unit].sum())) > 0:
             ties = int(top.ties[unit][is_drawn[unit]][0])
-            notes[-1].append(f"{num_drawn} drawn of {ties:,} equally strong")
+            notes[-1].append(f"{num_drawn} drawn from {ties:,} equally strong")
         if page.has_flat_zero:
             share = 100 * int(fired[unit]) / max(page.num_samples, 1)
             notes[-1].append(f"fires for {share:.{int(share < 10)}f} % of images")
@@ -207,7 +207,7 @@ def _caption(top_k: int, counts: Sequence[int], num_ignored: int, page: PatchPag
         _of_field(page),
         "; ".join(filter(None, (_of_units(page), border, dead if can_be_dead else ""))),
         ignored if num_ignored else "",
-        "of each volume the middle slice is shown" if page.is_volume else "",
+        "the middle slice of each volume is shown" if page.is_volume else "",
     ]
 
 
@@ -218,7 +218,7 @@ def _of_units(page: PatchPage) -> str:
     if choice.units == "strongest":
         return f"units: those with the largest activation, of {pool}"
     if choice.units == "selective":
-        return f"units: of each class in turn the most selective, of {pool}"
+        return f"units: the most selective for each class in turn, of {pool}"
     if choice.units == "random" and among < page.num_units:
         return f"units: {among} of {page.num_units:,}, drawn once (seed {choice.seed})"
     return f"units: {among:,} of {page.num_units:,}"

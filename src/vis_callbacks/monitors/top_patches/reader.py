@@ -89,7 +89,7 @@ def check_units(units: object) -> None:
             )
         return
     if not isinstance(units, Sequence) or isinstance(units, bytes) or not units:
-        raise TypeError(f"units={units!r} is no list of units. Use {listed}, or [3, 17].")
+        raise TypeError(f"units={units!r} is not a list of units. Use {listed}, or [3, 17].")
     for unit in units:
         parsed = Unit.parse(unit) if isinstance(unit, str) else Unit("", unit)
         if parsed.position is not None:
@@ -196,7 +196,7 @@ class PatchReader:
     def read(self, activation: Activation, batch: Batch) -> dict[str, Tensor]:
         """Returns packed patches, how many samples excite each unit, and how many are ignored.
 
-        Of layers whose rows are no samples, and of those that are not chosen, nothing.
+        Of layers whose rows are not samples, and of those that are not chosen, nothing.
         """
         layer, values = activation.layer, activation.values
         self._turn_to(batch)
