@@ -166,6 +166,8 @@ def test_filters_that_blow_up_are_remarked_from_their_change_at_step_150_to_200(
     assert isinstance(finding, Finding)
     assert finding.since_step == 150
     assert "180 %" in finding.message
+    assert "a tenth of the learning rate" in finding.remedy
+    assert "nan" not in finding.remedy
     slower = [filters(**{metric_names.FILTER_CHANGE: 0.5 * place}) for place in range(8)]
     assert FiltersBlowUp().check(every_50(*slower)) is None
     # The first snapshot in the window is missing: later movement was not measured.

@@ -380,6 +380,9 @@ def test_a_gradient_that_has_gone_points_to_the_rate() -> None:
     finding = found(NoGradient(), entry(), *[none] * 3)
     assert "too high" in finding.message
     assert "0.01 instead of 0.1" in finding.remedy
+    unknown = {metric_names.LEARNING_RATE: math.nan}
+    of_no_rate = [entry(**unknown), *[entry(2.3, weights={"a": (0.0, 1.0, 0.0)}, **unknown)] * 3]
+    assert "nan" not in found(NoGradient(), *of_no_rate).message
 
 
 def test_nothing_is_left_to_learn_at_a_loss_of_0() -> None:

@@ -178,7 +178,13 @@ class FiltersBlowUp:
             since_step=step,
             evidence=_evidence(history, worst),
             could_be=("a learning rate that is too high", "inputs that are not normalised"),
+            remedy="If units die or the loss stays high as well, try a tenth of the learning rate"
+            f"{_tenth(history.latest(metric_names.LEARNING_RATE, worst))}.",
         )
+
+
+def _tenth(rate: float) -> str:
+    return "" if math.isnan(rate) else f" ({rate / 10:.3g})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,12 +61,13 @@ class NoGradient:
         layers = history.layers(GRADIENT_NORM)
         had_one = not has_no_gradient(history, 0)
         rate = learning_rate(history)
+        of_rate = "" if math.isnan(rate.highest) else f" ({rate.highest:.3g})"
         return Finding(
             message=f"No gradient reaches any of the {len(layers)} weight tensors: it was exactly"
             f" 0 at the latest {self.num_looks} snapshots, so nothing is learned."
             + (
                 f" At step {history.steps[0]} there was a gradient: the learning rate"
-                f" ({rate.highest:.3g}) was too high, or single steps were too large."
+                f"{of_rate} was too high, or single steps were too large."
                 if had_one
                 else ""
             ),
