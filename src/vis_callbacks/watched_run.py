@@ -14,7 +14,7 @@ from vis_callbacks._lightning import RunView
 from vis_callbacks.engine.engine import Engine
 from vis_callbacks.engine.engine_guards import EngineGuards
 from vis_callbacks.engine.loss_log import LossLog
-from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, gather
+from vis_callbacks.engine.ranks import RanksError, RefusedCollectives, any_rank, gather
 from vis_callbacks.engine.schedule import RunFacts
 from vis_callbacks.engine.subscription import Subscription
 from vis_callbacks.guard import Catch, Guard
@@ -49,13 +49,18 @@ class WatchedRun:
         """Yields who looks once more where the run has ended before its last planned step.
 
         These are those who wait for room in the budget, and those who ask for all losses, if one
-        was not finite since they looked: ranks would have to agree on that, and are not asked.
+        was not finite since they looked, on any rank.
         """
         waiting = [state for state in self.states if state.waits]
         if waiting:
             yield self._last_look(run, waiting, [])
-        if self.losses is not None and not self.has_ranks and self.losses.has_bad():
-            told = [state for state in self.states if _ask_for_losses(state.subscriptions)]
+        told = [state for state in self.states if _ask_for_losses(state.subscriptions)]
+        if self.losses is None or not told:
+            return
+        is_bad = False
+        with told[0].guard.catch("the losses"):  # a rank that fails must still join the others
+            is_bad = self.losses.has_bad()
+        if any_rank(is_bad) if self.has_ranks else is_bad:
             read = subscriptions_of(told)
             self.engine.read_beside("losses", self.losses.take(), read)
             yield self._last_look(run, told, read)

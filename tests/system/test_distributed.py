@@ -194,6 +194,13 @@ def test_an_alert_of_one_rank_alone_stops_both(folder: Path) -> None:
     assert [len(run.alerts) for run in runs] == [0, 1]
 
 
+def test_a_nan_of_one_rank_that_ends_the_run_before_the_next_look_is_told(folder: Path) -> None:
+    runs = [outcome(folder, "ends early", rank) for rank in RANKS]
+    assert [run.num_steps for run in runs] == [FAULT_STEP + 2] * 2
+    assert [list(run.alerts) for run in runs] == [[f"non_finite_loss {FAULT_STEP + 1}"]] * 2
+    assert [run.failures for run in runs] == [[{}]] * 2
+
+
 @pytest.mark.parametrize("name", ["raise", "raise on one rank"])
 def test_raise_ends_both_ranks(folder: Path, name: str) -> None:
     runs = [outcome(folder, name, rank) for rank in RANKS]

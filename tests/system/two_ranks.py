@@ -99,6 +99,7 @@ def fit(
     nan_from: int | None = None,
     batch_size: int = RANK_BATCH,
     make: Callable[[], nn.Module] = half_dead,
+    also: Sequence[pl.Callback] = (),
     called: Sequence[Any] = (),
     **options: Any,
 ) -> Outcome:
@@ -114,7 +115,7 @@ def fit(
         timeout = timedelta(seconds=TIMEOUT_S)
         strategy = DDPStrategy(process_group_backend="gloo", timeout=timeout)
         options |= {"strategy": strategy, "devices": num_ranks}
-    trainer = trainer_of(folder, list(monitors), **options)
+    trainer = trainer_of(folder, [*monitors, *also], **options)
     raised = None
     try:
         trainer.fit(module, loader)
@@ -265,6 +266,13 @@ def alone(on_alert: str, folder: Path) -> Outcome:
     return fit(folder, [monitor], nan_from=1)
 
 
+class EndsEarly(pl.Callback):
+    """Ends the run two steps after the fault, before monitors look again."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == FAULT_STEP + 2
+
+
 class LateBurst(Summing):
     """Finds something at step 3, and is amid a burst for the whole run."""
 
@@ -293,6 +301,12 @@ SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
     "plain": fit,
     "watched": lambda folder: fit(folder, [watching(), Summing()]),
     "learning": lambda folder: fit(folder, [LearningMonitor(every_n_train_steps=1)]),
+    "ends early": lambda folder: fit(
+        folder,
+        [LearningMonitor(every_n_train_steps=10)],
+        nan_from=FAULT_STEP,
+        also=[EndsEarly()],
+    ),
     "routed": lambda folder: fit(folder, [watching(), Summing()], make=Routed),
     "in bursts": lambda folder: fit(folder, in_bursts(watching(), Summing())),
     "stop in bursts": lambda folder: fit(
