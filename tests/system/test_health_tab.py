@@ -98,7 +98,9 @@ def test_the_page_begins_with_the_sick_run_and_names_every_run(tab: HealthPage) 
     frame = tab.open_within_tensorboard()
     verdict = frame.locator(".verdict").inner_text()
     assert re.match(r"(Warning|Critical): dying_units in features\.\d.* since step \d+", verdict)
-    assert frame.get_by_text("Restart with learning rate 0.003 (a tenth of 0.03)").count() == 1
+    rate = RUNS["sick"].learning_rate
+    remedy = f"Restart with learning rate {rate / 10:g} (a tenth of {rate:g})"
+    assert frame.get_by_text(remedy).count() == 1
     names = ["healthy", "plain", "shortcut", "sick", "written"]
     assert frame.locator("nav .run").all_inner_texts() == names
     levels = frame.locator("nav .dot").evaluate_all("dots => dots.map(dot => dot.className)")
