@@ -38,12 +38,10 @@ class Card:
 
     Attributes:
         tag: Of the picture in TensorBoard.
-        max_width: Left of this column it is cut, where nothing is cut through. None: all.
-        max_height: The same for rows.
+        max_height: Above this row it is cut, where nothing is cut through. None: all.
     """
 
     tag: str
-    max_width: int | None = None
     max_height: int | None = None
 
 
@@ -70,7 +68,7 @@ FIGURES = {
     ),
     "activations": Figure((Card("activations/unit_life"), Card("activations/raster")), SICK),
     "maps": Figure((Card("activations/maps/features.6", max_height=520),), SICK),
-    "filters": Figure((Card("filters/over_time/features.0", max_width=790),), SICK),
+    "filters": Figure((Card("filters/over_time/features.0"),), SICK),
     "filters_at_the_end": Figure((Card("filters/features.0"),), SICK),
     "embedding": Figure((Card("embedding/map/classifier"),), SICK),
     "probes": Figure((Card("embedding/probes"),), SICK),
@@ -132,8 +130,6 @@ def _with_few_colours(picture: Image.Image) -> Image.Image:
 def _shown(card: Card, png: bytes, max_width: int) -> Pixels:
     """Returns the part of a picture that is shown, no wider than a panel."""
     pixels = np.asarray(Image.open(BytesIO(png)).convert("RGB"))
-    if card.max_width is not None:
-        pixels = cut(pixels, card.max_width, axis=1)
     if card.max_height is not None:
         pixels = cut(pixels, card.max_height, axis=0)
     height, width = pixels.shape[:2]

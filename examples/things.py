@@ -6,8 +6,8 @@ The network names the thing on an image of 64 x 64 pixels (see things_data.py; n
 downloaded). The three runs lie side by side in ``demo_runs/``:
 
 * ``healthy``: learning rate 0.001. It finds the things; no alert.
-* ``sick``: learning rate 0.03. Units die within the first steps, and it ends at chance. The alert
-  comes within 20 of 468 steps.
+* ``sick``: learning rate 0.05. Units die within the first steps, and it ends at chance. The first
+  alert comes within 20 of 468 steps. A second one, on the loss, names the same remedy.
 * ``shortcut``: learning rate 0.001, and a yellow square on every cat that it is trained on. The
   training looks perfect. Saliency and occlusion show that "cat" means "yellow square".
 
@@ -61,7 +61,7 @@ RUNS = {
         0.001, "saliency/gradient and occlusion/views: what counts lies on the thing itself."
     ),
     "sick": Run(
-        0.03, "activations/unit_life: rows light up within the first epoch, as the alert says."
+        0.05, "activations/unit_life: rows light up within the first epoch, as the alert says."
     ),
     "shortcut": Run(
         0.001,
@@ -185,6 +185,7 @@ def train(name: str, run: Run, data: ThingData, options: argparse.Namespace) -> 
     accuracy = fit(trainer, run, data)
     print(f"{name}: validation accuracy {accuracy:.1%} (chance {1 / len(CLASS_NAMES):.1%})")
     alerts = [alert for monitor in monitors for alert in monitor.alerts]
+    alerts.sort(key=lambda alert: alert.step)
     for alert in alerts:
         print(f"{name}: [{alert.severity}] step {alert.step}: {alert.message} {alert.remedy}")
     if not alerts:

@@ -26,7 +26,8 @@ _DEPTH = {kind: depth for depth, kinds in enumerate(_DEPTHS) for kind in kinds}
 def explained(alert: Alert, causes: Iterable[Alert]) -> Alert:
     """Returns the alert, as a remark where one of the causes explains it.
 
-    Where its remedy says what that of the cause says, only the rest of it is kept.
+    The remark has no remedy of its own: what mends a symptom by itself may be the contrary of
+    what mends its cause.
     """
     depth = _DEPTH.get(alert.kind)
     deeper = [cause for cause in causes if _DEPTH.get(cause.kind, len(_DEPTHS)) < (depth or 0)]
@@ -34,5 +35,4 @@ def explained(alert: Alert, causes: Iterable[Alert]) -> Alert:
         return alert
     cause = min(deeper, key=lambda cause: _DEPTH[cause.kind])
     words = f"{alert.message} The alert {cause.kind!r} explains this: fix that first."
-    rest = alert.remedy.removeprefix(cause.remedy).strip()
-    return replace(alert, severity="info", message=words, remedy=rest, explained_by=cause.kind)
+    return replace(alert, severity="info", message=words, remedy="", explained_by=cause.kind)
