@@ -21,6 +21,8 @@ from vis_callbacks.alerts.metric_names import (
     OUTPUT_LOW,
     PLANNED_STEPS,
     ROW_SUM_ERROR,
+    TARGET_HIGH,
+    TARGET_LOW,
 )
 
 _MAX_ERROR = 2e-4  # of a ratio that is to stay the same: what float32 and sums leave
@@ -52,6 +54,16 @@ def formulas_of(history: History) -> list[Formula]:
     """
     found = [f for name in history.layers(FORMULA_LOSS, 0) if (f := _formula(history, name))]
     return sorted(found, key=lambda f: abs(math.log(abs(f.factor))))
+
+
+def seen_loss(history: History) -> str:
+    """Returns which of torch's losses was called; "" for another one, or for none or several.
+
+    Of such a call outputs and targets are known. Of another loss they are a guess: its targets
+    may be made of the batch's labels in the step.
+    """
+    tried = history.layers(FORMULA_LOSS, 0)  # of a loss of torch's, its own formula alone
+    return tried[0] if len(tried) == 1 else ""
 
 
 def formula_of(history: History) -> Formula | None:
@@ -136,6 +148,15 @@ def are_probabilities(history: History) -> bool:
     lows, highs = history.series(OUTPUT_LOW), history.series(OUTPUT_HIGH)
     known = [(low, high) for low, high in zip(lows, highs, strict=True) if not math.isnan(low)]
     return bool(known) and all(low >= 0 and high <= 1 for low, high in known)
+
+
+def seeks_a_constant(history: History) -> bool:
+    """Whether a loss of differences compares with one number, as that of a residual or a penalty.
+
+    Then nothing is wrong with outputs that are all the same, and the targets are no labels.
+    """
+    low = min(history.known(TARGET_LOW), default=math.nan)
+    return seen_loss(history) in OF_DIFFERENCES and low == max(history.known(TARGET_HIGH))
 
 
 def is_finite(history: History) -> bool:

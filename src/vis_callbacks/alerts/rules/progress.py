@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
@@ -163,7 +164,7 @@ def _and_normalise(scale: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DivergingLoss:
-    """The loss grows: it is far above its first value, or as far below 0.
+    """The loss grows far above its first value; one that falls as far below 0 is a remark.
 
     Raised by 1 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
 
@@ -190,30 +191,35 @@ class DivergingLoss:
         size = max(abs(first), 0.0 if math.isnan(constant) else constant)
         if len(losses) < 2 or not size > 0 or losses[-1][0] < self.min_step:
             return None
-        latest = losses[-1][1]
-        if not (latest > self.min_growth * size or latest < -self.min_growth * size):
-            return None
-        if latest > 0 and history.latest(LOSS) < self.min_latest * size:
+        latest, since = losses[-1][1], losses[-2][0]
+        if latest < -self.min_growth * size:
+            return _below_zero(first, latest, since)
+        if not latest > self.min_growth * size or history.latest(LOSS) < self.min_latest * size:
             return None  # it shot up, and has come down again
-        is_negative = latest < 0
+        if min(loss for _, loss in [(0, first), *losses]) < 0:
+            return None  # without a lower end its size says nothing
         scale = raw_columns(history)
         return Finding(
-            message=f"The loss {'falls below 0 without an end' if is_negative else 'diverges'}: it"
-            f" was {first:.3g} at first and is {latest:.3g} on average since step"
-            f" {losses[-2][0]}; "
-            + (
-                "a loss that can be negative without bound has a wrong sign or no lower end."
-                if is_negative
-                else "the learning rate is too high"
-                + (f" for inputs that are not normalised ({scale})." if scale else ".")
-            ),
-            since_step=losses[-2][0],
+            message=f"The loss diverges: it was {first:.3g} at first and is {latest:.3g} on average"
+            f" since step {since}; the learning rate is too high"
+            + (f" for inputs that are not normalised ({scale})." if scale else "."),
+            since_step=since,
             evidence={"first_loss": first, "mean_loss": latest},
-            could_be=("a loss with the wrong sign", "a loss that is summed and not averaged"),
-            remedy="Look at the sign of the loss."
-            if is_negative
-            else _lower(history, "until the loss no longer grows"),
+            could_be=("a loss that is summed and not averaged",),
+            remedy=_lower(history, "until the loss no longer grows"),
         )
+
+
+def _below_zero(first: float, latest: float, since: int) -> Finding:
+    """Returns a remark: densities, critics and policies have such losses in health."""
+    return Finding(
+        message=f"The loss is far below 0: {latest:.3g} on average since step {since}, and"
+        f" {first:.3g} at first. It has no lower end, or the wrong sign.",
+        evidence={"first_loss": first, "mean_loss": latest},
+        could_be=("the loss of a likelihood, a critic or a policy, which is right to do so",),
+        remedy="Look at the sign of the loss.",
+        severity="info",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,8 +316,7 @@ class NoBetterThanConstant:
 
 def _mean_accuracy(history: History) -> float:
     """Returns the share of right predictions over the latest five looks."""
-    known = history.known(ACCURACY)[-5:]
-    return sum(known) / len(known) if known else math.nan
+    return fmean(history.known(ACCURACY)[-5:] or [math.nan])
 
 
 def _what_points_to_it(history: History) -> list[str]:

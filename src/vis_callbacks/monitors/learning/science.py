@@ -23,6 +23,7 @@ from vis_callbacks.engine.scores import find_scores
 _MAX_VALUES = 2**17  # of a batch's outputs; of more, evenly spread rows are read
 _MAX_COLUMNS = 1024  # of its inputs
 _KEPT_VALUES = 256  # of its targets, of which a median is told
+_ROUNDING = 1e-12  # of a mean square: the variance of targets that are all the same
 _EPSILON = 1e-7  # as Keras has it: programs that were translated from it clip so
 
 # What is summed over the rows of a batch, and how it merges over batches and ranks.
@@ -105,7 +106,8 @@ def _of_call(call: LossCall) -> Pair:
         rows = _rows(outputs)
         if targets.is_floating_point():
             return Pair(call.kind, rows, values=_rows(targets))
-        return Pair(call.kind, rows, classes=targets.reshape(-1))
+        classes = targets.reshape(-1).long()  # padding, say, is no class
+        return Pair(call.kind, rows, classes=classes.masked_fill(classes == call.ignored, -1))
     differ = outputs.shape != targets.shape
     is_alike = outputs.numel() == targets.numel()
     values = targets.reshape(len(outputs), -1) if is_alike else None
@@ -163,7 +165,7 @@ def _of_outputs(pair: Pair) -> dict[str, Tensor]:
 
 def _of_classes(classes: Tensor, outputs: Tensor) -> dict[str, Tensor]:
     num_classes, predicted = outputs.shape[1], outputs.argmax(1)
-    known = (classes >= 0) & (classes < num_classes)  # -100, for one, is left out of a loss
+    known = (classes >= 0) & (classes < num_classes)  # others are left out of a loss
     zeros, places = outputs.new_zeros(num_classes), classes.long().clamp(0, num_classes - 1)
     return {
         "label_counts": zeros.scatter_add(0, places, known.double()),
@@ -261,11 +263,12 @@ def _by_formula(pair: Pair) -> list[Tensor]:
     """Returns what each of `FORMULAS` makes of a batch, NaN where it does not apply."""
     outputs, targets = pair.outputs, pair.values
     nothing = torch.full((), math.nan, dtype=torch.float64, device=outputs.device)
+    rows_for_one: Tensor | float = 1.0  # of those that count: torch takes the mean over these
     if pair.classes is not None:
         places = pair.classes.long()
         known = (places >= 0) & (places < outputs.shape[1])
         hot = F.one_hot(places.clamp(0, outputs.shape[1] - 1), outputs.shape[1]).double()
-        targets = hot * known[:, None]
+        targets, rows_for_one = hot * known[:, None], 1 / known.double().mean()
     if targets is None or targets.shape != outputs.shape:
         return [nothing] * len(FORMULAS)
     kind = "smooth_l1_loss" if pair.kind == "huber_loss" else pair.kind
@@ -276,7 +279,8 @@ def _by_formula(pair: Pair) -> list[Tensor]:
             applies = pair.shapes_differ
         if name == "mse_of_all_pairs":
             applies = applies and outputs.shape[1] == 1 and len(outputs) > 1
-        values.append(formula(outputs, targets) if applies else nothing)
+        scale = rows_for_one if name in _OF_ROWS else 1.0
+        values.append(formula(outputs, targets) * scale if applies else nothing)
     return values
 
 
@@ -290,8 +294,11 @@ def constant_losses(totals: Mapping[str, Tensor]) -> list[Tensor]:
     nothing = torch.full((), math.nan, dtype=torch.float64, device=some.device)
     losses = dict.fromkeys(FORMULAS, nothing)
     if "target_sum" in totals:
-        shares = totals["target_sum"] / totals["rows"]
-        variances = (totals["target_squares"] / totals["rows"] - shares.square()).clamp_min(0)
+        shares, squares = (
+            totals[name] / totals["rows"] for name in ("target_sum", "target_squares")
+        )
+        variances = squares - shares.square()
+        variances = variances * (variances > _ROUNDING * squares)
         values = totals["target_values"]
         distances = nothing
         if values.numel():
