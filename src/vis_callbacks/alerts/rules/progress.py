@@ -99,6 +99,7 @@ class NonFiniteLoss:
 
 def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
     scale = raw_columns(history)
+    too = f"; and normalise the inputs ({scale})" if scale else ""
     if step == history.steps[0]:
         low, high = history.first(OUTPUT_LOW), history.first(OUTPUT_HIGH)
         if math.isfinite(low + high):
@@ -107,13 +108,13 @@ def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
                 f" {high:.3g}): the loss function itself takes a logarithm of 0 or of a negative"
                 " number, or divides by 0.",
                 "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits), or"
-                f" clamp what the logarithm is taken of{_and_normalise(scale)}.",
+                f" clamp what the logarithm is taken of{too}.",
             )
         return (
             "The outputs, as the loss gets them, were not finite before any update: they are a"
             " logarithm of what is not positive, or inputs or initial weights are not finite.",
             "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits) in the"
-            f" place of a logarithm of your own{_and_normalise(scale)}; else look at the first"
+            f" place of a logarithm of your own{too}; else look at the first"
             " batch and at the initial weights.",
         )
     grew = _largest_loss(history, step)
@@ -156,10 +157,6 @@ def _largest_loss(history: History, step: int) -> float:
     losses = [loss for at, loss in pairs if at < step and math.isfinite(loss)]
     largest = max(losses, default=0.0)
     return largest if largest > 3 * abs(first) else 0.0
-
-
-def _and_normalise(scale: str) -> str:
-    return f"; and normalise the inputs ({scale})" if scale else ""
 
 
 @dataclass(frozen=True, kw_only=True)
