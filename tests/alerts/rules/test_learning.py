@@ -150,6 +150,19 @@ def test_a_loss_that_no_formula_gives_has_no_constant() -> None:
     assert math.isnan(constant_loss(history_of(*entries)))
 
 
+def test_a_formula_that_hardly_moves_is_no_proof() -> None:
+    """Of nine formulas one keeps its ratio to a loss that stays where it is, by chance."""
+    pairs = ((1.9, 3.5), (1.9003, 3.501), (1.9, 3.5))
+    entries = [entry(loss, formulas={"mse_of_all_pairs": value}) for loss, value in pairs]
+    assert formula_of(history_of(*entries)) is None
+
+
+def test_two_looks_are_no_proof_of_a_factor() -> None:
+    entries = [entry(x, formulas={"mse_loss": 2 * x}) for x in (3.0, 4.0, 5.0)]
+    assert formula_of(history_of(*entries[:2])) is None
+    assert formula_of(history_of(*entries)) is not None
+
+
 # -- loss and output layer
 
 
@@ -397,6 +410,13 @@ def test_a_loss_that_stays_where_it_began_is_told_without_any_formula() -> None:
     unknown = [entry(1.0 + 1e-3 * (i % 3), formulas={}) for i in range(10)]
     assert found(LossNotFalling(), *unknown[:5]).severity == "info"
     assert found(LossNotFalling(), *unknown).severity == "warning"
+
+
+def test_of_networks_that_play_against_each_other_no_loss_is_judged() -> None:
+    unknown = [entry(1.0 + 1e-3 * (i % 3), formulas={}, num_optimizers=2.0) for i in range(10)]
+    assert check(LossNotFalling(), *unknown) is None
+    assert check(SlowLearning(), *unknown) is None
+    assert check(DivergingLoss(), *unknown, entry(9.0, formulas={}, num_optimizers=2.0)) is None
 
 
 # -- gradients and updates

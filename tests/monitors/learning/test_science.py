@@ -77,6 +77,36 @@ def test_a_mean_is_that_of_the_rows_that_count(ignored: int) -> None:
     assert found["label_counts"].tolist() == [0, 1, 3]
 
 
+REWARDS = torch.tensor([1.0, 0, 1, 1, 1, 1, 1, 0])
+FIRST = torch.zeros(8, dtype=torch.long)  # the score that is to be the highest one
+OF_BATCH = torch.tensor([0, 1, 1, 0, 1, 0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "of_batch", "are_labels"),
+    [
+        ("mse_loss", REWARDS, OF_BATCH, False),
+        ("mse_loss", REWARDS, None, False),
+        ("mse_loss", OF_BATCH.float(), OF_BATCH, True),
+        ("cross_entropy", FIRST, OF_BATCH, False),
+        ("cross_entropy", FIRST, None, False),
+        ("cross_entropy", FIRST, FIRST, True),  # then it is the batch that has one class alone
+        ("cross_entropy", OF_BATCH, None, True),
+        ("cross_entropy", FIRST[:4], None, True),  # so few may be alike by chance
+        ("binary_cross_entropy_with_logits", REWARDS, OF_BATCH, True),
+    ],
+)
+def test_targets_that_the_step_makes_are_no_labels(
+    kind: str, targets: Tensor, of_batch: Tensor | None, are_labels: bool
+) -> None:
+    columns = 5 if kind == "cross_entropy" else 1
+    outputs = torch.randn(len(targets), columns)
+    targets = targets if columns > 1 else targets[:, None]
+    inputs = LossInputs([LossCall(kind, outputs, targets)], ())
+    found = measure(inputs, Batch(inputs=None, labels=of_batch, num_samples=len(targets)))[kind]
+    assert found["label_counts"].sum() == len(targets) * are_labels
+
+
 def test_of_several_losses_nothing_is_said() -> None:
     call = LossCall("mse_loss", torch.randn(6, 3), torch.randn(6, 3))
     assert measure(LossInputs([call, call], ()), batch()) == {}

@@ -16,6 +16,7 @@ from vis_callbacks.alerts.metric_names import (
     LOSS,
     MEAN_LOSS,
     NUM_LABELS,
+    NUM_OPTIMIZERS,
     NUM_OUTPUTS,
     OUTPUT_HIGH,
     OUTPUT_LOW,
@@ -26,6 +27,8 @@ from vis_callbacks.alerts.metric_names import (
 )
 
 _MAX_ERROR = 2e-4  # of a ratio that is to stay the same: what float32 and sums leave
+_MIN_CHANGE = 5e-3  # of a formula's values: what hardly moves keeps its ratio to anything
+_MIN_LOOKS = 3  # for a factor other than 1: at two looks one of nine formulas may fit by chance
 _MAX_LOOKS = 12  # that a formula must hold at
 
 OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
@@ -83,14 +86,15 @@ def _formula(history: History, name: str) -> Formula | None:
         return None
     ratios = [loss / value for loss, value in pairs]
     factor = ratios[0]
-    has_changed = _differ([value for _, value in pairs])
-    if factor == 0 or _differ(ratios) or not (has_changed or abs(abs(factor) - 1) < _MAX_ERROR):
+    is_one = abs(abs(factor) - 1) < _MAX_ERROR
+    is_proven = len(pairs) >= _MIN_LOOKS and _differ([value for _, value in pairs], _MIN_CHANGE)
+    if factor == 0 or _differ(ratios) or not (is_proven or is_one):
         return None
-    return Formula(name, round(factor) if abs(abs(factor) - 1) < _MAX_ERROR else factor)
+    return Formula(name, round(factor) if is_one else factor)
 
 
-def _differ(values: list[float]) -> bool:
-    return max(values) - min(values) > _MAX_ERROR * max(map(abs, values))
+def _differ(values: list[float], least: float = _MAX_ERROR) -> bool:
+    return max(values) - min(values) > least * max(map(abs, values))
 
 
 def constant_loss(history: History) -> float:
@@ -126,7 +130,13 @@ def recent_loss(history: History) -> float:
 
 
 def known_losses(history: History) -> Iterator[tuple[int, float]]:
-    """Yields (step, mean loss since the look before) wherever it is known."""
+    """Yields (step, mean loss since the look before) wherever it is known.
+
+    With several optimizers there is none: of networks that play against each other, each one's
+    loss rises where the other learns, and stays where neither wins.
+    """
+    if history.latest(NUM_OPTIMIZERS) > 1:
+        return
     for step, value in zip(history.steps, history.series(MEAN_LOSS), strict=True):
         if not math.isnan(value):
             yield step, value

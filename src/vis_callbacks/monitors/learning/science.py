@@ -24,6 +24,9 @@ _MAX_VALUES = 2**17  # of a batch's outputs; of more, evenly spread rows are rea
 _MAX_COLUMNS = 1024  # of its inputs
 _KEPT_VALUES = 256  # of its targets, of which a median is told
 _ROUNDING = 1e-12  # of a mean square: the variance of targets that are all the same
+_MIN_SAME = 8  # rows of one class that are no chance
+_OF_LABELS = ("label_counts", "predicted_counts", "hits")
+_OF_DIFFERENCES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _EPSILON = 1e-7  # as Keras has it: programs that were translated from it clip so
 
 # What is summed over the rows of a batch, and how it merges over batches and ranks.
@@ -77,6 +80,9 @@ def measure(inputs: LossInputs, batch: Batch) -> dict[str, dict[str, Tensor]]:
         sums |= _of_values(pair.values)
         if pair.outputs.shape[1] == pair.values.shape[1] == 1:
             sums |= _of_two_classes(pair.values, pair.outputs)
+    if inputs.calls and "label_counts" in sums:
+        are_labels = ~_are_own_targets(inputs.calls[0], batch)
+        sums |= {name: sums[name] * are_labels for name in _OF_LABELS}
     by_formula = _by_formula(pair)
     sums["by_formula"] = torch.stack(by_formula) * len(pair.outputs)
     return {pair.kind: sums | _of_inputs(batch.inputs, pair.outputs.device)}
@@ -96,6 +102,24 @@ def pair_of(inputs: LossInputs, batch: Batch) -> Pair | None:
             is_read = is_plain(outputs) and outputs.numel() > 0
             return _thinned(_of_batch(plain(outputs), batch)) if is_read else None
     return None
+
+
+def _are_own_targets(call: LossCall, batch: Batch) -> Tensor:
+    """Whether a loss compares with what the step has made, which is no label of a sample.
+
+    Such are the rewards of an agent, and class 0 for all where the first score is to be the highest
+    one, as in contrastive learning with a queue. Where a step makes classes of labels, as the
+    question whether it is class 3, they differ from row to row.
+    """
+    targets, labels = plain(call.targets).reshape(-1), batch.labels
+    if labels is not None and is_plain(labels) and labels.numel() == targets.numel():
+        differ = (plain(labels).to(targets.device).reshape(-1) != targets).any()
+    else:
+        differ = torch.ones((), dtype=torch.bool, device=targets.device)
+    if call.kind in _OF_DIFFERENCES:
+        return differ
+    is_enough = len(targets) >= _MIN_SAME and call.outputs.dim() <= 2
+    return differ & (targets == targets[:1]).all() & is_enough
 
 
 def _of_call(call: LossCall) -> Pair:
