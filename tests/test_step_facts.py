@@ -91,6 +91,7 @@ def test_groups_are_named_after_their_optimizer_and_number():
     table = GroupTable(model)
     groups = table.now([one, two])
     assert [g.name for g in groups] == ["SGD/0", "Adam/1/0", "Adam/1/1"]
+    assert [g.place for g in groups] == [0, 1, 1]
     assert table.now([one])[0].name == "SGD"
     assert (groups[0].momentum, groups[0].weight_decay) == (0.9, 0.01)
     assert groups[1].momentum == 0.9

@@ -175,6 +175,7 @@ class GroupTable:
                         weight_decay=float(group.get("weight_decay", 0.0)),
                         weight_norm=weight_norm,
                         update_norm=update_norm,
+                        place=i,
                     )
                 )
         return tuple(groups)

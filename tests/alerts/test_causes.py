@@ -68,3 +68,11 @@ def test_a_cause_that_another_monitor_has_found_explains_as_well() -> None:
     judged = [(symptom, symptom.check(History()))]
     tracker.update(judged, step=0, stage="fit", causes=[alert("unscaled_inputs")])
     assert tracker.untold == []
+
+
+def test_nan_is_explained_by_nothing_but_nan() -> None:
+    """A softmax too many is no reason to pass over `on_alert={"critical": "stop"}`."""
+    end = alert("non_finite_loss", "critical")
+    assert explained(end, [alert("loss_misfit"), alert("unscaled_inputs")]) is end
+    found = explained(alert("non_finite", "critical"), [alert("loss_misfit"), end])
+    assert found.explained_by == "non_finite_loss"

@@ -237,3 +237,21 @@ def test_firing_and_resolved_alternate(outcomes: list[Outcome]) -> None:
             assert alert.severity == "critical"
         is_firing = alert.state == "firing"
     assert is_firing == bool(tracker.active)
+
+
+def test_an_alert_is_not_over_because_a_later_one_explains_it() -> None:
+    class Symptom(Always):
+        kind = "non_finite"
+
+    class Cause(Always):
+        kind = "non_finite_loss"
+
+    tracker, symptom = AlertTracker(), Symptom(SICK)
+    (later,) = AlertTracker().certain([(Cause(SICK), SICK)], step=1)
+    changes = [
+        tracker.update([(symptom, SICK)], step=step, stage="fit", causes=[later] if step else [])
+        for step in range(9)
+    ]
+    assert [alert.state for alert in changes[0]] == ["firing"]
+    assert changes[1:] == [[]] * 8
+    assert [alert.kind for alert in tracker.active] == ["non_finite"]

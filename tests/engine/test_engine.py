@@ -125,6 +125,26 @@ def test_the_input_of_a_named_module_can_be_read(net, x):
     assert subscription.values["fc"]["positive"].shape == (4,)
 
 
+@pytest.mark.parametrize("usual", [torch.bfloat16, torch.float64])
+def test_what_a_reduction_makes_is_float32_whatever_the_users_pass_makes(net, x, usual):
+    """Lightning's precision "bf16-true" changes the type of new tensors for the training step."""
+
+    def count(activation, batch):
+        return {"count": torch.zeros(()) + 257}
+
+    engine = Engine(net.to(usual))
+    subscription = subscribe(engine, reduce=count, merge={"count": "sum"})
+    torch.set_default_dtype(usual)
+    try:
+        read(engine, [subscription], x.to(usual))
+        assert torch.get_default_dtype() == usual
+    finally:
+        torch.set_default_dtype(torch.float32)
+    count_read = subscription.values["Net/relu"]["count"]
+    assert count_read == 257
+    assert count_read.dtype == torch.float32
+
+
 @pytest.mark.contained
 def test_a_failing_reduction_fails_its_own_subscription_only(net, x):
     def failing(activation, batch):

@@ -48,3 +48,29 @@ def test_each_call_is_given_once() -> None:
         F.l1_loss(net(torch.randn(5, 4)), torch.zeros(5, 3))
         assert len(capture.take_loss_inputs().calls) == 1
         assert capture.take_loss_inputs().calls == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "ignored"),
+    [
+        (lambda x, y: F.cross_entropy(x, y), -100),
+        (lambda x, y: F.cross_entropy(x, y, ignore_index=0), 0),
+        (lambda x, y: F.nll_loss(x, y, None, None, 1), 1),
+        (lambda x, y: nn.CrossEntropyLoss(ignore_index=2)(x, y), 2),
+    ],
+)
+def test_the_class_that_is_left_out_is_known(loss: object, ignored: int) -> None:
+    (call,) = inputs_of(loss)[1].calls
+    assert call.ignored == ignored
+
+
+def test_a_metric_that_the_step_logs_is_not_taken_for_the_loss() -> None:
+    net = nn.Linear(4, 3)
+    labels = torch.arange(5) % 3
+    with Capture(net, lambda captured: None, is_users_pass=True) as capture:
+        outputs = net(torch.randn(5, 4))
+        with torch.no_grad():
+            F.mse_loss(outputs, torch.zeros(5, 3))
+        F.l1_loss(outputs.detach(), torch.zeros(5, 3))
+        F.cross_entropy(outputs, labels)
+        assert [call.kind for call in capture.take_loss_inputs().calls] == ["cross_entropy"]

@@ -192,6 +192,14 @@ def test_scores_are_found_in_whatever_is_returned(output):
     assert find_scores(output, 2) is SCORES
 
 
+def test_how_to_take_one_of_several_named_outputs_is_said():
+    output = {"cost": torch.zeros(()), "kind": SCORES, "size": torch.zeros(2)}
+    with pytest.raises(
+        TypeError, match=r"forward_fn=lambda model, inputs: model.inputs.\['kind'\]"
+    ):
+        find_scores(output, 2)
+
+
 def test_one_score_a_sample_becomes_one_class():
     assert find_scores(torch.zeros(2), 2).shape == (2, 1)
 

@@ -20,6 +20,8 @@ _DEPTHS: tuple[frozenset[str], ...] = (
     frozenset({"representation_collapse", "hardly_learned", "no_better_than_constant"}),
     frozenset({"loss_not_falling"}),
 )
+# They end a run, whatever else is wrong: what is to stop it there must not miss them.
+_ENDS = frozenset({"non_finite_loss", "non_finite"})
 _DEPTH = {kind: depth for depth, kinds in enumerate(_DEPTHS) for kind in kinds}
 
 
@@ -31,6 +33,8 @@ def explained(alert: Alert, causes: Iterable[Alert]) -> Alert:
     """
     depth = _DEPTH.get(alert.kind)
     deeper = [cause for cause in causes if _DEPTH.get(cause.kind, len(_DEPTHS)) < (depth or 0)]
+    if alert.kind in _ENDS:
+        deeper = [cause for cause in deeper if cause.kind in _ENDS]
     if not deeper or alert.severity == "info":
         return alert
     cause = min(deeper, key=lambda cause: _DEPTH[cause.kind])

@@ -59,6 +59,7 @@ NUM_FILTERS = "num_filters"
 KERNEL_SIZE = "kernel_size"  # the shortest side; 0 where neighbours mean nothing
 DECAY_LEFT = "decay_left"  # factor that weight decay alone has left of the initial weights
 FIRST_STEP = "first_step"  # of the weights that changes are seen from; 0: the initial ones
+NUM_OPTIMIZERS = "num_optimizers"
 PLANNED_STEPS = "planned_steps"  # of the whole run
 TRAINING_LOSS = "training_loss"  # of the whole run, as the user logs it; or 1 - accuracy
 VALIDATION_LOSS = "validation_loss"  # likewise

@@ -89,7 +89,9 @@ class AlertTracker:
             decided.add(rule.kind)
             if isinstance(outcome, Finding):
                 found.add((rule.kind, outcome.cause))
-                alert = explained(self._alert(rule, outcome, when), causes)
+                alert = self._alert(rule, outcome, when)
+                if not any(_key(told) == _key(alert) for told in self.active):
+                    alert = explained(alert, causes)  # what is told already is not over by that
                 changes += self._found(alert, outcome.min_snapshots)
         for key in [key for key in self._entries if key[0] in decided and key not in found]:
             changes += self._missed(key, when)

@@ -264,8 +264,10 @@ class Capture(ModuleHooks):
         if self._is_in_callback or in_backward():
             return
         if function in LOSSES:
+            # What the user's own pass computes without a graph is a metric that they log.
             call = loss_call(function, args, kwargs)
-            self._loss_calls += [call] if call is not None else []
+            if call is not None and not (self._is_users_pass and not result.requires_grad):
+                self._loss_calls.append(call)
             return
         owner = self._stack[-1] if self._stack else self._model
         if function in WEIGHTED:

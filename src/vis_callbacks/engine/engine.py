@@ -243,8 +243,7 @@ class Engine:
                     torch._C.DisableTorchFunction(),  # the capture may be open
                 ):
                     batch = self._batches_of.get(id(subscription.batch_of), _NO_BATCH)
-                    read = subscription.probe.reduce(thing, batch)
-                    for layer, values in read.items():
+                    for layer, values in subscription.reduce(thing, batch).items():
                         subscription.add(layer, values)
 
     def end_capture(self) -> None:
@@ -384,7 +383,7 @@ class Engine:
                     batch = self._batch_for(subscription)
                     if id(batch) not in activations:
                         activations[id(batch)] = captured.laid_out(layer, batch.num_samples)
-                    reduced[make] = make(activations[id(batch)], batch)
+                    reduced[make] = subscription.reduce(activations[id(batch)], batch)
                 subscription.add(layer, reduced[make])
             if caught.error is not None:
                 subscription.fail("reading activations", caught.error)

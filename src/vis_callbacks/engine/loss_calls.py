@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+_IGNORED = -100  # the class that torch leaves out where it is told of no other
 _LOSSES: Mapping[Callable[..., Any], str] = {
     F.cross_entropy: "cross_entropy",
     F.nll_loss: "nll_loss",
@@ -22,15 +23,21 @@ _LOSSES: Mapping[Callable[..., Any], str] = {
     F.ctc_loss: "ctc_loss",
 }
 LOSSES = frozenset(_LOSSES)
+_CLASS_LOSSES = (F.cross_entropy, F.nll_loss)
+_PLACE_OF_IGNORED = 4  # among the arguments of these two
 
 
 @dataclass(frozen=True, eq=False)
 class LossCall:
-    """What one of torch's losses was given; ``kind`` is PyTorch's name of it."""
+    """What one of torch's losses was given; ``kind`` is PyTorch's name of it.
+
+    Rows whose class is ``ignored`` are no part of the loss.
+    """
 
     kind: str
     outputs: Tensor
     targets: Tensor
+    ignored: int = _IGNORED
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,4 +62,7 @@ def loss_call(
     targets = args[1] if len(args) > 1 else kwargs.get("target", kwargs.get("targets"))
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return None
-    return LossCall(_LOSSES[function], outputs, targets)
+    ignored = kwargs.get("ignore_index", _IGNORED)
+    if function in _CLASS_LOSSES and len(args) > _PLACE_OF_IGNORED:
+        ignored = args[_PLACE_OF_IGNORED]
+    return LossCall(_LOSSES[function], outputs, targets, ignored)

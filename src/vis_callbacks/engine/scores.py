@@ -197,10 +197,12 @@ def find_scores(output: Any, num_samples: int) -> Tensor:
             and len(candidate) == num_samples
         ):
             return candidate.unsqueeze(1) if candidate.dim() == 1 else candidate
+    named = output.items() if isinstance(output, Mapping) else ()
+    keys = [k for k, v in named if isinstance(v, Tensor) and v.shape[:1] == (num_samples,)]
+    call = f"model(inputs)[{keys[0]!r}], say" if keys else "... that returns them"
     raise TypeError(
         f"the forward pass of {num_samples} samples returned {describe(output)}, where no "
-        "scores (samples, classes) were found. Write forward_fn=lambda model, inputs: ... that "
-        "returns them."
+        f"scores (samples, classes) were found. Write forward_fn=lambda model, inputs: {call}."
     )
 
 

@@ -46,6 +46,7 @@ class Group:
     weight_decay: float = 0.0
     weight_norm: Tensor | None = None
     update_norm: Tensor | None = None
+    place: int = 0  # of the optimizer among those of the run
 
 
 class Weights(Mapping[str, Tensor]):

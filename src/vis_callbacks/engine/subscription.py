@@ -50,6 +50,19 @@ class Subscription:
         is_layer = captured.nonlinearity is not None and not captured.is_outside
         return is_layer and not captured.is_gate
 
+    def reduce(self, thing: Any, batch: Batch) -> Mapping[str, Any]:
+        """Returns what the probe makes of something that was read.
+
+        With ``precision="bf16-true"`` new tensors are of that type inside the user's pass, in
+        which no count goes beyond 256; ours are float32 everywhere.
+        """
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            return self.probe.reduce(thing, batch)
+        finally:
+            torch.set_default_dtype(usual)
+
     def add(self, layer: str, reduced: Mapping[str, Tensor]) -> None:
         """Merges what one activation was reduced to with what is known of the layer."""
         if layer not in self.values:

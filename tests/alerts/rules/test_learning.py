@@ -150,6 +150,19 @@ def test_a_loss_that_no_formula_gives_has_no_constant() -> None:
     assert math.isnan(constant_loss(history_of(*entries)))
 
 
+def test_a_formula_that_hardly_moves_is_no_proof() -> None:
+    """Of nine formulas one keeps its ratio to a loss that stays where it is, by chance."""
+    pairs = ((1.9, 3.5), (1.9003, 3.501), (1.9, 3.5))
+    entries = [entry(loss, formulas={"mse_of_all_pairs": value}) for loss, value in pairs]
+    assert formula_of(history_of(*entries)) is None
+
+
+def test_two_looks_are_no_proof_of_a_factor() -> None:
+    entries = [entry(x, formulas={"mse_loss": 2 * x}) for x in (3.0, 4.0, 5.0)]
+    assert formula_of(history_of(*entries[:2])) is None
+    assert formula_of(history_of(*entries)) is not None
+
+
 # -- loss and output layer
 
 
@@ -219,7 +232,32 @@ def test_targets_out_of_reach(head: str, low: float, high: float, is_found: bool
     assert isinstance(outcome, Finding) == is_found
 
 
+@pytest.mark.parametrize("loss", [1.0, 1.5])
+def test_labels_of_which_a_loss_makes_its_own_targets_are_not_called_out_of_reach(
+    loss: float,
+) -> None:
+    """A loss that is told by no formula may ask whether the label is class 3, say."""
+    formulas = {"mse_loss": 1.0, "l1_loss": 2.0}
+    targets = {"target_low": 0.0, "target_high": 3.0, "target_spread": 1.0}
+    looks = [entry(x, formulas=formulas, head="sigmoid", **targets) for x in (0.7, loss)]
+    assert check(TargetsOutOfReach(), *looks) is None
+    seen = [entry(x, formulas={"mse_loss": 1.0}, head="sigmoid", **targets) for x in (0.7, loss)]
+    assert isinstance(check(TargetsOutOfReach(), *seen), Finding)
+
+
 # -- outputs and labels
+
+
+def test_a_residual_that_is_to_be_0_is_no_constant_output_and_no_label() -> None:
+    targets = {"target_low": 0.0, "target_high": 0.0, "target_spread": 0.0}
+    small = {"output_low": 1e-4, "output_high": 2e-4, "output_range": 1e-4, "output_spread": 1e-5}
+    labels = {"largest_class": 1.0, "largest_predicted": 1.0}
+    residual = entry(1e-8, formulas={"mse_loss": 1e-8}, **targets, **small, **labels)
+    assert check(ConstantOutputs(), *[residual] * 6) is None
+    assert check(OneClass(), *[residual] * 6) is None
+    label = entry(0.1, formulas={"binary_cross_entropy": 0.1}, **targets, **small, **labels)
+    assert isinstance(check(ConstantOutputs(), *[label] * 6), Finding)
+    assert isinstance(check(OneClass(), *[label] * 6), Finding)
 
 
 def test_outputs_are_constant_after_three_looks() -> None:
@@ -278,7 +316,17 @@ def test_nothing_else_is_said_of_progress_after_a_nan() -> None:
 def test_a_loss_three_times_its_first_diverges() -> None:
     assert check(DivergingLoss(), entry(2.0), entry(6.5)) is None  # below 3 x the constant's
     assert "diverges" in found(DivergingLoss(), entry(2.0), entry(7.5)).message
-    assert "below 0" in found(DivergingLoss(), entry(-2.0), entry(-7.5)).message
+
+
+def test_a_loss_that_falls_far_below_0_is_a_remark() -> None:
+    """A likelihood, a critic and a policy have such a loss in health."""
+    finding = found(DivergingLoss(), entry(-2.0), entry(-7.5))
+    assert "below 0" in finding.message
+    assert finding.severity == "info"
+
+
+def test_how_far_a_loss_grows_that_was_below_0_says_nothing() -> None:
+    assert check(DivergingLoss(), entry(0.1), entry(-1.0), entry(7.5)) is None
 
 
 def test_a_loss_that_rises_within_the_first_steps_is_let_alone() -> None:
@@ -364,6 +412,13 @@ def test_a_loss_that_stays_where_it_began_is_told_without_any_formula() -> None:
     assert found(LossNotFalling(), *unknown).severity == "warning"
 
 
+def test_of_networks_that_play_against_each_other_no_loss_is_judged() -> None:
+    unknown = [entry(1.0 + 1e-3 * (i % 3), formulas={}, num_optimizers=2.0) for i in range(10)]
+    assert check(LossNotFalling(), *unknown) is None
+    assert check(SlowLearning(), *unknown) is None
+    assert check(DivergingLoss(), *unknown, entry(9.0, formulas={}, num_optimizers=2.0)) is None
+
+
 # -- gradients and updates
 
 
@@ -387,6 +442,11 @@ def test_a_gradient_that_has_gone_points_to_the_rate() -> None:
 
 def test_nothing_is_left_to_learn_at_a_loss_of_0() -> None:
     assert check(NoGradient(), *[entry(0.0, weights={"a": (0.0, 1.0, 0.0)})] * 3) is None
+
+
+def test_batches_without_a_loss_have_no_gradient_though_others_have_some() -> None:
+    none = entry(0.0, weights={"a": (0.0, 1.0, 0.0)}, mean_loss=0.01)  # a margin that is kept
+    assert check(NoGradient(), entry(), *[none] * 3) is None
 
 
 def test_a_gradient_that_vanishes_on_its_way_is_a_remark() -> None:

@@ -66,6 +66,47 @@ def test_labels_that_a_loss_ignores_are_in_no_class() -> None:
     assert found["label_counts"].tolist() == [2.0, 0.0, 2.0]
 
 
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_a_mean_is_that_of_the_rows_that_count(ignored: int) -> None:
+    outputs, labels = torch.randn(6, 3), LABELS.masked_fill(LABELS == 0, ignored)
+    call = LossCall("cross_entropy", outputs, labels, ignored)
+    found = measure(LossInputs([call], ()), batch())["cross_entropy"]
+    value = dict(zip(FORMULAS, (found["by_formula"] / 6).tolist(), strict=True))["cross_entropy"]
+    loss = F.cross_entropy(outputs, labels, ignore_index=ignored)
+    assert value == pytest.approx(float(loss), 1e-6)
+    assert found["label_counts"].tolist() == [0, 1, 3]
+
+
+REWARDS = torch.tensor([1.0, 0, 1, 1, 1, 1, 1, 0])
+FIRST = torch.zeros(8, dtype=torch.long)  # the score that is to be the highest one
+OF_BATCH = torch.tensor([0, 1, 1, 0, 1, 0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "of_batch", "are_labels"),
+    [
+        ("mse_loss", REWARDS, OF_BATCH, False),
+        ("mse_loss", REWARDS, None, False),
+        ("mse_loss", OF_BATCH.float(), OF_BATCH, True),
+        ("cross_entropy", FIRST, OF_BATCH, False),
+        ("cross_entropy", FIRST, None, False),
+        ("cross_entropy", FIRST, FIRST, True),  # then it is the batch that has one class alone
+        ("cross_entropy", OF_BATCH, None, True),
+        ("cross_entropy", FIRST[:4], None, True),  # so few may be alike by chance
+        ("binary_cross_entropy_with_logits", REWARDS, OF_BATCH, True),
+    ],
+)
+def test_targets_that_the_step_makes_are_no_labels(
+    kind: str, targets: Tensor, of_batch: Tensor | None, are_labels: bool
+) -> None:
+    columns = 5 if kind == "cross_entropy" else 1
+    outputs = torch.randn(len(targets), columns)
+    targets = targets if columns > 1 else targets[:, None]
+    inputs = LossInputs([LossCall(kind, outputs, targets)], ())
+    found = measure(inputs, Batch(inputs=None, labels=of_batch, num_samples=len(targets)))[kind]
+    assert found["label_counts"].sum() == len(targets) * are_labels
+
+
 def test_of_several_losses_nothing_is_said() -> None:
     call = LossCall("mse_loss", torch.randn(6, 3), torch.randn(6, 3))
     assert measure(LossInputs([call, call], ()), batch()) == {}
@@ -98,6 +139,13 @@ def test_no_constant_is_better_than_the_best(name: str, constant: Tensor) -> Non
     for _ in range(20):
         other = (constant + 0.1 * torch.randn(3)).expand(6, 3)
         assert by_formula(other)[name] > best[name] - 1e-9 or name == "binary_cross_entropy"
+
+
+def test_targets_that_are_all_the_same_have_no_variance() -> None:
+    targets = torch.full((60, 1), 0.3)
+    found = measure(LossInputs([LossCall("mse_loss", targets + 1, targets)], ()), batch())
+    losses = dict(zip(FORMULAS, constant_losses(found["mse_loss"]), strict=True))
+    assert losses["mse_loss"] == 0
 
 
 def test_the_best_constant_of_distances_is_the_median() -> None:

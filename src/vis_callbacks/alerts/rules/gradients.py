@@ -10,6 +10,7 @@ from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.metric_names import (
     GRADIENT_NORM,
+    LOSS,
     MEAN_LOSS,
     PARAMETER_NORM,
     WITHOUT_GRADIENT,
@@ -56,7 +57,8 @@ class NoGradient:
         entries = range(-self.num_looks, 0)
         if len(history) < self.num_looks or not all(has_no_gradient(history, e) for e in entries):
             return None
-        if not abs(history.latest(MEAN_LOSS)) > 1e-6:  # there is nothing left to learn
+        losses = [history.latest(MEAN_LOSS), *(history.at(entry, LOSS) for entry in entries)]
+        if not min(map(abs, losses)) > 1e-6:  # nothing is left to learn, of one batch at least
             return None
         layers = history.layers(GRADIENT_NORM)
         had_one = not has_no_gradient(history, 0)

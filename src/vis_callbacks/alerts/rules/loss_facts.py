@@ -16,14 +16,19 @@ from vis_callbacks.alerts.metric_names import (
     LOSS,
     MEAN_LOSS,
     NUM_LABELS,
+    NUM_OPTIMIZERS,
     NUM_OUTPUTS,
     OUTPUT_HIGH,
     OUTPUT_LOW,
     PLANNED_STEPS,
     ROW_SUM_ERROR,
+    TARGET_HIGH,
+    TARGET_LOW,
 )
 
 _MAX_ERROR = 2e-4  # of a ratio that is to stay the same: what float32 and sums leave
+_MIN_CHANGE = 5e-3  # of a formula's values: what hardly moves keeps its ratio to anything
+_MIN_LOOKS = 3  # for a factor other than 1: at two looks one of nine formulas may fit by chance
 _MAX_LOOKS = 12  # that a formula must hold at
 
 OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
@@ -54,6 +59,16 @@ def formulas_of(history: History) -> list[Formula]:
     return sorted(found, key=lambda f: abs(math.log(abs(f.factor))))
 
 
+def seen_loss(history: History) -> str:
+    """Returns which of torch's losses was called; "" for another one, or for none or several.
+
+    Of such a call outputs and targets are known. Of another loss they are a guess: its targets
+    may be made of the batch's labels in the step.
+    """
+    tried = history.layers(FORMULA_LOSS, 0)  # of a loss of torch's, its own formula alone
+    return tried[0] if len(tried) == 1 else ""
+
+
 def formula_of(history: History) -> Formula | None:
     """Returns the formula that gives the loss, None where none of those known does."""
     return next(iter(formulas_of(history)), None)
@@ -71,14 +86,15 @@ def _formula(history: History, name: str) -> Formula | None:
         return None
     ratios = [loss / value for loss, value in pairs]
     factor = ratios[0]
-    has_changed = _differ([value for _, value in pairs])
-    if factor == 0 or _differ(ratios) or not (has_changed or abs(abs(factor) - 1) < _MAX_ERROR):
+    is_one = abs(abs(factor) - 1) < _MAX_ERROR
+    is_proven = len(pairs) >= _MIN_LOOKS and _differ([value for _, value in pairs], _MIN_CHANGE)
+    if factor == 0 or _differ(ratios) or not (is_proven or is_one):
         return None
-    return Formula(name, round(factor) if abs(abs(factor) - 1) < _MAX_ERROR else factor)
+    return Formula(name, round(factor) if is_one else factor)
 
 
-def _differ(values: list[float]) -> bool:
-    return max(values) - min(values) > _MAX_ERROR * max(map(abs, values))
+def _differ(values: list[float], least: float = _MAX_ERROR) -> bool:
+    return max(values) - min(values) > least * max(map(abs, values))
 
 
 def constant_loss(history: History) -> float:
@@ -114,7 +130,13 @@ def recent_loss(history: History) -> float:
 
 
 def known_losses(history: History) -> Iterator[tuple[int, float]]:
-    """Yields (step, mean loss since the look before) wherever it is known."""
+    """Yields (step, mean loss since the look before) wherever it is known.
+
+    With several optimizers there is none: of networks that play against each other, each one's
+    loss rises where the other learns, and stays where neither wins.
+    """
+    if history.latest(NUM_OPTIMIZERS) > 1:
+        return
     for step, value in zip(history.steps, history.series(MEAN_LOSS), strict=True):
         if not math.isnan(value):
             yield step, value
@@ -136,6 +158,15 @@ def are_probabilities(history: History) -> bool:
     lows, highs = history.series(OUTPUT_LOW), history.series(OUTPUT_HIGH)
     known = [(low, high) for low, high in zip(lows, highs, strict=True) if not math.isnan(low)]
     return bool(known) and all(low >= 0 and high <= 1 for low, high in known)
+
+
+def seeks_a_constant(history: History) -> bool:
+    """Whether a loss of differences compares with one number, as that of a residual or a penalty.
+
+    Then nothing is wrong with outputs that are all the same, and the targets are no labels.
+    """
+    low = min(history.known(TARGET_LOW), default=math.nan)
+    return seen_loss(history) in OF_DIFFERENCES and low == max(history.known(TARGET_HIGH))
 
 
 def is_finite(history: History) -> bool:

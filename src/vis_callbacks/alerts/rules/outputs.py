@@ -10,7 +10,6 @@ from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
 from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.metric_names import (
     BAD_STEP,
-    FORMULA_LOSS,
     LARGEST_CLASS,
     LARGEST_PREDICTED,
     NUM_LABELS,
@@ -43,6 +42,8 @@ from vis_callbacks.alerts.rules.loss_facts import (
     formulas_of,
     head_of,
     is_finite,
+    seeks_a_constant,
+    seen_loss,
 )
 
 _SQUASHING = ("softmax", "sigmoid", "relu", "tanh", "relu6", "hardsigmoid")
@@ -96,10 +97,8 @@ def _misfit(history: History) -> tuple[str, str] | None:
             "Use a sigmoid in place of the softmax for two classes; for a regression, remove"
             " the softmax.",
         )
-    # A torch loss of which the inputs were seen is the only formula that has a value.
-    known = history.layers(FORMULA_LOSS, 0)
-    candidates = known if len(known) == 1 else tuple(f.name for f in formulas_of(history))
-    name = candidates[0] if len(candidates) == 1 else ""
+    seen, candidates = seen_loss(history), formulas_of(history)
+    name = seen or (candidates[0].name if len(candidates) == 1 else "")
     if name in OF_LOGITS and head in _SQUASHING:
         own = "a softmax" if name == "cross_entropy" else "a sigmoid"
         return (
@@ -119,7 +118,7 @@ def _misfit(history: History) -> tuple[str, str] | None:
         return (_no_probabilities(history), _TAKE_SCORES)
     is_bad = history.first(BAD_STEP) == history.steps[0]
     outputs_are_fine = math.isfinite(history.first(OUTPUT_LOW) + history.first(OUTPUT_HIGH))
-    if is_bad and outputs_are_fine and history.first(OUTPUT_LOW) < 0 and len(known) != 1:
+    if is_bad and outputs_are_fine and history.first(OUTPUT_LOW) < 0 and not seen:
         return (
             f"the very first loss is not finite, and {_no_probabilities(history)}",
             _TAKE_SCORES,
@@ -160,7 +159,8 @@ class TargetsOutOfReach:
     def check(self, history: History) -> Outcome:
         """Returns the range of the targets where it exceeds that of the output layer."""
         head, formula = head_of(history), formula_of(history)
-        if head not in _REACH or (formula is not None and formula.name not in OF_DIFFERENCES):
+        name = formula.name if formula else seen_loss(history)
+        if head not in _REACH or name not in OF_DIFFERENCES:
             return None
         low = min(history.known(TARGET_LOW), default=math.nan)
         high = max(history.known(TARGET_HIGH), default=math.nan)
@@ -205,7 +205,7 @@ class ConstantOutputs:
         """Returns whether outputs do not depend on the inputs."""
         if not is_finite(history):
             return Verdict.UNDECIDED
-        if not history.latest(NUM_ROWS) > 1:
+        if not history.latest(NUM_ROWS) > 1 or seeks_a_constant(history):
             return None
         entries = range(-1, -1 - min(self.num_looks, len(history)), -1)
         if len(entries) < self.num_looks:
@@ -290,6 +290,8 @@ class OneClass:
         """Returns the share of the largest class."""
         value, labels = history.latest(LARGEST_CLASS), history.latest(NUM_LABELS)
         if not (value >= self.min_share and labels >= self.min_labels):
+            return None
+        if seeks_a_constant(history):
             return None
         is_only = value >= self.only_share
         known = history.known(LARGEST_PREDICTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 from typing import ClassVar
 
 from vis_callbacks.alerts.alert import Finding, Outcome, Severity, Verdict
@@ -98,6 +99,7 @@ class NonFiniteLoss:
 
 def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
     scale = raw_columns(history)
+    too = f"; and normalise the inputs ({scale})" if scale else ""
     if step == history.steps[0]:
         low, high = history.first(OUTPUT_LOW), history.first(OUTPUT_HIGH)
         if math.isfinite(low + high):
@@ -106,13 +108,13 @@ def _cause_of_non_finite(history: History, step: int) -> tuple[str, str]:
                 f" {high:.3g}): the loss function itself takes a logarithm of 0 or of a negative"
                 " number, or divides by 0.",
                 "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits), or"
-                f" clamp the argument of the logarithm{_and_normalise(scale)}.",
+                f" clamp the argument of the logarithm{too}.",
             )
         return (
             "The outputs that the loss gets were not finite before any update: they are logarithms"
             " of numbers that are not positive, or inputs or initial weights are not finite.",
             "Use a loss that takes scores (cross_entropy, binary_cross_entropy_with_logits) instead"
-            f" of a logarithm of your own{_and_normalise(scale)}. If there is no logarithm, look at"
+            f" of a logarithm of your own{too}. If there is no logarithm, look at"
             " the first batch and at the initial weights.",
         )
     grew = _largest_loss(history, step)
@@ -157,13 +159,9 @@ def _largest_loss(history: History, step: int) -> float:
     return largest if largest > 3 * abs(first) else 0.0
 
 
-def _and_normalise(scale: str) -> str:
-    return f"; and normalise the inputs ({scale})" if scale else ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class DivergingLoss:
-    """The loss grows: it is far above its first value, or as far below 0.
+    """The loss grows far above its first value; one that falls as far below 0 is a remark.
 
     Raised by 1 of 28 buggy, 0 of 28 fixed programs and 0 of 24 healthy runs.
 
@@ -190,30 +188,35 @@ class DivergingLoss:
         size = max(abs(first), 0.0 if math.isnan(constant) else constant)
         if len(losses) < 2 or not size > 0 or losses[-1][0] < self.min_step:
             return None
-        latest = losses[-1][1]
-        if not (latest > self.min_growth * size or latest < -self.min_growth * size):
-            return None
-        if latest > 0 and history.latest(LOSS) < self.min_latest * size:
+        latest, since = losses[-1][1], losses[-2][0]
+        if latest < -self.min_growth * size:
+            return _below_zero(first, latest, since)
+        if not latest > self.min_growth * size or history.latest(LOSS) < self.min_latest * size:
             return None  # it shot up, and has come down again
-        is_negative = latest < 0
+        if min(loss for _, loss in [(0, first), *losses]) < 0:
+            return None  # without a lower end its size says nothing
         scale = raw_columns(history)
         return Finding(
-            message=f"The loss {'falls below 0 without bound' if is_negative else 'diverges'}: it"
-            f" was {first:.3g} at first, and has been {latest:.3g} on average since step"
-            f" {losses[-2][0]}. "
-            + (
-                "It has the wrong sign or no lower bound."
-                if is_negative
-                else "The learning rate is too high"
-                + (f" for inputs that are not normalised ({scale})." if scale else ".")
-            ),
-            since_step=losses[-2][0],
+            message=f"The loss diverges: it was {first:.3g} at first, and has been {latest:.3g} on"
+            f" average since step {since}. The learning rate is too high"
+            + (f" for inputs that are not normalised ({scale})." if scale else "."),
+            since_step=since,
             evidence={"first_loss": first, "mean_loss": latest},
-            could_be=("a loss with the wrong sign", "a loss that is summed instead of averaged"),
-            remedy="Check the sign of the loss."
-            if is_negative
-            else _lower(history, "until the loss no longer grows"),
+            could_be=("a loss that is summed instead of averaged",),
+            remedy=_lower(history, "until the loss no longer grows"),
         )
+
+
+def _below_zero(first: float, latest: float, since: int) -> Finding:
+    """Returns a remark: densities, critics and policies have such losses in health."""
+    return Finding(
+        message=f"The loss is far below 0: {latest:.3g} on average since step {since}, and"
+        f" {first:.3g} at first. It has no lower end, or the wrong sign.",
+        evidence={"first_loss": first, "mean_loss": latest},
+        could_be=("the loss of a likelihood, a critic or a policy, which is right to do so",),
+        remedy="Look at the sign of the loss.",
+        severity="info",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,8 +313,7 @@ class NoBetterThanConstant:
 
 def _mean_accuracy(history: History) -> float:
     """Returns the share of right predictions over the latest five looks."""
-    known = history.known(ACCURACY)[-5:]
-    return sum(known) / len(known) if known else math.nan
+    return fmean(history.known(ACCURACY)[-5:] or [math.nan])
 
 
 def _what_points_to_it(history: History) -> list[str]:

@@ -185,6 +185,8 @@ class LearningMonitor(Monitor):
     def _of_run(self, snapshot: Snapshot) -> Iterator[Item]:
         numbers: dict[str, float | Tensor] = {
             metric_names.LEARNING_RATE: max((g.lr for g in snapshot.optimizer), default=math.nan),
+            metric_names.NUM_OPTIMIZERS: 1.0
+            + max((g.place for g in snapshot.optimizer), default=0),
             metric_names.PLANNED_STEPS: snapshot.planned_steps or math.nan,
         }
         if snapshot.loss is not None:

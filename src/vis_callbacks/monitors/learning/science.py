@@ -23,6 +23,10 @@ from vis_callbacks.engine.scores import find_scores
 _MAX_VALUES = 2**17  # of a batch's outputs; of more, evenly spread rows are read
 _MAX_COLUMNS = 1024  # of its inputs
 _KEPT_VALUES = 256  # of its targets, of which a median is told
+_ROUNDING = 1e-12  # of a mean square: the variance of targets that are all the same
+_MIN_SAME = 8  # rows of one class that are no chance
+_OF_LABELS = ("label_counts", "predicted_counts", "hits")
+_OF_DIFFERENCES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _EPSILON = 1e-7  # as Keras has it: programs that were translated from it clip so
 
 # What is summed over the rows of a batch, and how it merges over batches and ranks.
@@ -76,6 +80,9 @@ def measure(inputs: LossInputs, batch: Batch) -> dict[str, dict[str, Tensor]]:
         sums |= _of_values(pair.values)
         if pair.outputs.shape[1] == pair.values.shape[1] == 1:
             sums |= _of_two_classes(pair.values, pair.outputs)
+    if inputs.calls and "label_counts" in sums:
+        are_labels = ~_are_own_targets(inputs.calls[0], batch)
+        sums |= {name: sums[name] * are_labels for name in _OF_LABELS}
     by_formula = _by_formula(pair)
     sums["by_formula"] = torch.stack(by_formula) * len(pair.outputs)
     return {pair.kind: sums | _of_inputs(batch.inputs, pair.outputs.device)}
@@ -97,6 +104,24 @@ def pair_of(inputs: LossInputs, batch: Batch) -> Pair | None:
     return None
 
 
+def _are_own_targets(call: LossCall, batch: Batch) -> Tensor:
+    """Whether a loss compares with what the step has made, which is no label of a sample.
+
+    Such are the rewards of an agent, and class 0 for all where the first score is to be the highest
+    one, as in contrastive learning with a queue. Where a step makes classes of labels, as the
+    question whether it is class 3, they differ from row to row.
+    """
+    targets, labels = plain(call.targets).reshape(-1), batch.labels
+    if labels is not None and is_plain(labels) and labels.numel() == targets.numel():
+        differ = (plain(labels).to(targets.device).reshape(-1) != targets).any()
+    else:
+        differ = torch.ones((), dtype=torch.bool, device=targets.device)
+    if call.kind in _OF_DIFFERENCES:
+        return differ
+    is_enough = len(targets) >= _MIN_SAME and call.outputs.dim() <= 2
+    return differ & (targets == targets[:1]).all() & is_enough
+
+
 def _of_call(call: LossCall) -> Pair:
     outputs, targets = plain(call.outputs), plain(call.targets)
     if call.kind == "ctc_loss":
@@ -105,7 +130,8 @@ def _of_call(call: LossCall) -> Pair:
         rows = _rows(outputs)
         if targets.is_floating_point():
             return Pair(call.kind, rows, values=_rows(targets))
-        return Pair(call.kind, rows, classes=targets.reshape(-1))
+        classes = targets.reshape(-1).long()  # padding, say, is no class
+        return Pair(call.kind, rows, classes=classes.masked_fill(classes == call.ignored, -1))
     differ = outputs.shape != targets.shape
     is_alike = outputs.numel() == targets.numel()
     values = targets.reshape(len(outputs), -1) if is_alike else None
@@ -163,7 +189,7 @@ def _of_outputs(pair: Pair) -> dict[str, Tensor]:
 
 def _of_classes(classes: Tensor, outputs: Tensor) -> dict[str, Tensor]:
     num_classes, predicted = outputs.shape[1], outputs.argmax(1)
-    known = (classes >= 0) & (classes < num_classes)  # -100, for one, is left out of a loss
+    known = (classes >= 0) & (classes < num_classes)  # others are left out of a loss
     zeros, places = outputs.new_zeros(num_classes), classes.long().clamp(0, num_classes - 1)
     return {
         "label_counts": zeros.scatter_add(0, places, known.double()),
@@ -261,11 +287,12 @@ def _by_formula(pair: Pair) -> list[Tensor]:
     """Returns what each of `FORMULAS` makes of a batch, NaN where it does not apply."""
     outputs, targets = pair.outputs, pair.values
     nothing = torch.full((), math.nan, dtype=torch.float64, device=outputs.device)
+    rows_for_one: Tensor | float = 1.0  # of those that count: torch takes the mean over these
     if pair.classes is not None:
         places = pair.classes.long()
         known = (places >= 0) & (places < outputs.shape[1])
         hot = F.one_hot(places.clamp(0, outputs.shape[1] - 1), outputs.shape[1]).double()
-        targets = hot * known[:, None]
+        targets, rows_for_one = hot * known[:, None], 1 / known.double().mean()
     if targets is None or targets.shape != outputs.shape:
         return [nothing] * len(FORMULAS)
     kind = "smooth_l1_loss" if pair.kind == "huber_loss" else pair.kind
@@ -276,7 +303,8 @@ def _by_formula(pair: Pair) -> list[Tensor]:
             applies = pair.shapes_differ
         if name == "mse_of_all_pairs":
             applies = applies and outputs.shape[1] == 1 and len(outputs) > 1
-        values.append(formula(outputs, targets) if applies else nothing)
+        scale = rows_for_one if name in _OF_ROWS else 1.0
+        values.append(formula(outputs, targets) * scale if applies else nothing)
     return values
 
 
@@ -290,8 +318,11 @@ def constant_losses(totals: Mapping[str, Tensor]) -> list[Tensor]:
     nothing = torch.full((), math.nan, dtype=torch.float64, device=some.device)
     losses = dict.fromkeys(FORMULAS, nothing)
     if "target_sum" in totals:
-        shares = totals["target_sum"] / totals["rows"]
-        variances = (totals["target_squares"] / totals["rows"] - shares.square()).clamp_min(0)
+        shares, squares = (
+            totals[name] / totals["rows"] for name in ("target_sum", "target_squares")
+        )
+        variances = squares - shares.square()
+        variances = variances * (variances > _ROUNDING * squares)
         values = totals["target_values"]
         distances = nothing
         if values.numel():
