@@ -5,7 +5,7 @@ import math
 import pytest
 from tests.alerts.rules.histories import history_of, run_entry
 
-from vis_callbacks.alerts.rules.conditions import Rate, learning_rate, loss_level, quoted
+from vis_callbacks.alerts.rules.conditions import Rate, learning_rate, loss_level, quoted, share
 
 
 def rate_of(*rates: float) -> Rate:
@@ -51,3 +51,18 @@ def test_a_first_loss_that_is_not_positive_gives_no_level(first: float) -> None:
 def test_many_layers_are_named_in_part() -> None:
     assert quoted(("a",)) == "'a'"
     assert quoted(("a", "b", "c", "d", "e")) == "'a', 'b', 'c' and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0 %"),
+        (0.004, "0.4 %"),
+        (0.374, "37 %"),
+        (0.9975, "99.75 %"),
+        (1, "100 %"),
+        (3.5, "350 %"),
+    ],
+)
+def test_what_is_not_all_is_not_called_100_percent(value: float, words: str) -> None:
+    assert share(value) == words

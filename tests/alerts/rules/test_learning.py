@@ -412,6 +412,13 @@ def test_a_loss_that_stays_where_it_began_is_told_without_any_formula() -> None:
     assert found(LossNotFalling(), *unknown).severity == "warning"
 
 
+def test_a_loss_that_stays_while_classes_are_told_apart_is_a_remark() -> None:
+    """Labels that are smoothed by nine tenths, or a network that was trained before."""
+    numbers = {metric_names.ACCURACY: 0.9, metric_names.LARGEST_CLASS: 0.1}
+    unknown = [entry(2.3 + 1e-3 * (i % 3), formulas={}, **numbers) for i in range(10)]
+    assert found(LossNotFalling(), *unknown).severity == "info"
+
+
 def test_of_networks_that_play_against_each_other_no_loss_is_judged() -> None:
     unknown = [entry(1.0 + 1e-3 * (i % 3), formulas={}, num_optimizers=2.0) for i in range(10)]
     assert check(LossNotFalling(), *unknown) is None

@@ -178,8 +178,9 @@ def whole(value: float) -> int | None:
 
 
 def share(value: float) -> str:
-    """Returns a share in words: ``"37 %"``."""
-    return f"{100 * value:.0f} %"
+    """Returns a share in words: ``"37 %"``; ``"0.4 %"`` and ``"99.75 %"`` are not 0 and 100."""
+    digits = ".2g" if 0 < value < 0.01 else ".4g" if 0.99 < value < 1 else ".0f"
+    return f"{100 * value:{digits}} %"
 
 
 def quoted(layers: tuple[str, ...]) -> str:

@@ -386,14 +386,15 @@ class LossNotFalling:
         if not (first > 0 and loss > (1 - self.max_fall) * first):
             return None
         message, remedy = _advice(history)
+        # A network that was trained before, or a loss that cannot fall further.
+        has_learned = _mean_accuracy(history) > history.latest(LARGEST_CLASS) + _TOLD_APART
         return Finding(
             message=f"The loss is not falling: it was {first:.4g} on average over the first"
-            f" {losses[1][0]} steps, and is {loss:.4g} over the latest quarter of all steps."
-            f"{message}",
+            f" {losses[1][0]} steps, and is {loss:.4g} over the latest quarter of all.{message}",
             since_step=losses[1][0],
             evidence={"mean_loss": loss, "first_loss": first},
             could_be=("a network that has already learned everything there is",),
             remedy=remedy,
-            severity="warning" if done(history) >= 0.75 else "info",
+            severity="warning" if done(history) >= 0.75 and not has_learned else "info",
             min_snapshots=2,
         )

@@ -222,7 +222,8 @@ class ActivationMonitor(Monitor):
         if self.layers is not None:
             return "none of the named layers was called"
         return (
-            "no nonlinearity was seen in the forward pass. Name layers to read: "
+            "no nonlinearity was seen in the forward pass (if the model has any, it did not run at"
+            " this step, or ran in another thread or under vmap). Name layers to read: "
             'ActivationMonitor(layers=["..."]); vis_callbacks.summary(model, inputs) lists them'
         )
 
