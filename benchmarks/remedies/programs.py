@@ -292,7 +292,7 @@ def with_rate(factor: float) -> Callable[[Program], Program]:
 
 
 def normalised(program: Program, *, inputs: bool, targets: bool) -> Program:
-    """Normalises columns of the inputs, or the targets, by what is learned from."""
+    """Normalises columns of the inputs, or targets that are no classes, by what is learned from."""
 
     def scaled(values: Tensor, by: Tensor) -> Tensor:
         deviation = by.std(0)
@@ -302,7 +302,7 @@ def normalised(program: Program, *, inputs: bool, targets: bool) -> Program:
         x, y, later_x, later_y = program.data()
         if inputs:
             x, later_x = scaled(x, x), scaled(later_x, x)
-        if targets:
+        if targets and y.is_floating_point():
             y, later_y = scaled(y, y), scaled(later_y, y)
         return x, y, later_x, later_y
 

@@ -47,6 +47,11 @@ def test_only_what_is_named_is_normalised(name, is_normalised):
     assert torch.equal(x, raw_x) != is_normalised
 
 
+def test_numbers_of_classes_are_not_normalised():
+    _, y, *_ = changed("Normalise inputs and targets if they are raw: subtract the mean.").data()
+    assert torch.equal(y, digits()[1])
+
+
 def test_a_remedy_that_says_nothing_to_do_is_not_followed():
     assert changes_of("Look at what stands between the last layer and the loss.") == []
 
