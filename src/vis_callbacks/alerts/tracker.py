@@ -90,7 +90,8 @@ class AlertTracker:
             if isinstance(outcome, Finding):
                 found.add((rule.kind, outcome.cause))
                 alert = self._alert(rule, outcome, when)
-                if not any(_key(told) == _key(alert) for told in self.active):
+                known = self._entries.get(_key(alert))
+                if known is None or not _is_begun(known.alert):
                     alert = explained(alert, causes)  # what is told already is not over by that
                 changes += self._found(alert, outcome.min_snapshots)
         for key in [key for key in self._entries if key[0] in decided and key not in found]:

@@ -57,6 +57,8 @@ class Subscription:
         which no count goes beyond 256; ours are float32 everywhere.
         """
         usual = torch.get_default_dtype()
+        if usual == torch.float32:  # the type is the process's, and other threads see a change
+            return self.probe.reduce(thing, batch)
         torch.set_default_dtype(torch.float32)
         try:
             return self.probe.reduce(thing, batch)

@@ -180,16 +180,16 @@ def write(
     left, right = max(x, 0), min(x + ink.shape[1], canvas.shape[1])
     if top < bottom and left < right:
         ground = canvas[top:bottom, left:right]
-        share = ink[top - y : bottom - y, left - x : right - x, None]
+        share = ink[top - y : bottom - y, left - x : right - x, None] / np.float32(255)
         ground[:] = ground + share * (np.asarray(colour, np.float32) - ground) + 0.5
 
 
-@lru_cache(maxsize=1024)
-def _ink(text: str, size: int) -> NDArray[np.float32]:
-    """Returns how much of each pixel a printable text covers, (a line's height, its width)."""
+@lru_cache(maxsize=256)  # labels come again and again; a caption's 10 kB are soon let go
+def _ink(text: str, size: int) -> NDArray[np.uint8]:
+    """Returns how far a printable text covers each pixel, (a line's height, its width), to 255."""
     image = Image.new("L", (text_width(text, size) + 2 * _BEARING, line_height(size)))
     ImageDraw.Draw(image).text((_BEARING, 0), text, fill=255, font=_font(size))
-    return np.asarray(image, dtype=np.float32) / np.float32(255)
+    return np.asarray(image)
 
 
 def number(value: float) -> str:

@@ -179,12 +179,8 @@ class FiltersBlowUp:
             evidence=_evidence(history, worst),
             could_be=("a learning rate that is too high", "inputs that are not normalised"),
             remedy="If units die or the loss stays high as well, try a tenth of the learning rate"
-            f"{_tenth(history.latest(metric_names.LEARNING_RATE, worst))}.",
+            f"{_times(0.1, history, worst)}.",
         )
-
-
-def _tenth(rate: float) -> str:
-    return "" if math.isnan(rate) else f" ({rate / 10:.3g})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,12 +343,16 @@ def _remedy(history: History, layer: str) -> str:
             f"Normalise the inputs first ({scale}): subtract the mean and divide by the standard"
             " deviation. On inputs of this scale, ten times the rate does harm."
         )
-    rate = history.latest(metric_names.LEARNING_RATE, layer)
-    number = "" if math.isnan(rate) else f" ({10 * rate:.3g})"
     return (
-        f"Try ten times the learning rate{number}: accuracy was better by 3 points or more in 15 of"
-        " 15 measured cases. Or train for longer."
+        f"Try ten times the learning rate{_times(10, history, layer)}: accuracy was better by 3"
+        " points or more in 15 of 15 measured cases. Or train for longer."
     )
+
+
+def _times(factor: float, history: History, layer: str) -> str:
+    """Returns a multiple of a layer's rate in brackets; "" where the rate is not known."""
+    rate = history.latest(metric_names.LEARNING_RATE, layer)
+    return "" if math.isnan(rate) else f" ({factor * rate:.3g})"
 
 
 def _percent(value: float) -> str:
