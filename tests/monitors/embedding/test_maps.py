@@ -75,14 +75,14 @@ def test_a_network_that_has_turned_its_features_leaves_the_map_where_it_is(first
 
 
 def test_two_maps_from_scratch_would_lie_far_apart(first):
-    # The claims above are not such as any two maps would pass.
-    other = follow(None, clusters() + 0.3 * clusters(seed=3))
+    # The claim below is not such as any two maps would pass.
+    other = follow(None, clusters() + 0.7 * clusters(seed=3))
     apart = np.median(np.linalg.norm(first.points - other.points, axis=1))
     assert apart / spread(first.points) > 0.15
 
 
 def test_features_that_move_a_little_move_the_map_a_little(first):
-    assert 0 < follow(first, clusters() + 0.2 * clusters(seed=3)).moved < 0.15
+    assert 0 < follow(first, clusters() + 0.7 * clusters(seed=3)).moved < 0.15
 
 
 def test_samples_in_another_order_are_known_again(first):
@@ -130,8 +130,7 @@ def test_scikit_learn_lays_out_and_follows_as_well():
 
 @pytest.mark.parametrize("num_exact", [N - 1, N])
 def test_many_points_are_handed_over_to_scikit_learn(monkeypatch, num_exact):
-    monkeypatch.setattr(tsne, "_EXACT_COLD", num_exact)
-    monkeypatch.setattr(tsne, "_EXACT_WARM", num_exact)
+    monkeypatch.setattr(tsne, "_MAX_ON_HOST", num_exact)
     by = "torch" if num_exact == N else "sklearn"
     last = follow(None, clusters(), perplexity=10.0)
     assert np.array_equal(last.points, follow(None, clusters(), perplexity=10.0, backend=by).points)

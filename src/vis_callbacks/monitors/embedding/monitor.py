@@ -82,8 +82,7 @@ class EmbeddingMonitor(Monitor):
             hide each other.
         backend: ``"torch"`` runs an exact t-SNE where the features are, of at most 5,000 samples;
             ``"sklearn"`` runs scikit-learn's, which leaves pairs out, on the CPU. ``"auto"`` takes
-            the faster one: scikit-learn's above 2,500 samples on a CPU (above 4,000 where it
-            begins from the last map), and above 5,000 everywhere.
+            the faster one: scikit-learn's above 4,000 samples on a CPU, and above 5,000 everywhere.
         projector: Also write the data of TensorBoard's Embedding Projector, as often as
             thumbnails are drawn.
         **options: Those of every `Monitor`. ``num_samples`` is 500 here: the first ones of an
