@@ -41,8 +41,8 @@ class Descent(NamedTuple):
     num_plain: int
 
 
-# With the momentum of .8 from the first iteration on, half of the usual 250 + 500 lead as far:
-# trustworthiness and neighbours are the same, the divergence is within 3 % of 250 + 350 at .5.
+# With a momentum of .8 from the first iteration on these lead as far as the usual 250 at .5 and
+# 500 at .8: the divergence is at most 4 % higher, and neighbours are kept as well.
 COLD = Descent(125, 275)
 WARM = Descent(0, 100)
 _MOMENTUM = 0.8
@@ -225,6 +225,7 @@ def _device_gradient(
     weights, forces = torch.empty_like(similarities), torch.empty_like(similarities)
 
     def write(exaggeration: float) -> None:
+        """Writes the gradient for P times ``exaggeration``."""
         torch.sub(axes[0][:, None], axes[0], out=weights)
         torch.sub(axes[1][:, None], axes[1], out=forces)
         torch.addcmul(one, weights, weights, out=weights)
@@ -257,6 +258,7 @@ def _host_gradient(similarities: Tensor, axes: Tensor, gradient: Tensor) -> Call
     pulled, pushed = np.empty((2, len(columns), num_points), p.dtype)
 
     def write(exaggeration: float) -> None:
+        """Writes the gradient for P times ``exaggeration``."""
         # 1 + |y_i - y_j|^2 = (-2 y_i, 1, |y_i|^2 + 1) . (y_j, |y_j|^2, 1)
         norms = np.square(places).sum(0)
         left[:, :2], left[:, 3] = -2 * places.T, norms + 1
