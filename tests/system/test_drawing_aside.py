@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from vis_callbacks.monitor import Monitor
 from vis_callbacks.report import Picture, Report
-from vis_callbacks.writers import writer
+from vis_callbacks.writers import drawing, writer
 
 pytestmark = [
     *(pytest.mark.filterwarnings(text) for text in LIGHTNING_CHATTER),
@@ -57,7 +57,8 @@ class StepMonitor(Monitor):
 
 
 @pytest.fixture(autouse=True)
-def nobody_has_drawn():
+def nobody_has_drawn(monkeypatch):
+    monkeypatch.setattr(drawing, "_DRAWN_BEFORE", set())
     DRAWN_BY.clear()
 
 
@@ -90,6 +91,15 @@ def test_with_workers_that_load_the_run_is_the_same_and_every_picture_arrives(
     assert len(pictures) > 2
     assert DRAWN_BY[0] == threading.current_thread().name
     assert set(DRAWN_BY[1:]) == {"vis_callbacks draws pictures"}
+
+
+def test_a_later_run_of_the_process_draws_its_first_picture_aside_too(tmp_path):
+    fit(tmp_path / "one", [StepMonitor()])
+    of_first = len(DRAWN_BY)
+    fit(tmp_path / "other", [StepMonitor()])
+    assert len(DRAWN_BY) == 2 * of_first
+    assert set(DRAWN_BY[of_first:]) == {"vis_callbacks draws pictures"}
+    assert shown(tmp_path / "other") == shown(tmp_path / "one")
 
 
 @pytest.mark.contained

@@ -154,6 +154,21 @@ class Drawing:
             return None
 
 
+def may_be_drawn_aside(item: object) -> bool:
+    """Returns whether it is a picture, and this process was asked for one of its kind before.
+
+    The first one imports what it is drawn with, and an import changes the filters of warnings
+    for a moment, which the user's own thread must not see.
+    """
+    if not isinstance(item, Picture):
+        return False
+    draw = getattr(item.draw, "func", item.draw)
+    code = getattr(draw, "__code__", type(draw))
+    was_known = code in _DRAWN_BEFORE
+    _DRAWN_BEFORE.add(code)
+    return was_known
+
+
 def _drawn(order: Order) -> Drawn:
     began = thread_time()
     media = None
@@ -162,6 +177,7 @@ def _drawn(order: Order) -> Drawn:
     return Drawn(order, thread_time() - began, media, caught.error)
 
 
+_DRAWN_BEFORE: set[object] = set()  # the code of functions that draw
 _DRAWINGS: weakref.WeakSet[Drawing] = weakref.WeakSet()
 
 

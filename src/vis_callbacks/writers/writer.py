@@ -13,11 +13,11 @@ from typing import Any
 from vis_callbacks.alerts.alert import Alert
 from vis_callbacks.cards import card_of
 from vis_callbacks.guard import Guard
-from vis_callbacks.report import Markdown, Picture, Report, RuleMetrics, Scalar, number_of
+from vis_callbacks.report import Markdown, Report, RuleMetrics, Scalar, number_of
 from vis_callbacks.writers.alert_log import AlertLog, alert_folder
 from vis_callbacks.writers.alert_text import AlertStory
 from vis_callbacks.writers.budget import ByteBudget, TimeBudget
-from vis_callbacks.writers.drawing import Drawing, Drawn, Order
+from vis_callbacks.writers.drawing import Drawing, Drawn, Order, may_be_drawn_aside
 from vis_callbacks.writers.media_items import (
     Media,
     Number,
@@ -100,7 +100,6 @@ class Writer:
         self._media_writers: dict[str, MediaWriter | None] = {}  # of loggers and "PNG files"
         self._epoch = 0
         self._drawing = Drawing() if draws_aside else None
-        self._drawn_before: set[object] = set()  # functions that draw
 
     @property
     def has_drawn(self) -> bool:
@@ -306,25 +305,13 @@ class Writer:
         prepared: list[Media] = []
         for order in orders:
             name = f'"{order.item.tag}"'
-            if self._drawing is None or not self._may_be_drawn_aside(order.item):
+            if self._drawing is None or not may_be_drawn_aside(order.item):
                 self._try(name, _take_media, prepared, order)
             elif self._guard(name).is_resting:
                 self._guard(name).left_out["resting"] += 1
             else:  # whether it succeeds is only known when it is drawn
                 self._try("drawing in a thread", self._draw_aside, self._drawing, order)
         return prepared
-
-    def _may_be_drawn_aside(self, item: Any) -> bool:
-        """Whether it is a picture that was drawn here before.
-
-        The first one imports what it is drawn with, and an import changes the filters of
-        warnings for a moment, which the user's own thread must not see.
-        """
-        if not isinstance(item, Picture):
-            return False
-        draw = getattr(item.draw, "func", item.draw)
-        was_known, self._drawn_before = draw in self._drawn_before, self._drawn_before | {draw}
-        return was_known
 
     def _draw_aside(self, drawing: Drawing, order: Order) -> None:
         dropped = drawing.put(order)

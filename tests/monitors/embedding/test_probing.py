@@ -12,11 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vis_callbacks.engine.probe import LayerInfo
 from vis_callbacks.engine.snapshot import Snapshot
+from vis_callbacks.monitors.embedding import probing
 from vis_callbacks.monitors.embedding.probing import ProbeCurves, probe_accuracy
 from vis_callbacks.monitors.embedding.samples import Samples
 from vis_callbacks.observer import require_plain
@@ -289,6 +291,24 @@ def test_its_state_is_plain_and_goes_on_where_it_was():
         *(report.of(Picture)[0].arrays.values() for report in (one, two)), strict=True
     ):
         assert np.array_equal(*arrays, equal_nan=True)
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_probes_are_fitted_by_one_thread_and_the_run_keeps_its_own(monkeypatch):
+    meanwhile = []
+
+    def watching(*args):
+        meanwhile.append(blas_threads())
+        return probe_accuracy(*args)
+
+    monkeypatch.setattr(probing, "probe_accuracy", watching)
+    with threadpool_limits(2, user_api="blas"):
+        seen(ProbeCurves(writes_all=True), samples(fc=noise()))
+        assert meanwhile == [{1}]
+        assert blas_threads() == {2}
 
 
 # -- the network itself

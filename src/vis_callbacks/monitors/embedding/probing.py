@@ -84,6 +84,24 @@ def _standardised(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(scaled, dtype=np.float32)
 
 
+def _accuracies(of_layers: list[NDArray[np.float32]], labels: NDArray[np.int64]) -> list[float]:
+    """The accuracy of each layer's probe, NaN where its features are not all finite.
+
+    The matrices are small, and threads that wait for each other on busy cores made the probes
+    thirty times slower. So BLAS has one thread meanwhile.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with (
+        threadpool_limits(1, user_api="blas"),
+        warnings.catch_warnings(action="ignore"),  # that 20 iterations are not all there are
+    ):
+        return [
+            probe_accuracy(rows, labels) if np.isfinite(rows).all() else math.nan
+            for rows in of_layers
+        ]
+
+
 class ProbeCurves:
     """Fits probes at each snapshot and keeps the curves of a few: first, log-spaced, latest.
 
@@ -104,11 +122,7 @@ class ProbeCurves:
             return
         layers = list(samples.probed)
         of_layers = [features.cpu().numpy()[is_labelled] for features in samples.probed.values()]
-        with warnings.catch_warnings(action="ignore"):  # that 20 iterations are not all there are
-            accuracies = [
-                probe_accuracy(rows, labels) if np.isfinite(rows).all() else math.nan
-                for rows in of_layers
-            ]
+        accuracies = _accuracies(of_layers, labels)
         for layer, accuracy in zip(layers, accuracies, strict=True):
             if self._writes_all or layer == layers[-1]:
                 yield Scalar(tag=tag("probe_accuracy", layer), value=accuracy)
