@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.alert_quality import table
+from benchmarks.alert_quality.configurations import Part
 from benchmarks.alert_quality.followed import followed
 from benchmarks.alert_quality.outcomes import Outcome, Said, outcomes, published_said
 from benchmarks.alert_quality.page import page, summary
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("zoo_runs"), help="where they are kept")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--lock", type=Path, help="a file whose lock is shared while one trains")
-    parser.add_argument("--part", default="", choices=["", "tune", "test", "fresh"])
+    parser.add_argument("--part", default="", choices=["", *get_args(Part)])
     options = parser.parse_args(arguments)
     runs = Runs(options.runs)
     if options.what == "train":

@@ -16,7 +16,7 @@ from benchmarks.alert_quality.tasks import Task
 FACTORS = (0.01, 0.1, 1 / 3, 1.0, 10 / 3, 10.0, 100.0)  # of a configuration's rate
 
 
-Part = Literal["tune", "test", "fresh"]
+Part = Literal["tune", "test", "fresh", "last"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Configuration:
 
     Attributes:
         part: Thresholds were taken from "tune", and judged by "test". What was mended after that
-            is judged by "fresh".
+            is judged by "fresh", and what was added later still by "last".
         rate: A usual one; the best of the ladder around it is found out.
     """
 
@@ -52,12 +52,13 @@ def _add(part: Part, name: str, task: Task, net: object, *rest: object) -> None:
     _CONFIGURATIONS.append(Configuration(name, part, task, net, *rest))  # type: ignore[arg-type]
 
 
-tune, test, fresh = (partial(_add, part) for part in ("tune", "test", "fresh"))
+tune, test, fresh, last = (partial(_add, part) for part in ("tune", "test", "fresh", "last"))
 relu, gelu, silu, tanh, leaky = nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.LeakyReLU
 bn, gn = nets.batch_norm, nets.group_norm
 _digits, _rows, _patches = map(tasks.classes, (data.digits, data.digit_rows, data.patches))
 _clusters, _cells = tasks.classes(data.many_classes), tasks.yes_or_no(data.cancer)
 _friedman, _friedman2, _houses = map(tasks.values, (data.friedman, data.friedman2, data.houses))
+_wrong, _noisy = tasks.classes(data.wrong_labels), tasks.values(data.noisy_friedman)
 _huber = tasks.values(data.houses, F.huber_loss)
 _huber2 = tasks.values(data.friedman2, F.smooth_l1_loss)
 _text, _masks, _copy = tasks.characters(), tasks.masks(), tasks.copies(data.digit_table)
@@ -203,6 +204,24 @@ fresh("autoencoder-gelu", _copy, partial(nets.autoencoder, 64, 64, 10, gelu), "A
 fresh("conv-autoencoder-gelu", _copy_maps, partial(nets.conv_autoencoder, 12, gelu), "AdamW", 3e-3)
 fresh("unet-silu", _masks, partial(nets.UNet, 3, 8, silu), "Adam", 3e-3, 16)
 fresh("vae-adamw", _code, partial(nets.Variational, 64, 48, 6), "AdamW", 3e-3)
+# Added after the first step of `rate_too_high` and the second pace of `slow_learning`; tasks whose
+# loss stays high among them.
+last("mlp-wrong-labels", _wrong, _mlp(64, 64, 64, outputs=10), "Adam", 1e-3)
+last("mlp-wrong-labels-gelu", _wrong, _mlp(64, 64, 48, outputs=10, act=gelu), "momentum", .02, 16)
+last("conv-wrong-labels", _wrong, _conv(1, 12, 24, outputs=10, norm=bn), "AdamW", 2e-3, 32, "cosine")
+last("table-noisy", _noisy, _mlp(10, 64, 64, outputs=1), "Adam", 2e-3)
+last("table-noisy-silu", _noisy, _mlp(10, 64, 64, outputs=1, act=silu), "momentum", .01, 16)
+last("table-noisy-res", _noisy, partial(nets.residual_mlp, 10, 32, 2, 1, gelu), "AdamW", 2e-3, 64, "warm-up")
+last("mlp-relu-nadam", _digits, _mlp(64, 64, 64, outputs=10), "NAdam", 1e-3, 16)
+last("mlp-rmsprop", _digits, _mlp(64, 96, 96, outputs=10), "RMSprop", 1e-3)
+last("conv-gelu-nesterov", _patches, _conv(3, 12, 24, 24, outputs=12, act=gelu), "Nesterov", .03, 32, "cosine")
+last("conv-rmsprop", _digits, _conv(1, 16, 24, outputs=10, norm=bn), "RMSprop", 1e-3, 64)
+last("se-resnet-lion", _patches, partial(nets.se_resnet, 3, 12, 2, 12), "Lion", 3e-4, 32, "warm-up")
+last("vit-nadam", _patches, partial(nets.vit, 3, 16, 4, 24, 2, 12), "NAdam", 1e-3, 16)
+last("lstm-onecycle", _rows, partial(nets.Recurrent, "LSTM", 40, 10), "AdamW", 1e-2, 32, "OneCycle")
+last("text-transformer-wide", _text, partial(_text_net, 32, 1), "Adam", 2e-3, 16)
+last("autoencoder-rmsprop", _copy, partial(nets.autoencoder, 64, 64, 10), "RMSprop", 1e-3)
+last("unet-momentum", _masks, partial(nets.UNet, 3, 8), "momentum", .1, 16)
 # fmt: on
 
 CONFIGURATIONS = {f"{each.part}/{each.name}": each for each in _CONFIGURATIONS}

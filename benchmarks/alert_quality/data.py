@@ -41,6 +41,16 @@ def digit_table() -> Split:
 
 
 @cache
+def wrong_labels() -> Split:
+    """The same digits; 30 % of the labels to learn from are drawn at random."""
+    (images, labels), kept = digits()
+    generator = torch.Generator().manual_seed(7)
+    is_drawn = torch.rand(len(labels), generator=generator) < 0.3
+    drawn = torch.randint(10, labels.shape, generator=generator)
+    return (images, torch.where(is_drawn, drawn, labels)), kept
+
+
+@cache
 def patches() -> Split:
     """Patches of twelve photographs, (3, 16, 16), and which photograph they are of."""
     sides = split_photographs(load_photographs())
@@ -95,6 +105,12 @@ def many_classes() -> Split:
 def friedman() -> Split:
     """Friedman's first function of ten columns, with noise."""
     return _table(*datasets.make_friedman1(2000, 10, noise=1.0, random_state=2))
+
+
+@cache
+def noisy_friedman() -> Split:
+    """Friedman's first function, with noise that leaves two fifths of the variance to explain."""
+    return _table(*datasets.make_friedman1(2000, 10, noise=6.0, random_state=8))
 
 
 @cache

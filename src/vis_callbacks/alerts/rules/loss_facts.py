@@ -13,6 +13,7 @@ from vis_callbacks.alerts.metric_names import (
     CONSTANT_LOSS,
     FORMULA_LOSS,
     HEAD,
+    HIGHEST_LOSS,
     LOSS,
     MEAN_LOSS,
     NUM_LABELS,
@@ -140,6 +141,20 @@ def known_losses(history: History) -> Iterator[tuple[int, float]]:
     for step, value in zip(history.steps, history.series(MEAN_LOSS), strict=True):
         if not math.isnan(value):
             yield step, value
+
+
+def error_of_mean_loss(history: History, step: int) -> float:
+    """Returns the standard error of the mean loss that a look at a step has; 0: not known.
+
+    The deviation of single losses is told from the highest: of n normal ones, it lies about
+    sqrt(2 log n) deviations above their mean (Cramer 1946, chapter 28).
+    """
+    entry = history.steps.index(step)
+    num = step - history.steps[entry - 1] if entry else 0
+    above = history.at(entry, HIGHEST_LOSS) - history.at(entry, MEAN_LOSS)
+    if num < 2 or math.isnan(above):
+        return 0.0
+    return above / math.sqrt(2 * math.log(num) * num)
 
 
 def head_of(history: History) -> str:
