@@ -293,22 +293,25 @@ def test_its_state_is_plain_and_goes_on_where_it_was():
         assert np.array_equal(*arrays, equal_nan=True)
 
 
-def blas_threads() -> set[int]:
-    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+def numbers_of_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info()}
 
 
 def test_probes_are_fitted_by_one_thread_and_the_run_keeps_its_own(monkeypatch):
     meanwhile = []
 
     def watching(*args):
-        meanwhile.append(blas_threads())
+        meanwhile.append(numbers_of_threads())
         return probe_accuracy(*args)
 
     monkeypatch.setattr(probing, "probe_accuracy", watching)
-    with threadpool_limits(2, user_api="blas"):
+    before = torch.get_num_threads()
+    with threadpool_limits(2):
         seen(ProbeCurves(writes_all=True), samples(fc=noise()))
         assert meanwhile == [{1}]
-        assert blas_threads() == {2}
+        assert numbers_of_threads() == {2}
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before
 
 
 # -- the network itself
