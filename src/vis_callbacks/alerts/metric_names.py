@@ -102,6 +102,7 @@ HEAD = "head"  # by kind of nonlinearity (the layer): 1 where it makes the outpu
 GRADIENT_NORM = "gradient_norm"  # before clipping
 PARAMETER_NORM = "parameter_norm"  # before the update
 UPDATE_NORM = "update_norm"  # of its change at this step
+NUM_VALUES = "num_values"  # that it has; at the first look alone
 WITHOUT_GRADIENT = "without_gradient"  # 1 where no gradient has reached it
 WITHOUT_OPTIMIZER = "without_optimizer"  # 1 where no optimizer holds it
 

@@ -389,20 +389,23 @@ def far_at_first(update: float, **weights: tuple[float, float, float]) -> Entry:
 
 
 def test_a_first_step_longer_than_the_weights_means_a_rate_too_high() -> None:
-    finding = found(RateTooHigh(), far_at_first(2.0))
+    assert found(RateTooHigh(), far_at_first(2.0)).severity == "info"  # it may come down
+    finding = found(RateTooHigh(), far_at_first(2.0), entry(2.0))
+    assert finding.severity == "warning"
     assert "step 0 alone moved the weights by 2 times their norm" in finding.message
     assert finding.since_step == 0
     assert finding.evidence["weights"] == 3
     assert "0.01 instead of 0.1" in finding.remedy
     assert check(RateTooHigh(), far_at_first(1.4)) is None
-    assert isinstance(check(RateTooHigh(), far_at_first(2.0), entry(2.0)), Finding)
-    assert check(RateTooHigh(), far_at_first(2.0), entry(1.0)) is None  # it has come down
+    assert check(RateTooHigh(), far_at_first(2.0), entry(1.8)) is None  # it has come down
     assert check(RateTooHigh(), entry(2.4), far_at_first(2.0)) is None
 
 
 def test_weights_that_begin_as_zeros_and_those_of_a_linear_model_may_go_far_at_once() -> None:
     of_zeros = far_at_first(2.0, a=(0.1, 0.0, 2.0))
     assert check(RateTooHigh(), of_zeros) is None  # of two others
+    of_many = joined_entries(far_at_first(2.0), {metric_names.NUM_VALUES: {"a": 2e6, "b": 100.0}})
+    assert check(RateTooHigh(), of_many) is None  # so "a" begins close to 0
     linear = {"a": (0.1, 1.0, 20.0), "b": (0.1, 1.0, 20.0)}
     assert check(RateTooHigh(), entry(2.4, weights=linear)) is None
 

@@ -180,6 +180,10 @@ class LearningMonitor(Monitor):
             metric_names.WITHOUT_GRADIENT: dict.fromkeys(watch.without_gradient, 1.0),
             metric_names.WITHOUT_OPTIMIZER: dict.fromkeys(watch.without_optimizer, 1.0),
         }
+        if not len(self.history):
+            self._facts[metric_names.NUM_VALUES] = {
+                n: float(num) for n, num in watch.num_values.items()
+            }
         return watch.norms()
 
     def _of_run(self, snapshot: Snapshot) -> Iterator[Item]:
