@@ -37,9 +37,9 @@ alone when 11 of these were known; 31 were added later. Two thresholds are young
 first step of `rate_too_high`, and the path over a whole training of `slow_learning`. They were \
 taken from the tuning part, after their effect on the other two parts had been looked at. So \
 {last} configurations were added then ("last"), six of them with a loss that stays high by nature \
-(a third of the labels drawn at random, values that are mostly noise). They raised 17 false alarms \
+(30 % of the labels drawn at random, values that are mostly noise). They raised 17 false alarms \
 in 150 healthy trainings, nearly all on the six: now a fall of the loss counts for `slow_learning` \
-where it is more than chance, and a single high loss does no longer count for `rate_too_high`. \
+where it is more than chance, and a single high loss no longer counts for `rate_too_high`. \
 For these two conditions the last part is no test any more.
 
 *right*: sick trainings among those with the alert. *false among healthy*: \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
@@ -16,7 +17,6 @@ from vis_callbacks.alerts.metric_names import (
     NUM_ROWS,
     NUM_VALUES,
     PARAMETER_NORM,
-    UPDATE_NORM,
 )
 from vis_callbacks.alerts.rules.conditions import (
     judged_from,
@@ -26,7 +26,7 @@ from vis_callbacks.alerts.rules.conditions import (
     to_normalise,
 )
 from vis_callbacks.alerts.rules.loss_facts import constant_loss, formula_of, is_finite
-from vis_callbacks.alerts.rules.update_facts import path_of
+from vis_callbacks.alerts.rules.update_facts import path_of, update_ratios
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +89,12 @@ class RateTooHigh:
         return self._of_first_step(history) or self._of_loss(history)
 
     def _of_first_step(self, history: History) -> Finding | None:
+        if history.latest(MEAN_LOSS) < self.min_first_left * abs(history.first(LOSS)):
+            return None  # it has come down
         ratios = self._first_updates(history)
-        has_come_down = history.latest(MEAN_LOSS) < self.min_first_left * abs(history.first(LOSS))
-        if len(ratios) < self.min_weights or has_come_down:
+        if len(ratios) < self.min_weights or (update := median(ratios)) < self.first_update:
             return None
-        update, is_certain = median(ratios), len(history) > 1
-        if update < self.first_update:
-            return None
+        is_certain = len(history) > 1
         return self._finding(
             history,
             f"The learning rate {'is' if is_certain else 'may be'} too high: step"
@@ -110,16 +109,12 @@ class RateTooHigh:
 
     def _first_updates(self, history: History) -> list[float]:
         """The update / weight at the first look, of each weight that did not begin close to 0."""
-        ratios = []
-        for weight in history.layers(PARAMETER_NORM, 0):
-            norm, update, num = (
-                history.first(metric, weight)
-                for metric in (PARAMETER_NORM, UPDATE_NORM, NUM_VALUES)
-            )
-            least = 0.0 if math.isnan(num) else self.min_size * math.sqrt(num)
-            if norm > least and math.isfinite(update):
-                ratios.append(update / norm)
-        return ratios
+
+        def is_tiny(weight: str) -> bool:
+            norm, num = (history.first(m, weight) for m in (PARAMETER_NORM, NUM_VALUES))
+            return norm <= self.min_size * math.sqrt(num)  # no where ``num`` is not known
+
+        return [r for weight, r in update_ratios(history, 0).items() if not is_tiny(weight)]
 
     def _of_loss(self, history: History) -> Finding | None:
         constant, formula = constant_loss(history), formula_of(history)
@@ -131,11 +126,9 @@ class RateTooHigh:
         size = max(history.first(LOSS), constant)
         best = "that of the best constant output"
         highest, now = ("the first loss", best) if size > constant else (best, "it")
-        before = [loss / size for loss in history.series(HIGHEST_LOSS)[:-1]]
-        rise = max((loss for loss in before if not math.isnan(loss)), default=0.0)
+        rise = _largest(history.series(HIGHEST_LOSS)[:-1]) / size
+        mean = _largest(history.series(MEAN_LOSS)[1:]) / size
         has_spiked = rise >= self.min_spike and left >= self.min_left
-        means = [loss / size for loss in history.series(MEAN_LOSS)[1:]]
-        mean = max((loss for loss in means if not math.isnan(loss)), default=0.0)
         if not (has_spiked or self._is_stuck(history, rise, mean, left)):
             return None
         return self._finding(
@@ -193,3 +186,7 @@ class RateTooHigh:
             " (warm-up).",
             severity=severity,
         )
+
+
+def _largest(losses: Iterable[float]) -> float:
+    return max((loss for loss in losses if not math.isnan(loss)), default=0.0)

@@ -9,14 +9,19 @@ from vis_callbacks.alerts.history import History
 from vis_callbacks.alerts.metric_names import GRADIENT_NORM, PARAMETER_NORM, UPDATE_NORM
 
 
-def median_update(history: History, entry: int = -1) -> float:
-    """Returns the median, over the weights, of update / weight at one step; NaN: not known."""
-    ratios = [
-        update / norm
+def update_ratios(history: History, entry: int) -> dict[str, float]:
+    """Returns update / weight at one step of each weight of which both are known."""
+    return {
+        layer: update / norm
         for layer in history.layers(UPDATE_NORM, entry)
         if (norm := history.at(entry, PARAMETER_NORM, layer)) > 0
         and math.isfinite(update := history.at(entry, UPDATE_NORM, layer))
-    ]
+    }
+
+
+def median_update(history: History, entry: int = -1) -> float:
+    """Returns the median, over the weights, of update / weight at one step; NaN: not known."""
+    ratios = update_ratios(history, entry).values()
     return median(ratios) if ratios else math.nan
 
 
