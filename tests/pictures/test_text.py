@@ -157,3 +157,13 @@ def test_a_class_without_a_name_is_called_by_its_number(
     index: int, names: tuple[str, ...] | None, expected: str
 ) -> None:
     assert class_name(index, names) == expected
+
+
+def test_text_has_the_same_shades_on_white_as_on_any_ground():
+    colour = (200, 40, 90)
+    on_white, beside_grey = blank(10, 80), blank(10, 80)
+    beside_grey[-1, -1] = 128  # within the box of the text
+    write(on_white, "a label that is cut off", 2, 2, colour=colour)
+    write(beside_grey, "a label that is cut off", 2, 2, colour=colour)
+    assert (on_white[:-1] == beside_grey[:-1]).all()
+    assert len(np.unique(on_white.reshape(-1, 3), axis=0)) > 20  # letters have soft edges

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -180,8 +180,24 @@ def write(
     left, right = max(x, 0), min(x + ink.shape[1], canvas.shape[1])
     if top < bottom and left < right:
         ground = canvas[top:bottom, left:right]
-        share = ink[top - y : bottom - y, left - x : right - x, None] / np.float32(255)
-        ground[:] = ground + share * (np.asarray(colour, np.float32) - ground) + 0.5
+        covered = ink[top - y : bottom - y, left - x : right - x]
+        if ground.min() == 255:  # nearly all text stands on white: one look-up is cheaper
+            ground[:] = _shades_on_white(tuple(colour)).take(covered, axis=0)
+        else:
+            ground[:] = _blended(ground, covered[..., None], colour)
+
+
+@lru_cache(maxsize=64)
+def _shades_on_white(colour: Colour) -> Rgb:
+    """Returns what a colour looks like on white that covers 0, 1, ... 255 / 255 of a pixel."""
+    return _blended(np.float32(255), np.arange(256)[:, None], colour).astype(np.uint8)
+
+
+def _blended(ground: Any, covered: NDArray[Any], colour: Colour) -> NDArray[np.float32]:
+    """Returns the ground under so much of the colour, and half a shade for rounding."""
+    share = covered / np.float32(255)
+    blended: NDArray[np.float32] = ground + share * (np.asarray(colour, np.float32) - ground) + 0.5
+    return blended
 
 
 @lru_cache(maxsize=256)  # labels come again and again; a caption's 10 kB are soon let go

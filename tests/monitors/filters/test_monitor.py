@@ -358,6 +358,19 @@ def test_the_largest_filters_are_shown_and_the_rest_is_counted(captions):
     assert labels == ["20", "30", "3"]
 
 
+@pytest.mark.parametrize(
+    ("side", "options", "count"),
+    [(16, {}, 64), (17, {}, 25), (17, {"max_filters": 40}, 40)],
+)
+def test_of_large_filters_fewer_are_shown_unless_the_user_asks_for_more(
+    captions, side, options, count
+):
+    model = sequential(nn.Conv2d(1, 70, side))
+    drawn(look(model, images(2, 1, 20, 20), wants_pictures=True, **options))
+    assert len(captions.panels["the filters"]) == count
+    assert f"{count} of 70 filters" in captions.text
+
+
 def test_the_learned_part_stands_beside_with_its_share(captions):
     model = sequential(nn.Conv2d(3, 16, 7))
     observed = Observed(model, FilterMonitor(), images(4, 3, 12, 12))

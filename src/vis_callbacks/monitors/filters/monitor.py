@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vis_callbacks.options import MonitorOptions
 
 _MAX_SHOWN = 256
+_MANY, _MANY_LARGE, _LARGE = 64, 25, 16  # filters in a picture, and the side of a large one
 _HOW_TO_READ_INPUTS = "Write input_fn=lambda batch: ... that returns the inputs as a tensor."
 
 
@@ -67,7 +68,8 @@ class FilterMonitor(Monitor):
     Args:
         layer: Name of another layer to show, any one with a weight.
         max_filters: The most filters in the picture, 256 at most. Where a layer has more, those
-            with the largest norm are shown. 64 fit a screen beside what was learned.
+            with the largest norm are shown. By default 64, which fit a screen beside what was
+            learned, and 25 where a side of one has more than 16 numbers.
         scale: ``"filter"`` gives each filter its own colour scale, so that structure is visible in
             all of them; ``"layer"`` uses one scale for all, which shows the filters that matter.
             Both are centred on 0 and end at the 99 % quantile of the absolute values.
@@ -112,7 +114,7 @@ class FilterMonitor(Monitor):
     def __init__(
         self,
         layer: str | None = None,
-        max_filters: int = 64,
+        max_filters: int | None = None,
         scale: Literal["filter", "layer"] = "filter",
         order: Literal["index", "norm"] = "index",
         image_shape: Sequence[int] | None = None,
@@ -120,8 +122,9 @@ class FilterMonitor(Monitor):
         **options: Unpack[MonitorOptions],
     ) -> None:
         _check_layer(layer)
-        check_count("max_filters", max_filters)
-        if max_filters > _MAX_SHOWN:
+        if max_filters is not None:
+            check_count("max_filters", max_filters)
+        if max_filters is not None and max_filters > _MAX_SHOWN:
             raise ValueError(
                 f"max_filters={max_filters} is more than one picture can show. "
                 f"Use at most {_MAX_SHOWN}."
@@ -240,13 +243,14 @@ class FilterMonitor(Monitor):
 
     def _grid(self, of: LayerNumbers, step: int) -> Picture:
         numbers = of.numbers
+        many = _MANY_LARGE if max(of.filters.shape[2:], default=1) > _LARGE else _MANY
         draw = partial(
             _draw_grid,
             known=dict(of.known),
             layer=of.layer.name,
             step=step,
             num_filters=of.num_filters,
-            max_filters=self.max_filters,
+            max_filters=many if self.max_filters is None else self.max_filters,
             scale=self.scale,
             order=self.order,
         )

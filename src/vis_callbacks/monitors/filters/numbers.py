@@ -53,7 +53,7 @@ _TAGS = {
 }
 
 
-_FEW, _FEWER, _FEWEST = 36, 25, 12  # filters of a frame: six a side, five if they are large
+_FEW, _FEWER, _FEWEST = 36, 16, 12  # filters of a frame: six a side, four if they are large
 _LARGE_KERNEL = 12
 _MAX_FRAME_VALUES = 2**16
 
