@@ -166,4 +166,5 @@ def test_text_has_the_same_shades_on_white_as_on_any_ground():
     write(on_white, "a label that is cut off", 2, 2, colour=colour)
     write(beside_grey, "a label that is cut off", 2, 2, colour=colour)
     assert (on_white[:-1] == beside_grey[:-1]).all()
+    assert (on_white[-1, -1] != beside_grey[-1, -1]).any()
     assert len(np.unique(on_white.reshape(-1, 3), axis=0)) > 20  # letters have soft edges
