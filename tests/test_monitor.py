@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback
 from tests.contracts.dummies import ActivationsDummy
 from tests.tiny import NUM_STEPS, TinyModule, tiny_fit, tiny_loader, tiny_module, tiny_trainer
 
@@ -274,95 +272,3 @@ def test_after_a_run_nothing_ties_a_monitor_to_the_model(monitor, tmp_path: Path
 def test_a_monitor_that_is_written_for_the_names_of_before_is_refused(old, new):
     with pytest.raises(TypeError, match=rf"defines {old}\(\), .* Use {new}\(\)"):
         type("OldMonitor", (Monitor,), {old: lambda self, *state: {}})
-
-
-EVERY_BATCH = ("on_train_batch_start", "on_before_backward", "on_train_batch_end")
-
-
-class AmidARun(Callback):
-    """Keeps a fact of a run as it is at a later step."""
-
-    def __init__(self, of: Callable[[], Any], *, fails: bool = False) -> None:
-        self.of, self.fails, self.kept = of, fails, None
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        if trainer.global_step == 2:
-            self.kept = self.of()
-            if self.fails:
-                raise RuntimeError("the user's own")
-
-
-def hooks_of(monitor: Monitor) -> set[str]:
-    """Returns those of a batch that Lightning would call."""
-    every = (*EVERY_BATCH, "on_after_backward", "on_before_zero_grad")
-    return {name for name in every if callable(getattr(monitor, name))}
-
-
-def test_amid_a_run_lightning_calls_each_batch_hook_of_one_monitor_alone(tmp_path):
-    monitors = [StepsMonitor(every_n_train_steps=1), ActivationsDummy(every_n_train_steps=1)]
-    spy = AmidARun(lambda: [hooks_of(monitor) for monitor in monitors])
-    before = hooks_of(monitors[0])
-    tiny_fit(tmp_path, [*monitors, spy])
-    assert spy.kept == [set(EVERY_BATCH), set()]
-    assert [hooks_of(monitor) for monitor in monitors] == [before, before]
-    assert monitors[0].seen == list(range(NUM_STEPS))
-    assert monitors[1].last_report.step == NUM_STEPS - 1
-
-
-def test_after_an_exception_the_hooks_are_there_again(tmp_path):
-    monitors = [StepsMonitor(), ActivationsDummy()]
-    before = hooks_of(monitors[0])
-    with pytest.raises(RuntimeError, match="the user's own"):
-        tiny_fit(tmp_path, [*monitors, AmidARun(lambda: None, fails=True)])
-    assert [hooks_of(monitor) for monitor in monitors] == [before, before]
-
-
-def test_a_copy_made_amid_a_run_has_all_hooks(tmp_path):
-    monitors = [StepsMonitor(), StepsMonitor(tag_prefix="other/")]
-    spy = AmidARun(lambda: copy.deepcopy(monitors))
-    tiny_fit(tmp_path, [*monitors, spy])
-    assert [hooks_of(copied) for copied in spy.kept] == [hooks_of(monitors[0])] * 2
-
-
-def test_a_hook_that_the_user_has_put_in_place_of_ours_is_left_there(tmp_path):
-    calls = []
-    monitors = [StepsMonitor(), ActivationsDummy()]
-    monitors[1].on_train_batch_end = lambda *args: calls.append(args[-1])
-    tiny_fit(tmp_path, monitors)
-    assert len(calls) == NUM_STEPS
-    assert "on_train_batch_end" in vars(monitors[1])
-
-
-class WithABackwardHook(Callback):
-    def on_after_backward(self, *args: Any) -> None:
-        self.num_calls = getattr(self, "num_calls", 0) + 1
-
-
-class OfTwo(WithABackwardHook, StepsMonitor):
-    """A monitor that is another callback as well."""
-
-
-def test_a_hook_of_another_base_is_called(tmp_path):
-    monitors = [ActivationsDummy(), OfTwo()]
-    tiny_fit(tmp_path, monitors)
-    assert monitors[1].num_calls == NUM_STEPS
-
-
-class HandsOn(Callback):
-    """A user's callback that calls the hooks of another one, which the Trainer does not know."""
-
-    def __init__(self, inner: Monitor) -> None:
-        self.inner = inner
-
-    def __getattribute__(self, name: str) -> Any:
-        own = super().__getattribute__(name)
-        is_handed_on = name in ("setup", "teardown") or name.startswith("on_train_")
-        return getattr(self.inner, name) if is_handed_on else own
-
-
-def test_a_monitor_whose_hooks_another_callback_calls_keeps_them(tmp_path):
-    inner = StepsMonitor(every_n_train_steps=1)
-    spy = AmidARun(lambda: hooks_of(inner))
-    tiny_fit(tmp_path, [ActivationsDummy(), HandsOn(inner), spy])
-    assert spy.kept == hooks_of(inner)
-    assert inner.seen == list(range(NUM_STEPS))

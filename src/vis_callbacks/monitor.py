@@ -16,19 +16,6 @@ from vis_callbacks.session import Session, session_of
 
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
-# Lightning enters a context of its profiler for each callback at each of these, which for five
-# monitors took a tenth of the step of a small network. It passes by those that are None.
-_UNUSED_HOOKS = ("on_before_zero_grad", "on_after_backward")
-_BATCH_HOOKS = (
-    *_UNUSED_HOOKS,
-    "on_train_batch_start",
-    "on_before_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-    "on_validation_batch_start",
-    "on_validation_batch_end",
-)
-
 
 def _guarded(hook: Hook) -> Hook:
     """Catches what fails in one of Lightning's hooks."""
@@ -153,7 +140,6 @@ class Monitor(Observer, LightningCallback):
     @_guarded
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Joins the monitors of this Trainer."""
-        self._take_hooks_back()  # of a run that ended without a teardown
         if self._model is not None and self._model() is not pl_module:
             self.forget()
         self._model = weakref.ref(pl_module)
@@ -162,20 +148,7 @@ class Monitor(Observer, LightningCallback):
         if self._session.driver is self:
             self._session.announce(trainer)
 
-    @final
-    @_guarded
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Has the session open the run, and takes the hooks away that nobody needs."""
-        session = self._session
-        if session is None:
-            return
-        if session.driver is self:
-            session.on_train_start(trainer)
-        # A callback that hands its hooks on to a monitor of its own would call None.
-        if any(callback is self for callback in trainer.callbacks):
-            for name in _UNUSED_HOOKS if session.driver is self else _BATCH_HOOKS:
-                if getattr(type(self), name) is getattr(Monitor, name):
-                    vars(self).setdefault(name)
+    on_train_start = _driven("on_train_start")
 
     # The next four run at every step, mostly for nothing and with cold caches: no call more
     # than is needed.
@@ -252,19 +225,12 @@ class Monitor(Observer, LightningCallback):
             if self._session is not None:
                 self._session.leave(self)
         self._session = None
-        self._take_hooks_back()
         # Lightning binds these to the module: a callback that is kept would keep the model.
         vars(self).pop("log", None)
         vars(self).pop("log_dict", None)
 
-    def _take_hooks_back(self) -> None:
-        for name in _BATCH_HOOKS:
-            if vars(self).get(name, self) is None:
-                del vars(self)[name]
-
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("log", "log_dict", *_BATCH_HOOKS)
-        kept = {k: v for k, v in super().__getstate__().items() if k not in left_out}
+        kept = {k: v for k, v in super().__getstate__().items() if k not in ("log", "log_dict")}
         return kept | {"_session": None, "_model": None}
 
 

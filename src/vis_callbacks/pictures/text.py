@@ -189,12 +189,14 @@ def write(
 
 @lru_cache(maxsize=64)
 def _shades_on_white(colour: Colour) -> Rgb:
-    """Returns what a colour looks like on white that covers 0, 1, ... 255 / 255 of a pixel."""
-    return _blended(np.float32(255), np.arange(256)[:, None], colour).astype(np.uint8)
+    """Returns a colour's shades on white where it covers 0/255, 1/255, ... of a pixel."""
+    return _blended(np.float32(255), np.arange(256, dtype=np.uint8)[:, None], colour).astype(
+        np.uint8
+    )
 
 
 def _blended(ground: Any, covered: NDArray[Any], colour: Colour) -> NDArray[np.float32]:
-    """Returns the ground under so much of the colour, and half a shade for rounding."""
+    """Returns the ground blended with the colour, plus 0.5 so that truncation rounds."""
     share = covered / np.float32(255)
     blended: NDArray[np.float32] = ground + share * (np.asarray(colour, np.float32) - ground) + 0.5
     return blended

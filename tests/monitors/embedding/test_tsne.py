@@ -17,6 +17,7 @@ from vis_callbacks.monitors.embedding.science import (
 )
 from vis_callbacks.monitors.embedding.tsne import (
     COLD,
+    COLD_OF_MANY,
     WARM,
     Descent,
     as_start,
@@ -155,6 +156,15 @@ def test_a_map_that_has_settled_hardly_moves_when_it_goes_on(num_points):
     # Rounding decides which of several resting places it comes to: on one processor 200 points
     # moved by .03 of their spread, on another by .09.
     assert moved / points.std() < 0.15
+
+
+def test_more_points_are_given_more_iterations(monkeypatch):
+    taken = []
+    monkeypatch.setattr(module, "_descended", lambda p, start, descent: taken.append(descent))
+    monkeypatch.setattr(module, "_MANY", 60)
+    for count in (60, 61):
+        tsne(squared_distances(digits(count)), gaussian(count, 2), perplexity=5.0)
+    assert taken == [COLD, COLD_OF_MANY]
 
 
 def test_no_random_number_is_drawn():

@@ -42,12 +42,12 @@ class Descent(NamedTuple):
     momentum: float = 0.8
 
 
-# Usual are 250 iterations with a momentum of .5 and an exaggeration of 12, and 500 with .8. These
-# lead as far in the mean. With fewer a map has not come to rest, and moves when it is followed;
-# more points take longer.
+# The usual schedule is 250 iterations with a momentum of .5 and an exaggeration of 12, then 500
+# with .8. These reach the same divergence on average. With fewer, a map has not settled and drifts
+# when it is continued; more points take longer.
 COLD, COLD_OF_MANY = Descent(60, 250, exaggeration=8.0, momentum=0.85), Descent(125, 275)
 WARM = Descent(0, 100)
-_MANY = 1_000
+_MANY = 700
 
 
 def laid_out_by_tsne(
@@ -74,7 +74,7 @@ def laid_out_by_tsne(
         backend = "torch" if is_exact else "sklearn"
     if backend == "sklearn":
         return barnes_hut_tsne(features, start, perplexity=perplexity, is_warm=is_warm)
-    descent = WARM if is_warm else COLD if len(features) <= _MANY else COLD_OF_MANY
+    descent = WARM if is_warm else None
     return tsne(squared_distances, start, perplexity=perplexity, descent=descent)
 
 
@@ -84,13 +84,18 @@ def is_exact_faster(device: torch.device, num_points: int) -> bool:
 
 
 def tsne(
-    squared_distances: Tensor, start: Tensor, *, perplexity: float = 30.0, descent: Descent = COLD
+    squared_distances: Tensor,
+    start: Tensor,
+    *,
+    perplexity: float = 30.0,
+    descent: Descent | None = None,
 ) -> Tensor:
     """Returns a map (points, 2) in which near neighbours stay near, without a random number.
 
     Distances between clusters, their sizes and their densities mean little on it. It takes 4 to
-    `MAX_POINTS` points that are not all equal. ``COLD`` builds a map, and starts from the first
-    principal components (`as_start`); ``WARM`` lets the last map follow points that moved a little.
+    `MAX_POINTS` points that are not all equal. By default a map is built, which starts from the
+    first principal components (`as_start`); ``WARM`` lets the last map follow points that moved a
+    little.
 
     References:
         van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; Belkina et al. 2019,
@@ -101,6 +106,8 @@ def tsne(
     conditional = conditional_probabilities(squared_distances, perplexity)
     conditional += conditional.T.clone()
     similarities = conditional.div_(conditional.sum())
+    if descent is None:
+        descent = COLD if len(similarities) <= _MANY else COLD_OF_MANY
     return _descended(similarities, start.to(similarities.dtype), descent)
 
 

@@ -68,8 +68,8 @@ class FilterMonitor(Monitor):
     Args:
         layer: Name of another layer to show, any one with a weight.
         max_filters: The most filters in the picture, 256 at most. Where a layer has more, those
-            with the largest norm are shown. By default 64, which fit a screen beside what was
-            learned, and 25 where a side of one has more than 16 numbers.
+            with the largest norm are shown. Defaults to 64, which fit a screen beside what was
+            learned, or 25 if a filter is more than 16 pixels wide or high.
         scale: ``"filter"`` gives each filter its own colour scale, so that structure is visible in
             all of them; ``"layer"`` uses one scale for all, which shows the filters that matter.
             Both are centred on 0 and end at the 99 % quantile of the absolute values.
@@ -243,7 +243,8 @@ class FilterMonitor(Monitor):
 
     def _grid(self, of: LayerNumbers, step: int) -> Picture:
         numbers = of.numbers
-        many = _MANY_LARGE if max(of.filters.shape[2:], default=1) > _LARGE else _MANY
+        is_large = of.filters.ndim > 3 and max(of.filters.shape[2:]) > _LARGE
+        many = _MANY_LARGE if is_large else _MANY
         draw = partial(
             _draw_grid,
             known=dict(of.known),
