@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Callback
 from tests.contracts.dummies import ActivationsDummy
 from tests.tiny import NUM_STEPS, TinyModule, tiny_fit, tiny_loader, tiny_module, tiny_trainer
 
@@ -272,3 +273,32 @@ def test_after_a_run_nothing_ties_a_monitor_to_the_model(monitor, tmp_path: Path
 def test_a_monitor_that_is_written_for_the_names_of_before_is_refused(old, new):
     with pytest.raises(TypeError, match=rf"defines {old}\(\), .* Use {new}\(\)"):
         type("OldMonitor", (Monitor,), {old: lambda self, *state: {}})
+
+
+class WrapsHooks(Callback):
+    """Wraps a hook of every other callback and calls another one, as a user's timer may."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        for callback in trainer.callbacks:
+            if callback is not self:
+                callback.on_train_batch_end = self.wrapped(callback.on_train_batch_end)
+                callback.on_after_backward(trainer, pl_module)
+
+    def wrapped(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def counted(*args: Any) -> None:
+            self.num_calls += 1
+            hook(*args)
+
+        return counted
+
+
+def test_a_users_callback_may_wrap_and_call_the_hooks_of_all_monitors(tmp_path):
+    monitors = [StepsMonitor(every_n_train_steps=1), ActivationsDummy(every_n_train_steps=1)]
+    wraps = WrapsHooks()
+    tiny_fit(tmp_path, [*monitors, wraps])
+    assert wraps.num_calls == 2 * NUM_STEPS
+    assert monitors[0].seen == list(range(NUM_STEPS))
+    assert monitors[1].last_report.step == NUM_STEPS - 1
