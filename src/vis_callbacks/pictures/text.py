@@ -190,9 +190,8 @@ def write(
 @lru_cache(maxsize=64)
 def _shades_on_white(colour: Colour) -> Rgb:
     """Returns a colour's shades on white where it covers 0/255, 1/255, ... of a pixel."""
-    return _blended(np.float32(255), np.arange(256, dtype=np.uint8)[:, None], colour).astype(
-        np.uint8
-    )
+    covered = np.arange(256, dtype=np.uint8)[:, None]
+    return _blended(np.float32(255), covered, colour).astype(np.uint8)
 
 
 def _blended(ground: Any, covered: NDArray[Any], colour: Colour) -> NDArray[np.float32]:

@@ -122,13 +122,7 @@ class FilterMonitor(Monitor):
         **options: Unpack[MonitorOptions],
     ) -> None:
         _check_layer(layer)
-        if max_filters is not None:
-            check_count("max_filters", max_filters)
-        if max_filters is not None and max_filters > _MAX_SHOWN:
-            raise ValueError(
-                f"max_filters={max_filters} is more than one picture can show. "
-                f"Use at most {_MAX_SHOWN}."
-            )
+        _check_max_filters(max_filters)
         check_choice("scale", scale, ("filter", "layer"))
         check_choice("order", order, ("index", "norm"))
         _check_image_shape(image_shape)
@@ -299,6 +293,17 @@ def _check_layer(layer: object) -> None:
         raise TypeError(f'layer={layer!r} is a {type(layer).__name__}. Use one name: "conv1".')
     if layer == "":
         raise ValueError('layer="" is not a name. Use None for the first layer.')
+
+
+def _check_max_filters(max_filters: int | None) -> None:
+    if max_filters is None:
+        return
+    check_count("max_filters", max_filters)
+    if max_filters > _MAX_SHOWN:
+        raise ValueError(
+            f"max_filters={max_filters} is more than one picture can show. "
+            f"Use at most {_MAX_SHOWN}."
+        )
 
 
 def _check_image_shape(value: object) -> None:
